@@ -1,0 +1,178 @@
+//! A stack of pre-norm transformer layers between an embedding and an output layer: the shape that GPT-2, Llama and
+//! most causal language models share. What a published model calls its parts, and its configuration file, are the
+//! model's own; a model of another shape brings its own stack.
+
+use burn::module::Module;
+use burn::tensor::{DType, Device, Int, Tensor};
+
+use crate::{
+    Attention, AttentionConfig, Embedding, EmbeddingConfig, KvCache, KvCacheConfig, LayerCache, Linear, LinearConfig,
+    Mlp, MlpConfig, Norm, NormConfig, RopeConfig, RopeTables,
+};
+
+/// How the stack knows where a token stands.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Position {
+    /// Queries and keys are turned by the token's position.
+    Rope(RopeConfig),
+    /// A learned vector for each position is added to the token's.
+    Learned {
+        /// Positions that there are vectors for.
+        max_positions: usize,
+    },
+}
+
+/// Configuration of a [`Decoder`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct DecoderConfig {
+    /// Tokens of the vocabulary.
+    pub vocab_size: usize,
+    /// Size of a token's vector.
+    pub hidden_size: usize,
+    /// The attention of each layer, the first layer's first.
+    pub attention: Vec<AttentionConfig>,
+    /// The feed-forward part of every layer.
+    pub mlp: MlpConfig,
+    /// The norms of every layer and of the output.
+    pub norm: NormConfig,
+    /// How positions enter.
+    pub position: Position,
+    /// Longest sequence that the model was trained or configured for, in tokens.
+    pub max_positions: usize,
+    /// Whether the output layer is the embedding itself.
+    pub tie_embeddings: bool,
+    /// Standard deviation of the initial embeddings and output weights.
+    pub initializer_range: f64,
+}
+
+impl DecoderConfig {
+    /// Makes the stack; its weights are drawn when they are first used.
+    pub fn init(&self, device: &Device) -> Decoder {
+        let table = |num_embeddings| {
+            let initializer_range = self.initializer_range;
+            EmbeddingConfig { num_embeddings, dim: self.hidden_size, initializer_range }.init(device)
+        };
+        let positions = match self.position {
+            Position::Learned { max_positions } => Some(table(max_positions)),
+            Position::Rope(_) => None,
+        };
+        let layer = |attention: &AttentionConfig| DecoderLayer {
+            attention_norm: self.norm.init(self.hidden_size, device),
+            attention: attention.init(device),
+            mlp_norm: self.norm.init(self.hidden_size, device),
+            mlp: self.mlp.init(device),
+        };
+        let output = (!self.tie_embeddings).then(|| {
+            let initializer_range = self.initializer_range;
+            LinearConfig { initializer_range, ..LinearConfig::new(self.hidden_size, self.vocab_size) }.init(device)
+        });
+        Decoder {
+            embedding: table(self.vocab_size),
+            positions,
+            layers: self.attention.iter().map(layer).collect(),
+            norm: self.norm.init(self.hidden_size, device),
+            output,
+            config: self.clone(),
+        }
+    }
+}
+
+/// One layer: attention and MLP, each behind a norm and added to what went in.
+#[derive(Module, Debug)]
+pub struct DecoderLayer {
+    /// Norm before the attention.
+    pub attention_norm: Norm,
+    /// Mixes tokens.
+    pub attention: Attention,
+    /// Norm before the MLP.
+    pub mlp_norm: Norm,
+    /// Works on each token alone.
+    pub mlp: Mlp,
+}
+
+impl DecoderLayer {
+    /// `x: [batch, seq, hidden_size]` → the same shape.
+    pub fn forward(&self, x: Tensor<3>, rope: Option<&RopeTables>, cache: Option<&mut LayerCache>) -> Tensor<3> {
+        let mixed = self.attention.forward(self.attention_norm.forward(x.clone()), rope, cache, None);
+        let x = x + mixed;
+        x.clone() + self.mlp.forward(self.mlp_norm.forward(x))
+    }
+}
+
+/// A causal language model's network.
+#[derive(Module, Debug)]
+pub struct Decoder {
+    /// Token vectors.
+    pub embedding: Embedding,
+    /// Position vectors, where positions are learned.
+    pub positions: Option<Embedding>,
+    /// The layers, in order.
+    pub layers: Vec<DecoderLayer>,
+    /// Norm of the last layer's result.
+    pub norm: Norm,
+    /// Output layer, where it is not the embedding.
+    pub output: Option<Linear>,
+    #[module(skip)]
+    config: DecoderConfig,
+}
+
+impl Decoder {
+    /// The configuration that it was made from.
+    pub fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+
+    /// Where its weights are.
+    pub fn device(&self) -> Device {
+        self.embedding.weight.lazy_device()
+    }
+
+    /// The type of its weights.
+    pub fn dtype(&self) -> DType {
+        self.embedding.weight.val().dtype()
+    }
+
+    /// An empty cache for `batch` sequences of up to `capacity` tokens.
+    pub fn new_cache(&self, batch: usize, capacity: usize) -> KvCache {
+        self.cache_config(batch, capacity).init(&self.device())
+    }
+
+    /// The sizes of such a cache, for knowing its bytes beforehand.
+    pub fn cache_config(&self, batch: usize, capacity: usize) -> KvCacheConfig {
+        let (kv_heads, head_dim) =
+            self.config.attention.first().map_or((0, 0), |attention| (attention.kv_heads, attention.head_dim));
+        KvCacheConfig { layers: self.layers.len(), kv_heads, head_dim, batch, capacity, dtype: self.dtype() }
+    }
+
+    /// Runs the layers.
+    ///
+    /// - `tokens`: `[batch, seq]`, ids below the vocabulary's size, at the positions after those in the cache
+    /// - returns the normed hidden states, `[batch, seq, hidden_size]`
+    pub fn forward(&self, tokens: Tensor<2, Int>, mut cache: Option<&mut KvCache>) -> Tensor<3> {
+        let [_, seq] = tokens.dims();
+        let start = cache.as_ref().map_or(0, |cache| cache.len());
+        let mut x = self.embedding.forward(tokens);
+        let (dtype, device) = (x.dtype(), x.device());
+        if let Some(positions) = &self.positions {
+            let ids = Tensor::<1, Int>::arange(start as i64..(start + seq) as i64, &device);
+            x = x + positions.forward(ids.unsqueeze());
+        }
+        let rope = match &self.config.position {
+            Position::Rope(rope) => Some(rope.tables(start, seq, dtype, &device)),
+            Position::Learned { .. } => None,
+        };
+        for (index, layer) in self.layers.iter().enumerate() {
+            let cache = cache.as_mut().map(|cache| &mut cache.layers_mut()[index]);
+            x = layer.forward(x, rope.as_ref(), cache);
+        }
+        self.norm.forward(x)
+    }
+
+    /// Scores of every token of the vocabulary to come next: `hidden: [..., hidden_size]` → `[..., vocab_size]`.
+    pub fn logits<const D: usize>(&self, hidden: Tensor<D>) -> Tensor<D> {
+        match &self.output {
+            Some(output) => output.forward(hidden),
+            None => self.embedding.project(hidden),
+        }
+    }
+}
