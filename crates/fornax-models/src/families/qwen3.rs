@@ -1,0 +1,122 @@
+//! Qwen 3, the dense models (Yang et al., 2025, <https://arxiv.org/abs/2505.09388>): Llama's shape with a norm of
+//! each query and key head. The mixtures of experts (`qwen3_moe`) are another family.
+
+use fornax_nn::DecoderConfig;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::config::{RopeParameters, check, limits, parse, windows};
+use crate::gguf::{GgufModel, rotary_config};
+use crate::naming::{DECODER, DECODER_IGNORED, GGUF_DECODER, GGUF_IGNORED};
+use crate::registry::{Family, GgufFamily};
+use crate::rotary::RotaryDecoder;
+use crate::weights::WeightMap;
+use crate::{ModelError, NetworkConfig};
+
+/// The family.
+pub const FAMILY: Family = Family {
+    name: "qwen3",
+    model_types: &["qwen3"],
+    architectures: &["Qwen3ForCausalLM"],
+    network: |value, _| Ok(NetworkConfig::Decoder(parse::<Qwen3Config>(value)?.decoder()?)),
+    weights: WeightMap { rules: DECODER, optional_prefix: "model.", ignored: DECODER_IGNORED },
+    gguf: Some(GgufFamily {
+        architectures: &["qwen3"],
+        config: gguf_config,
+        weights: WeightMap { rules: GGUF_DECODER, optional_prefix: "", ignored: GGUF_IGNORED },
+    }),
+};
+
+/// `config.json` of a Qwen 3; the defaults are those of transformers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "the keys of transformers' configuration, which documents them")]
+pub struct Qwen3Config {
+    pub vocab_size: usize,
+    pub hidden_size: usize,
+    pub intermediate_size: usize,
+    pub num_hidden_layers: usize,
+    pub num_attention_heads: usize,
+    pub num_key_value_heads: Option<usize>,
+    pub head_dim: Option<usize>,
+    pub hidden_act: String,
+    pub max_position_embeddings: usize,
+    pub initializer_range: f64,
+    pub rms_norm_eps: f64,
+    pub tie_word_embeddings: bool,
+    pub rope_theta: f64,
+    #[serde(alias = "rope_scaling")]
+    pub rope_parameters: Option<RopeParameters>,
+    pub attention_bias: bool,
+    pub use_sliding_window: bool,
+    pub sliding_window: Option<usize>,
+    pub max_window_layers: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layer_types: Option<Vec<String>>,
+}
+
+impl Default for Qwen3Config {
+    fn default() -> Self {
+        Self {
+            vocab_size: 151_936,
+            hidden_size: 4096,
+            intermediate_size: 22_016,
+            num_hidden_layers: 32,
+            num_attention_heads: 32,
+            num_key_value_heads: Some(32),
+            head_dim: Some(128),
+            hidden_act: "silu".into(),
+            max_position_embeddings: 32_768,
+            initializer_range: 0.02,
+            rms_norm_eps: 1e-6,
+            tie_word_embeddings: false,
+            rope_theta: 10_000.0,
+            rope_parameters: None,
+            attention_bias: false,
+            use_sliding_window: false,
+            sliding_window: Some(4096),
+            max_window_layers: 28,
+            layer_types: None,
+        }
+    }
+}
+
+impl Qwen3Config {
+    /// The network that it describes.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] naming the value that makes no sense.
+    pub fn decoder(&self) -> Result<DecoderConfig, ModelError> {
+        let layers = check("num_hidden_layers", self.num_hidden_layers, limits::LAYERS)?;
+        let window = self.sliding_window.filter(|_| self.use_sliding_window);
+        let slides = |layer| layer >= self.max_window_layers;
+        RotaryDecoder {
+            vocab_size: self.vocab_size,
+            hidden_size: self.hidden_size,
+            intermediate_size: self.intermediate_size,
+            heads: self.num_attention_heads,
+            kv_heads: self.num_key_value_heads,
+            head_dim: self.head_dim,
+            hidden_act: &self.hidden_act,
+            max_position_embeddings: self.max_position_embeddings,
+            rms_norm_eps: self.rms_norm_eps,
+            rope_theta: self.rope_theta,
+            rope: self.rope_parameters.as_ref(),
+            original_max_position_embeddings: None,
+            qkv_bias: self.attention_bias,
+            output_bias: self.attention_bias,
+            mlp_bias: false,
+            qk_norm: true,
+            windows: &windows(layers, window, self.layer_types.as_deref(), slides)?,
+            tie_embeddings: self.tie_word_embeddings,
+            initializer_range: self.initializer_range,
+        }
+        .config()
+    }
+}
+
+fn gguf_config(gguf: &GgufModel) -> Result<Value, ModelError> {
+    let mut config = rotary_config(gguf)?;
+    config["attention_bias"] = gguf.contains("blk.0.attn_q.bias").into();
+    Ok(config)
+}

@@ -1,0 +1,238 @@
+//! Filling a network from a checkpoint, tensor by tensor. A tensor that lies in the file as the device wants it is used
+//! where it lies; otherwise one tensor at a time is converted, so that loading never needs the model's size twice.
+
+use std::collections::HashSet;
+
+use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::{AllocationProperty, Bytes, DType, Device, Tensor, TensorData};
+use fornax_backend::FloatDtype;
+use fornax_checkpoint::{Checkpoint, Dtype, TensorView};
+
+use crate::weights::{Layout, WeightMap};
+use crate::{ModelError, Network, TensorMismatch};
+
+/// The network with its weights from the checkpoint, as `dtype` on `device`.
+///
+/// # Errors
+/// [`ModelError::Tensors`] with every tensor that is missing, left over or misshapen; errors of the file.
+pub(crate) fn load_weights(
+    network: Network,
+    checkpoint: &Checkpoint,
+    map: &WeightMap,
+    device: &Device,
+    dtype: FloatDtype,
+) -> Result<Network, ModelError> {
+    let mut loader = Loader {
+        checkpoint,
+        map,
+        device,
+        dtype,
+        head_dim: network.head_dim(),
+        path: Vec::new(),
+        used: HashSet::new(),
+        mismatch: TensorMismatch::default(),
+        error: None,
+    };
+    let network = network.map(&mut loader);
+    let Loader { used, mut mismatch, error, .. } = loader;
+    if let Some(error) = error {
+        return Err(error);
+    }
+    let unexpected = checkpoint.tensors().map(|info| &info.name);
+    mismatch.unexpected = unexpected.filter(|&name| !used.contains(name) && !map.ignores(name)).cloned().collect();
+    if mismatch.is_empty() { Ok(network) } else { Err(mismatch.into()) }
+}
+
+/// The type that most of a checkpoint's numbers have, as far as a device can compute in it.
+pub(crate) fn stored_dtype(checkpoint: &Checkpoint) -> FloatDtype {
+    let largest = checkpoint.tensors().max_by_key(|info| info.elements());
+    match largest.map(|info| info.dtype) {
+        Some(Dtype::F16) => FloatDtype::F16,
+        Some(Dtype::BF16) => FloatDtype::Bf16,
+        _ => FloatDtype::F32,
+    }
+}
+
+struct Loader<'a> {
+    checkpoint: &'a Checkpoint,
+    map: &'a WeightMap,
+    device: &'a Device,
+    dtype: FloatDtype,
+    head_dim: usize,
+    path: Vec<String>,
+    used: HashSet<String>,
+    mismatch: TensorMismatch,
+    error: Option<ModelError>,
+}
+
+impl ModuleMapper for Loader<'_> {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        // Which variant an enum has is not part of a parameter's name.
+        if !container.starts_with("Enum:") {
+            self.path.push(name.to_owned());
+        }
+    }
+
+    fn exit_module(&mut self, _name: &str, container: &str) {
+        if !container.starts_with("Enum:") {
+            self.path.pop();
+        }
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        if self.error.is_some() {
+            return param;
+        }
+        let shape: Vec<usize> = param.lazy_shape().to_vec();
+        match self.read(&self.path.join("."), &shape) {
+            Ok(Some(data)) => {
+                let dtype: DType = self.dtype.into();
+                Param::from_tensor(Tensor::from_data(data, (self.device, dtype)))
+            }
+            Ok(None) => param,
+            Err(error) => {
+                self.error = Some(error);
+                param
+            }
+        }
+    }
+}
+
+impl Loader<'_> {
+    /// The numbers of a parameter, or `None` once their absence is noted.
+    fn read(&mut self, parameter: &str, shape: &[usize]) -> Result<Option<TensorData>, ModelError> {
+        let Some((names, layout)) = self.map.names(parameter) else {
+            self.mismatch.missing.push(format!("{parameter} (the family has no rule for it)"));
+            return Ok(None);
+        };
+        let Some(name) = names.iter().find(|name| self.checkpoint.contains(name)) else {
+            self.mismatch.missing.push(names[0].clone());
+            return Ok(None);
+        };
+        let view = self.checkpoint.tensor(name)?;
+        self.used.insert(name.clone());
+        let expected = layout.stored_shape(shape);
+        if view.info.shape != expected {
+            self.mismatch.misshapen.push(format!("{name}: expected {expected:?}, found {:?}", view.info.shape));
+            return Ok(None);
+        }
+        if !is_number(view.info.dtype) {
+            self.mismatch.misshapen.push(format!("{name}: expected floating-point numbers, found {}", view.info.dtype));
+            return Ok(None);
+        }
+        if layout == Layout::Same
+            && let Some(data) = self.borrowed(&view, shape)
+        {
+            return Ok(Some(data));
+        }
+        let values = layout.unpack(view.to_f32()?, shape, self.head_dim);
+        Ok(Some(TensorData::new(values, shape.to_vec()).convert_dtype(self.dtype.into())))
+    }
+
+    /// The tensor's own bytes, when they are of the right type and aligned for it.
+    fn borrowed(&self, view: &TensorView, shape: &[usize]) -> Option<TensorData> {
+        let same = matches!(
+            (view.info.dtype, self.dtype),
+            (Dtype::F32, FloatDtype::F32) | (Dtype::F16, FloatDtype::F16) | (Dtype::BF16, FloatDtype::Bf16)
+        );
+        if !same || !view.bytes.as_ptr().addr().is_multiple_of(self.dtype.bytes()) {
+            return None;
+        }
+        let bytes = Bytes::from_shared(view.bytes.clone(), AllocationProperty::File);
+        Some(TensorData::from_bytes(bytes, shape.to_vec(), self.dtype.into()))
+    }
+}
+
+fn is_number(dtype: Dtype) -> bool {
+    use Dtype::{Bool, I8, I16, I32, I64, U8, U16, U32, U64};
+    !matches!(dtype, Bool | I8 | I16 | I32 | I64 | U8 | U16 | U32 | U64)
+}
+
+impl Layout {
+    /// The shape of the stored tensor that holds a parameter of `shape`.
+    fn stored_shape(self, shape: &[usize]) -> Vec<usize> {
+        let mut stored = shape.to_vec();
+        match self {
+            Self::Same | Self::PairedRows => {}
+            Self::Transposed => stored.reverse(),
+            Self::Part { of, .. } => stored[0] *= of,
+            Self::TransposedPart { of, .. } => {
+                stored[0] *= of;
+                stored.reverse();
+            }
+        }
+        stored
+    }
+
+    /// The parameter's numbers, in the network's order, out of the stored tensor's.
+    fn unpack(self, stored: Vec<f32>, shape: &[usize], head_dim: usize) -> Vec<f32> {
+        let columns = shape.get(1).copied().unwrap_or(1);
+        let part = |all: Vec<f32>, index: usize| {
+            let len: usize = shape.iter().product();
+            all[index * len..(index + 1) * len].to_vec()
+        };
+        match self {
+            Self::Same => stored,
+            Self::Transposed => transposed(&stored, shape[0], columns),
+            Self::Part { index, .. } => part(stored, index),
+            Self::TransposedPart { index, of } => part(transposed(&stored, shape[0] * of, columns), index),
+            Self::PairedRows => halved_rows(&stored, columns, head_dim),
+        }
+    }
+}
+
+/// `[columns, rows]` → `[rows, columns]`.
+pub(crate) fn transposed(stored: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    if columns == 1 {
+        return stored.to_vec();
+    }
+    let mut values = Vec::with_capacity(stored.len());
+    for row in 0..rows {
+        values.extend((0..columns).map(|column| stored[column * rows + row]));
+    }
+    values
+}
+
+/// Rows of each head from `(0, d/2), (1, d/2 + 1), …` to `0, 1, …, d − 1`.
+fn halved_rows(stored: &[f32], columns: usize, head_dim: usize) -> Vec<f32> {
+    let mut values = Vec::with_capacity(stored.len());
+    for head in stored.chunks(head_dim * columns) {
+        for half in 0..2 {
+            for pair in 0..head_dim / 2 {
+                let row = 2 * pair + half;
+                values.extend_from_slice(&head[row * columns..(row + 1) * columns]);
+            }
+        }
+    }
+    values
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(count: usize) -> Vec<f32> {
+        (0..count).map(|i| i as f32).collect()
+    }
+
+    #[test]
+    fn parts_of_a_transposed_matrix() {
+        // Stored [in = 2, 3 · out = 6]; the second part is columns 2 and 3.
+        let layout = Layout::TransposedPart { index: 1, of: 3 };
+        assert_eq!(layout.stored_shape(&[2, 2]), [2, 6]);
+        assert_eq!(layout.unpack(numbers(12), &[2, 2], 1), [2.0, 8.0, 3.0, 9.0]);
+        // Of a bias, a plain piece.
+        assert_eq!(layout.stored_shape(&[2]), [6]);
+        assert_eq!(layout.unpack(numbers(6), &[2], 1), [2.0, 3.0]);
+    }
+
+    #[test]
+    fn paired_rows_become_halves() {
+        // Two heads of four rows of one column each.
+        let stored = [0.0, 2.0, 1.0, 3.0, 10.0, 12.0, 11.0, 13.0];
+        assert_eq!(
+            Layout::PairedRows.unpack(stored.to_vec(), &[8, 1], 4),
+            [0.0, 1.0, 2.0, 3.0, 10.0, 11.0, 12.0, 13.0]
+        );
+    }
+}

@@ -1,0 +1,199 @@
+//! Writing a model as a Hugging Face folder that transformers loads: configuration, weights, tokenizer.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::{DType, Tensor, TensorData};
+use fornax_checkpoint::{Dtype, SaveOptions, TensorInfo, save_safetensors};
+use serde_json::{Value, json};
+
+use crate::load::transposed;
+use crate::weights::{Layout, WeightMap};
+use crate::{AutoModel, ModelError};
+
+impl AutoModel {
+    /// Writes `config.json`, `generation_config.json`, the weights as safetensors (in shards above 5 GB) and the
+    /// tokenizer into `folder`, which is made if need be. Each file appears only when it is complete.
+    ///
+    /// Models loaded from GGUF files are written with their dequantized weights.
+    ///
+    /// # Errors
+    /// [`ModelError::Io`] and [`ModelError::Checkpoint`], naming the file.
+    pub fn save(&self, folder: impl AsRef<Path>) -> Result<(), ModelError> {
+        let folder = folder.as_ref();
+        fs::create_dir_all(folder).map_err(ModelError::io("make the folder", folder))?;
+        let mut collector =
+            Collector { map: &self.family().weights, path: Vec::new(), order: Vec::new(), stored: HashMap::new() };
+        self.network().visit(&mut collector);
+        let Collector { order, mut stored, .. } = collector;
+        let infos: Vec<TensorInfo> = order.iter().map(|name| stored[name].info(name)).collect();
+        let dtype = infos.first().map_or("float32", |info| torch_name(info.dtype));
+        save_safetensors(folder, infos, &SaveOptions::default(), |info| -> Result<_, ModelError> {
+            // Taken out, so that a tensor brought to the host is given back before the next.
+            let tensor = stored.remove(&info.name);
+            Ok(tensor.map(|tensor| tensor.bytes()).transpose()?.unwrap_or_default().into())
+        })?;
+        if let Some(tokenizer) = self.tokenizer() {
+            tokenizer.save(folder)?;
+        }
+        let mut config = self.config().clone();
+        if let Some(object) = config.as_object_mut() {
+            // Both spellings, for transformers before and after version 5.
+            object.insert("dtype".into(), dtype.into());
+            object.insert("torch_dtype".into(), dtype.into());
+            for (key, value) in self.token_ids() {
+                object.insert(key.into(), value);
+            }
+        }
+        write_json(&folder.join("generation_config.json"), &self.token_ids().into_iter().collect())?;
+        // The configuration comes last: a folder that has one is whole.
+        write_json(&folder.join("config.json"), &config)
+    }
+
+    fn token_ids(&self) -> Vec<(&'static str, Value)> {
+        let defaults = self.generation_defaults();
+        let eos = match defaults.eos_token_ids.as_slice() {
+            [] => None,
+            [one] => Some(json!(one)),
+            several => Some(json!(several)),
+        };
+        [
+            ("bos_token_id", defaults.bos_token_id.map(|id| json!(id))),
+            ("eos_token_id", eos),
+            ("pad_token_id", defaults.pad_token_id.map(|id| json!(id))),
+        ]
+        .into_iter()
+        .filter_map(|(key, value)| Some((key, value?)))
+        .collect()
+    }
+}
+
+/// Gathers the parameters by the tensors that they are stored in.
+struct Collector<'a> {
+    map: &'a WeightMap,
+    path: Vec<String>,
+    order: Vec<String>,
+    stored: HashMap<String, Stored>,
+}
+
+/// A tensor to be written, of one parameter or of several side by side.
+struct Stored {
+    layout: Layout,
+    dtype: DType,
+    /// Shape of each part.
+    shape: Vec<usize>,
+    /// Flat, in order.
+    parts: Vec<Tensor<1>>,
+}
+
+impl ModuleVisitor for Collector<'_> {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        if !container.starts_with("Enum:") {
+            self.path.push(name.to_owned());
+        }
+    }
+
+    fn exit_module(&mut self, _name: &str, container: &str) {
+        if !container.starts_with("Enum:") {
+            self.path.pop();
+        }
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let parameter = self.path.join(".");
+        let (name, layout) = self.map.name(&parameter).unwrap_or((parameter, Layout::Same));
+        let value = param.val();
+        let shape = value.dims().to_vec();
+        let elements = shape.iter().product::<usize>();
+        let part = value.clone().reshape([elements]);
+        match self.stored.get_mut(&name) {
+            // A network lists its parts in the order in which they are stored.
+            Some(stored) => stored.parts.push(part),
+            None => {
+                self.order.push(name.clone());
+                self.stored.insert(name, Stored { layout, dtype: value.dtype(), shape, parts: vec![part] });
+            }
+        }
+    }
+}
+
+impl Stored {
+    fn info(&self, name: &str) -> TensorInfo {
+        let dtype = match self.dtype {
+            DType::F16 => Dtype::F16,
+            DType::BF16 => Dtype::BF16,
+            _ => Dtype::F32,
+        };
+        let mut shape = self.shape.clone();
+        shape[0] *= self.parts.len();
+        if matches!(self.layout, Layout::Transposed | Layout::TransposedPart { .. }) {
+            shape.reverse();
+        }
+        TensorInfo::new(name, dtype, shape)
+    }
+
+    fn bytes(self) -> Result<Vec<u8>, ModelError> {
+        let is_transposed = matches!(self.layout, Layout::Transposed | Layout::TransposedPart { .. });
+        let mut data = Vec::with_capacity(self.parts.len());
+        for part in self.parts {
+            data.push(part.try_into_data().map_err(|error| ModelError::Device { reason: error.to_string() })?);
+        }
+        if !is_transposed || self.shape.len() == 1 {
+            return Ok(data.iter().flat_map(TensorData::as_bytes).copied().collect());
+        }
+        let rows = self.shape[0] * data.len();
+        let values: Vec<f32> =
+            data.into_iter().flat_map(|part| part.convert::<f32>().iter::<f32>().collect::<Vec<_>>()).collect();
+        let values = transposed(&values, self.shape[1], rows);
+        let shape = [values.len()];
+        Ok(TensorData::new(values, shape).convert_dtype(self.dtype).as_bytes().to_vec())
+    }
+}
+
+fn torch_name(dtype: Dtype) -> &'static str {
+    match dtype {
+        Dtype::F16 => "float16",
+        Dtype::BF16 => "bfloat16",
+        _ => "float32",
+    }
+}
+
+/// Writes beside the final place and renames.
+fn write_json(path: &Path, value: &Value) -> Result<(), ModelError> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let write = || -> std::io::Result<()> {
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        serde_json::to_writer_pretty(&mut file, value)?;
+        file.write_all(b"\n")?;
+        file.as_file().sync_all()?;
+        file.persist(path)?;
+        Ok(())
+    };
+    write().map_err(ModelError::io("write", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use fornax_backend::{Device, FloatDtype};
+
+    use super::*;
+
+    #[test]
+    fn parts_are_written_as_they_are_read() {
+        let device = Device::cpu();
+        let part = |values: [f32; 4]| Tensor::<1>::from_floats(values, device.as_burn());
+        let stored = Stored {
+            layout: Layout::TransposedPart { index: 0, of: 2 },
+            dtype: FloatDtype::F32.into(),
+            shape: vec![2, 2],
+            parts: vec![part([1.0, 2.0, 3.0, 4.0]), part([5.0, 6.0, 7.0, 8.0])],
+        };
+        assert_eq!(stored.info("x").shape, [2, 4]);
+        let bytes = stored.bytes().expect("on the host already");
+        let values: Vec<f32> = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        assert_eq!(values, [1.0, 3.0, 5.0, 7.0, 2.0, 4.0, 6.0, 8.0]);
+    }
+}

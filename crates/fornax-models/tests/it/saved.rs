@@ -1,0 +1,34 @@
+//! A model that was saved is the model that was loaded: names, shapes and numbers of every tensor.
+
+use fornax_checkpoint::Checkpoint;
+
+use crate::common::{DECODERS, Expected, assert_close, device, folder, load, tolerance, values};
+
+#[test]
+fn saved_tensors_are_the_loaded_ones() {
+    let device = device();
+    for case in DECODERS.iter().chain(&["bert", "bert_mlm", "bert_classifier"]) {
+        let copy = tempfile::tempdir().expect("a folder");
+        load(&folder(case), &device).save(copy.path()).expect("saved");
+        let original = Checkpoint::open(folder(case).join("model.safetensors")).expect("opens");
+        let written = Checkpoint::open(copy.path().join("model.safetensors")).expect("opens");
+        for info in written.tensors() {
+            let (a, b) = (original.tensor(&info.name), written.tensor(&info.name));
+            let a = a.unwrap_or_else(|error| panic!("{case}: {error}"));
+            assert_eq!(a.info.shape, info.shape, "{case}: {}", info.name);
+            assert_eq!(a.to_f32().expect("floats"), b.expect("listed").to_f32().expect("floats"), "{case}: {}", info.name);
+        }
+        assert_eq!(written.len(), original.len(), "{case}: number of tensors");
+    }
+}
+
+#[test]
+fn a_gguf_file_becomes_a_folder() {
+    let device = device();
+    let copy = tempfile::tempdir().expect("a folder");
+    load(&folder("llama").join("gguf/model.gguf"), &device).save(copy.path()).expect("saved");
+    let (model, expected) = (load(copy.path(), &device), Expected::of("llama"));
+    let decoder = model.decoder().expect("a decoder");
+    let found = values(decoder.logits(decoder.forward(expected.id_tensor("input_ids", &device), None)));
+    assert_close("llama, saved from gguf", &found, &expected.floats("logits"), tolerance(&device));
+}
