@@ -1,0 +1,60 @@
+//! Runs models: generation with a key/value cache, streaming, samplers and beam search, scores and embeddings.
+//!
+//! A [`Generator`] borrows a loaded model and answers one call at a time; many calls side by side, and the plan of who
+//! runs next, are the scheduler's matter. Nothing here speaks HTTP, draws progress bars or reads files.
+//!
+//! ```no_run
+//! use fornax_backend::Device;
+//! use fornax_engine::{ModelExt, SamplingParams};
+//! use fornax_models::AutoModel;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let model = AutoModel::load("path/to/model", &Device::cpu())?;
+//! for piece in model.generator().stream("Once upon a time", &SamplingParams::default())? {
+//!     print!("{}", piece?);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod beam;
+mod chat;
+mod embed;
+mod error;
+mod generator;
+mod prompt;
+pub mod sampling;
+mod score;
+pub mod stop;
+mod stream;
+
+use fornax_models::AutoModel;
+
+pub use chat::Chat;
+pub use embed::{EmbedOptions, Embedder, Pooling, cosine_similarity};
+pub use error::EngineError;
+pub use fornax_text::Message;
+pub use generator::{FinishReason, Generation, Generator};
+pub use prompt::Prompt;
+pub use sampling::{Sampled, SamplingParams};
+pub use score::{Score, score};
+pub use stream::{Chunk, Stream};
+
+/// What a loaded model can be asked for.
+pub trait ModelExt {
+    /// Text from prompts. Whether the model is one that generates is known at the first call.
+    fn generator(&self) -> Generator<'_>;
+
+    /// Vectors from texts.
+    fn embedder(&self) -> Embedder<'_>;
+}
+
+impl ModelExt for AutoModel {
+    fn generator(&self) -> Generator<'_> {
+        Generator::new(self)
+    }
+
+    fn embedder(&self) -> Embedder<'_> {
+        Embedder::new(self)
+    }
+}

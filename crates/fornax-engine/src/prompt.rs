@@ -1,0 +1,79 @@
+//! What generation starts from: text, text that holds its special tokens already, or token ids.
+
+use fornax_models::AutoModel;
+
+use crate::EngineError;
+
+/// The beginning that a model continues.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Prompt {
+    /// Plain text; the tokenizer adds the special tokens that it adds to texts, such as a begin-of-sequence token.
+    Text(String),
+    /// The output of a chat template, whose special tokens are written out in the text.
+    Rendered(String),
+    /// Token ids, taken as they are.
+    Tokens(Vec<u32>),
+}
+
+impl From<&str> for Prompt {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+}
+
+impl From<String> for Prompt {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl From<&String> for Prompt {
+    fn from(text: &String) -> Self {
+        Self::Text(text.clone())
+    }
+}
+
+impl From<Vec<u32>> for Prompt {
+    fn from(tokens: Vec<u32>) -> Self {
+        Self::Tokens(tokens)
+    }
+}
+
+impl From<&[u32]> for Prompt {
+    fn from(tokens: &[u32]) -> Self {
+        Self::Tokens(tokens.to_vec())
+    }
+}
+
+impl Prompt {
+    /// Its token ids for `model`, each of them in the vocabulary. May be empty.
+    pub(crate) fn token_ids(&self, model: &AutoModel) -> Result<Vec<u32>, EngineError> {
+        let encode = |text: &str, special| -> Result<Vec<u32>, EngineError> {
+            Ok(model.tokenizer().ok_or(EngineError::NoTokenizer)?.encode(text, special)?.ids)
+        };
+        let ids = match self {
+            Self::Text(text) => encode(text, true)?,
+            Self::Rendered(text) => encode(text, false)?,
+            Self::Tokens(ids) => ids.clone(),
+        };
+        let vocab_size = model.network().vocab_size();
+        match ids.iter().position(|&id| id as usize >= vocab_size) {
+            Some(position) => Err(EngineError::TokenOutOfVocabulary { found: ids[position], position, vocab_size }),
+            None => Ok(ids),
+        }
+    }
+
+    /// As [`token_ids`](Self::token_ids), with room left for an answer, and never empty: without tokens the model's
+    /// begin-of-sequence token is the prompt.
+    pub(crate) fn admitted(&self, model: &AutoModel) -> Result<Vec<u32>, EngineError> {
+        let mut ids = self.token_ids(model)?;
+        if ids.is_empty() {
+            ids.push(model.generation_defaults().bos_token_id.ok_or(EngineError::EmptyPrompt)?);
+        }
+        let context = model.network().max_positions();
+        if ids.len() >= context {
+            return Err(EngineError::PromptTooLong { found: ids.len(), context });
+        }
+        Ok(ids)
+    }
+}
