@@ -1,0 +1,55 @@
+//! Training sequences cut at random from one long stream of tokens. Files and datasets are not read here.
+
+use burn::tensor::{Device, Int, Tensor};
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+
+use crate::TrainError;
+
+/// Windows into a stream of tokens, drawn with a seed.
+#[derive(Debug, Clone)]
+pub struct TokenWindows {
+    tokens: Vec<u32>,
+    length: usize,
+    rng: ChaCha8Rng,
+}
+
+impl TokenWindows {
+    /// Windows of `length` tokens, each with the token after it to predict.
+    ///
+    /// # Errors
+    /// [`TrainError::TooFewTokens`] when there is not one window, [`TrainError::Argument`] for a length of 0.
+    pub fn new(tokens: Vec<u32>, length: usize, seed: u64) -> Result<Self, TrainError> {
+        if length == 0 {
+            return Err(TrainError::Argument {
+                argument: "sequence_length",
+                found: "0".into(),
+                expected: "at least 1".into(),
+            });
+        }
+        if tokens.len() <= length {
+            return Err(TrainError::TooFewTokens { found: tokens.len(), needed: length + 1 });
+        }
+        Ok(Self { tokens, length, rng: ChaCha8Rng::seed_from_u64(seed) })
+    }
+
+    /// The largest token id.
+    pub fn largest_id(&self) -> u32 {
+        self.tokens.iter().copied().max().unwrap_or(0)
+    }
+
+    /// `batch` windows as inputs and targets, each `[batch, length]`; a target is the token after its input.
+    pub fn draw(&mut self, batch: usize, device: &Device) -> (Tensor<2, Int>, Tensor<2, Int>) {
+        let mut inputs: Vec<i32> = Vec::with_capacity(batch * self.length);
+        let mut targets: Vec<i32> = Vec::with_capacity(batch * self.length);
+        for _ in 0..batch {
+            let start = self.rng.random_range(0..self.tokens.len() - self.length);
+            let window = &self.tokens[start..=start + self.length];
+            inputs.extend(window[..self.length].iter().map(|&token| token as i32));
+            targets.extend(window[1..].iter().map(|&token| token as i32));
+        }
+        let tensor = |ids: Vec<i32>| Tensor::<1, Int>::from_data(ids.as_slice(), device).reshape([batch, self.length]);
+        (tensor(inputs), tensor(targets))
+    }
+}
