@@ -1,0 +1,85 @@
+//! A file mapped into memory, read-only, as `Bytes` that keep the mapping alive. It deliberately knows nothing of what
+//! is in the file. The crate's only `unsafe` stands here.
+
+use std::{fs::File, path::Path, sync::Arc};
+
+use bytes::Bytes;
+use memmap2::Mmap;
+
+use crate::error::{Blame, Result};
+
+/// A mapped file.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    map: Arc<Mmap>,
+    bytes: Bytes,
+}
+
+/// What the `Bytes` own. A second handle stays with the [`Mapping`], for advice to the system.
+struct Owner(Arc<Mmap>);
+
+impl AsRef<[u8]> for Owner {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Mapping {
+    /// Maps the whole of a regular file.
+    pub fn open(path: &Path) -> Result<Self> {
+        let blame = Blame { path };
+        let file = File::open(path).map_err(|error| blame.io("open", error))?;
+        let metadata = file.metadata().map_err(|error| blame.io("read the size of", error))?;
+        if !metadata.is_file() {
+            return Err(blame.unsupported("the kind of file", "a regular file, which can be mapped", "something else"));
+        }
+        let length = metadata.len();
+        let mapped = usize::try_from(length).map_err(|_| blame.limit("bytes to map", usize::MAX, length))?;
+        if mapped < 8 {
+            return Err(blame.truncated("the file", 0, 8, mapped));
+        }
+        // SAFETY: the memory is read only through shared slices, and no one in this process writes to it. That another
+        // process does not change or shorten the file meanwhile cannot be ensured by any program; the documentation
+        // of `Checkpoint::open` asks the caller for it, and this crate's writer replaces files instead of changing
+        // them.
+        let map =
+            unsafe { memmap2::MmapOptions::new().len(mapped).map(&file) }.map_err(|error| blame.io("map", error))?;
+        // Had the file been cut while it was being mapped, reading past its new end would end the process.
+        let now = file.metadata().map_err(|error| blame.io("read the size of", error))?.len();
+        if now < length {
+            return Err(blame.truncated("the file, shortened while it was opened,", 0, length, now as usize));
+        }
+        let map = Arc::new(map);
+        Ok(Self { bytes: Bytes::from_owner(Owner(map.clone())), map })
+    }
+
+    /// The whole file.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// Tells the system that the pages under `part` are not needed for now; false where `part` lies elsewhere.
+    pub fn release(&self, part: &[u8]) -> bool {
+        let (base, start) = (self.map.as_ptr() as usize, part.as_ptr() as usize);
+        let Some(offset) = start.checked_sub(base).filter(|offset| offset + part.len() <= self.map.len()) else {
+            return false;
+        };
+        #[cfg(unix)]
+        {
+            // Only whole pages go: a page shared with a neighbour may be in use by it.
+            const PAGE: usize = 4096;
+            let first = offset.next_multiple_of(PAGE);
+            let end = (offset + part.len()) / PAGE * PAGE;
+            if first < end {
+                // SAFETY: the mapping is a read-only one of a file, so dropping its pages loses nothing: the next
+                // access reads the same bytes from the file again. The range lies within the mapping (checked above).
+                // A refusal by the system costs memory only, so that it is not an error.
+                let _ =
+                    unsafe { self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, first, end - first) };
+            }
+        }
+        #[cfg(not(unix))]
+        let _ = offset;
+        true
+    }
+}
