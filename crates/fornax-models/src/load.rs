@@ -126,6 +126,8 @@ impl Loader<'_> {
             return Ok(Some(data));
         }
         let values = layout.unpack(view.to_f32()?, shape, self.head_dim);
+        // What was copied need not stay in memory as a page of the file too.
+        self.checkpoint.release(name);
         Ok(Some(TensorData::new(values, shape.to_vec()).convert_dtype(self.dtype.into())))
     }
 

@@ -3,7 +3,9 @@
 use burn::module::Module;
 use burn::tensor::Device;
 use fornax_nn::{Decoder, DecoderConfig};
+use serde_json::Value;
 
+use crate::{ModelError, registry};
 use crate::families::bert::{Bert, BertNetworkConfig};
 
 /// Configuration of a [`Network`].
@@ -16,6 +18,20 @@ pub enum NetworkConfig {
 }
 
 impl NetworkConfig {
+    /// The network that a `config.json` describes, without any weights.
+    ///
+    /// # Errors
+    /// [`ModelError::UnknownArchitecture`], or [`ModelError::Config`] naming the value that makes no sense.
+    ///
+    /// ```
+    /// let config = serde_json::json!({"architectures": ["LlamaForCausalLM"], "num_attention_heads": 0});
+    /// let error = fornax_models::NetworkConfig::from_json(&config).unwrap_err();
+    /// assert!(error.to_string().contains("num_attention_heads"));
+    /// ```
+    pub fn from_json(config: &Value) -> Result<Self, ModelError> {
+        (registry::find(config)?.network)(config, &|_| false)
+    }
+
     /// Makes the network; its weights are drawn when they are first used.
     pub fn init(&self, device: &Device) -> Network {
         match self {
@@ -53,10 +69,10 @@ impl Network {
         }
     }
 
-    /// Longest sequence that the model was trained or configured for, in tokens.
-    pub fn max_positions(&self) -> usize {
+    /// Longest sequence that the model can make sense of, in tokens.
+    pub fn context_length(&self) -> usize {
         match self {
-            Self::Decoder(decoder) => decoder.config().max_positions,
+            Self::Decoder(decoder) => decoder.config().context_length(),
             Self::Bert(bert) => bert.config().max_positions(),
         }
     }

@@ -25,8 +25,11 @@ impl AutoModel {
     pub fn save(&self, folder: impl AsRef<Path>) -> Result<(), ModelError> {
         let folder = folder.as_ref();
         fs::create_dir_all(folder).map_err(ModelError::io("make the folder", folder))?;
-        let mut collector =
-            Collector { map: &self.family().weights, path: Vec::new(), order: Vec::new(), stored: HashMap::new() };
+        let map = &self.family().weights;
+        // A checkpoint of a bare model, such as `BertModel`, leaves the prefix out that those with heads have.
+        let bare = self.config()["architectures"][0].as_str() == Some("BertModel");
+        let prefix = if bare { map.optional_prefix } else { "" };
+        let mut collector = Collector { map, prefix, path: Vec::new(), order: Vec::new(), stored: HashMap::new() };
         self.network().visit(&mut collector);
         let Collector { order, mut stored, .. } = collector;
         let infos: Vec<TensorInfo> = order.iter().map(|name| stored[name].info(name)).collect();
@@ -74,6 +77,8 @@ impl AutoModel {
 /// Gathers the parameters by the tensors that they are stored in.
 struct Collector<'a> {
     map: &'a WeightMap,
+    /// Left out of names.
+    prefix: &'static str,
     path: Vec<String>,
     order: Vec<String>,
     stored: HashMap<String, Stored>,
@@ -105,6 +110,7 @@ impl ModuleVisitor for Collector<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let parameter = self.path.join(".");
         let (name, layout) = self.map.name(&parameter).unwrap_or((parameter, Layout::Same));
+        let name = name.strip_prefix(self.prefix).map_or(name.clone(), str::to_owned);
         let value = param.val();
         let shape = value.dims().to_vec();
         let elements = shape.iter().product::<usize>();
@@ -164,8 +170,12 @@ fn torch_name(dtype: Dtype) -> &'static str {
 /// Writes beside the final place and renames.
 fn write_json(path: &Path, value: &Value) -> Result<(), ModelError> {
     let folder = path.parent().unwrap_or(Path::new("."));
+    let mut builder = tempfile::Builder::new();
+    // A temporary file is readable by its owner alone; a saved one has the permissions that the user's mask leaves.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     let write = || -> std::io::Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        let mut file = builder.tempfile_in(folder)?;
         serde_json::to_writer_pretty(&mut file, value)?;
         file.write_all(b"\n")?;
         file.as_file().sync_all()?;

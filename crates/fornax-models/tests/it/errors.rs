@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use fornax_models::AutoModel;
+use fornax_models::{AutoModel, NetworkConfig};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -106,4 +106,48 @@ fn a_tokenizer_of_another_model() {
     fornax_text::train_bpe(texts, &config).expect("trained").save(copy.path()).expect("saved");
     let error = error_of(copy.path());
     assert!(error.contains("tokenizer") && error.contains("64"), "{error}");
+}
+
+/// Every value of every configuration replaced by hostile ones: words, never a panic, and no memory for what is absurd.
+#[test]
+fn hostile_values_in_configurations() {
+    let hostile = [
+        json!(null),
+        json!(true),
+        json!(0),
+        json!(-1),
+        json!(1),
+        json!(3),
+        json!(u64::MAX),
+        json!(1u64 << 40),
+        json!(1e308),
+        json!(0.5),
+        json!(""),
+        json!("x"),
+        json!([]),
+        json!([0, -1, "x"]),
+        json!({}),
+        json!({"rope_type": "yarn", "factor": 1e300, "original_max_position_embeddings": 1}),
+        json!({"rope_type": "longrope", "short_factor": [], "long_factor": []}),
+    ];
+    let mut made = 0;
+    for case in ["gpt2", "llama3_rope", "llama_longrope", "mistral", "qwen2_window", "qwen3", "bert_classifier"] {
+        let text = std::fs::read(folder(case).join("config.json")).expect("a configuration");
+        let original: Value = serde_json::from_slice(&text).expect("JSON");
+        for key in original.as_object().expect("an object").keys() {
+            for value in &hostile {
+                let mut config = original.clone();
+                config[key] = value.clone();
+                match NetworkConfig::from_json(&config) {
+                    // What is accepted can be made: weights exist only once they are used.
+                    Ok(network) => {
+                        network.init(device().as_burn());
+                        made += 1;
+                    }
+                    Err(error) => assert!(!error.to_string().is_empty()),
+                }
+            }
+        }
+    }
+    assert!(made > 100, "{made} configurations accepted");
 }

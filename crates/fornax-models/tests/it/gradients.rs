@@ -17,10 +17,9 @@ fn loss_and_gradients() {
         let model = load(&folder(case), &device);
         let names = model.family().weights;
         let Network::Decoder(decoder) = model.into_network() else { panic!("{case} is a decoder") };
-        let training = device.autodiff();
-        let decoder = decoder.train().to_device(training.as_burn());
+        let decoder = decoder.train();
 
-        let tokens = expected.id_tensor("input_ids", &training);
+        let tokens = expected.id_tensor("input_ids", &device.autodiff());
         let [_, len] = tokens.dims();
         let hidden = decoder.forward(tokens.clone().narrow(1, 0, len - 1), None);
         let loss = cross_entropy(decoder.logits(hidden), tokens.narrow(1, 1, len - 1));
