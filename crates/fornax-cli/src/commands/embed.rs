@@ -1,0 +1,179 @@
+//! `fornax embed`: vectors of texts as JSON, or for people how alike the texts are.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+use fornax::prelude::*;
+use serde::Serialize;
+
+use crate::args::CommonArgs;
+use crate::input;
+use crate::output::Output;
+use crate::table::{shortened, table};
+
+/// More texts than this make a table wider than a terminal.
+const WIDEST_TABLE: usize = 12;
+/// How many of the most alike texts are named of each where there is no table.
+const NEAREST: usize = 3;
+/// Characters shown of a text.
+const SHOWN: usize = 60;
+
+/// Turn texts into vectors, or compare them
+///
+/// With --json the vectors are written. Without, a table shows how alike the texts are: the cosine of the angle between
+/// their vectors, 1 for the same direction.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  fornax embed ./minilm --text \"A cat sleeps.\" \"A kitten naps.\" \"Shares fell.\"
+  fornax embed ./minilm --file sentences.txt --json > vectors.json
+  fornax embed ./bge --text \"A cat sleeps.\" --pooling cls --json
+
+With --json: {\"embeddings\": [[…], …]}, in the order of the texts (those of --text before those of --file).")]
+pub struct EmbedArgs {
+    /// A folder, a .gguf file or a hub id
+    #[arg(value_name = "MODEL")]
+    model: String,
+
+    /// The texts (may be given several times)
+    #[arg(long, value_name = "TEXT", num_args = 1.., required_unless_present = "file")]
+    text: Vec<String>,
+
+    /// A file with one text a line; - reads standard input
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+
+    /// How the vectors of a text's tokens become one
+    #[arg(long, value_name = "HOW", value_enum, default_value_t = PoolingArg::Mean)]
+    pooling: PoolingArg,
+
+    /// Leave the vectors at their length instead of scaling them to 1
+    #[arg(long)]
+    no_normalize: bool,
+
+    /// Texts that run through the model together
+    #[arg(long, value_name = "COUNT", default_value_t = 32)]
+    batch_size: usize,
+
+    /// Cut longer texts to this many tokens [default: the model's own limit]
+    #[arg(long, value_name = "COUNT")]
+    max_length: Option<usize>,
+
+    /// Write one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// [`Pooling`] as an argument.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum PoolingArg {
+    /// Their mean
+    Mean,
+    /// The first one, which is trained for it in BERT and BGE
+    Cls,
+    /// The last one, which is trained for it in decoders that embed
+    Last,
+}
+
+/// Runs it.
+pub fn run(args: &EmbedArgs, common: &CommonArgs) -> Result<()> {
+    let texts = args.texts()?;
+    let options = EmbedOptions {
+        pooling: match args.pooling {
+            PoolingArg::Mean => Pooling::Mean,
+            PoolingArg::Cls => Pooling::Cls,
+            PoolingArg::Last => Pooling::Last,
+        },
+        normalize: !args.no_normalize,
+        batch_size: args.batch_size,
+        max_length: args.max_length,
+    };
+    let model = common.load(&args.model)?;
+    let embeddings = model.embedder().embed(&texts, &options)?;
+    let mut out = Output::stdout();
+    if args.json {
+        out.json(&JsonEmbeddings { embeddings: &embeddings })?;
+    } else {
+        for line in comparison(&texts, &embeddings) {
+            out.line(line)?;
+        }
+    }
+    out.flush()
+}
+
+impl EmbedArgs {
+    fn texts(&self) -> Result<Vec<String>> {
+        let mut texts = self.text.clone();
+        if let Some(path) = &self.file {
+            texts.extend(input::file(path)?.lines().map(str::to_owned));
+        }
+        Ok(texts)
+    }
+}
+
+/// Vectors as JSON.
+#[derive(Serialize)]
+struct JsonEmbeddings<'a> {
+    embeddings: &'a [Vec<f32>],
+}
+
+/// How alike the texts are: of one text its vector's beginning, of a few a table, of many each one's nearest.
+fn comparison(texts: &[String], vectors: &[Vec<f32>]) -> Vec<String> {
+    let label = |index: usize| format!("[{}]", index + 1);
+    if let [vector] = vectors {
+        let start: Vec<String> = vector.iter().take(6).map(|value| format!("{value:.4}")).collect();
+        return vec![format!("{} numbers: {}, … (--json writes them all)", vector.len(), start.join(", "))];
+    }
+    let cosine = |a: usize, b: usize| cosine_similarity(&vectors[a], &vectors[b]);
+    if vectors.len() <= WIDEST_TABLE {
+        let mut header = vec![String::new()];
+        header.extend((0..texts.len()).map(label));
+        header.push(String::new());
+        let mut rows = vec![header];
+        for (index, text) in texts.iter().enumerate() {
+            let mut row = vec![label(index)];
+            row.extend((0..texts.len()).map(|other| format!("{:.3}", cosine(index, other))));
+            row.push(shortened(text, SHOWN));
+            rows.push(row);
+        }
+        let mut right = vec![true; texts.len() + 1];
+        right.push(false);
+        return table(&rows, &right);
+    }
+    let mut lines = Vec::new();
+    for (index, text) in texts.iter().enumerate() {
+        let mut others: Vec<(f32, usize)> =
+            (0..texts.len()).filter(|&other| other != index).map(|other| (cosine(index, other), other)).collect();
+        others.sort_by(|a, b| b.0.total_cmp(&a.0));
+        lines.push(format!("{} {}", label(index), shortened(text, SHOWN)));
+        for &(cosine, other) in others.iter().take(NEAREST) {
+            lines.push(format!("    {cosine:.3}  {} {}", label(other), shortened(&texts[other], SHOWN)));
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn compared(count: usize) -> Vec<String> {
+        let texts: Vec<String> = (0..count).map(|index| format!("text {index}")).collect();
+        let vectors: Vec<Vec<f32>> = (0..count).map(|index| vec![1.0, index as f32]).collect();
+        comparison(&texts, &vectors)
+    }
+
+    #[test]
+    fn few_texts_make_a_table() {
+        assert_eq!(compared(2), ["       [1]    [2]", "[1]  1.000  0.707  text 0", "[2]  0.707  1.000  text 1"]);
+        assert!(compared(1)[0].starts_with("2 numbers: 1.0000, 0.0000"));
+    }
+
+    #[test]
+    fn many_texts_name_their_nearest() {
+        let lines = compared(20);
+        assert_eq!(lines.len(), 20 * (1 + NEAREST));
+        assert_eq!((lines[0].as_str(), lines[1].as_str()), ("[1] text 0", "    0.707  [2] text 1"));
+    }
+}

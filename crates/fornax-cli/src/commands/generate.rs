@@ -1,0 +1,265 @@
+//! `fornax generate`: continues a prompt, as a stream of text for people or as JSON for programs.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use clap::Args;
+use fornax::engine::Stream;
+use fornax::engine::sampling::{EarlyStopping, Sampled};
+use fornax::prelude::*;
+use serde::Serialize;
+
+use crate::args::CommonArgs;
+use crate::input;
+use crate::notices::Notices;
+use crate::output::Output;
+use crate::sampling::SamplingArgs;
+
+/// New tokens when nothing else is asked for.
+const MAX_NEW_TOKENS: usize = 128;
+
+/// Continue a prompt
+///
+/// Without further arguments the model takes its most likely token each time, so the same prompt gives the same text.
+/// The text comes as it is made.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  fornax generate ./model --prompt \"Once upon a time\"
+  fornax generate model.gguf --prompt \"Dear Ada,\" --temperature 0.8 --top-p 0.95 --seed 7
+  fornax generate ./model --prompt \"Q: 2+2? A:\" --stop Q: --json
+  fornax generate ./model --prompt \"The sea\" --temperature 1 --num-return-sequences 3
+  fornax generate ./model --prompt \"The sea\" --num-beams 4 --num-return-sequences 2
+  fornax generate ./model --token-ids 1,403,407
+  echo \"The sea\" | fornax generate ./model --prompt -
+
+With --json each sequence is one line: {\"text\", \"token_ids\", \"finish_reason\"}, where finish_reason is \"stop\" (an end \
+token, a stop token or a stop text) or \"length\"; also \"logprobs\" with --logprobs, and \"score\" from a beam search.")]
+pub struct GenerateArgs {
+    /// A folder, a .gguf file or a hub id
+    #[arg(value_name = "MODEL")]
+    model: String,
+
+    #[command(flatten)]
+    prompt: PromptArgs,
+
+    /// Write one JSON object a sequence, each on its line
+    #[arg(long)]
+    json: bool,
+
+    /// Report the log-probability of each token, and those of this many likeliest ones (with --json)
+    #[arg(long, value_name = "COUNT", requires = "json")]
+    logprobs: Option<usize>,
+
+    #[command(flatten)]
+    sampling: SamplingArgs,
+
+    #[command(flatten)]
+    sequences: SequenceArgs,
+}
+
+/// What to continue.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct PromptArgs {
+    /// The text to continue; - reads standard input
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    prompt: Option<String>,
+
+    /// A file with the text to continue (the line break at its end is no part of it); - reads standard input
+    #[arg(long, value_name = "FILE")]
+    prompt_file: Option<PathBuf>,
+
+    /// The tokens to continue, for models without a tokenizer too
+    #[arg(long, value_name = "IDS", value_delimiter = ',')]
+    token_ids: Option<Vec<u32>>,
+}
+
+/// How many sequences, and how they are searched.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Several sequences")]
+struct SequenceArgs {
+    /// How many sequences to return
+    #[arg(long, value_name = "COUNT", default_value_t = 1)]
+    num_return_sequences: usize,
+
+    /// Search with this many beams; 1 for no search
+    #[arg(long, value_name = "COUNT", default_value_t = 1)]
+    num_beams: usize,
+
+    /// In a beam search, above 0 favours long sequences, below 0 short ones
+    #[arg(long, value_name = "NUMBER", default_value_t = 1.0, allow_negative_numbers = true)]
+    length_penalty: f32,
+
+    /// When a beam search ends: false (when nothing better is in sight), true (when enough have finished) or never
+    /// (when nothing better is possible)
+    #[arg(long, value_name = "WHEN", default_value = "false")]
+    early_stopping: EarlyStopping,
+}
+
+/// Runs it.
+pub fn run(args: &GenerateArgs, common: &CommonArgs) -> Result<()> {
+    let params = args.params(common)?;
+    let prompt = args.prompt.read()?;
+    let model = common.load(&args.model)?;
+
+    let start = Instant::now();
+    let stream = model.generator().stream(prompt, &params)?;
+    let mut speed = Speed { prompt: start.elapsed(), since: Instant::now(), tokens: 0 };
+    let mut out = Output::stdout();
+    let ids_for_text = model.tokenizer().is_none();
+    if args.json {
+        write_json(stream, &mut out, &mut speed, args.logprobs.is_some())?;
+    } else if params.num_return_sequences == 1 {
+        write_one(stream, &mut out, &mut speed, ids_for_text)?;
+    } else {
+        write_each(stream, &mut out, &mut speed, ids_for_text, params.num_return_sequences)?;
+    }
+    out.flush()?;
+    speed.report(common.notices());
+    Ok(())
+}
+
+impl GenerateArgs {
+    fn params(&self, common: &CommonArgs) -> Result<SamplingParams> {
+        let params = self
+            .sampling
+            .params(MAX_NEW_TOKENS, common.seed)?
+            .num_return_sequences(self.sequences.num_return_sequences)
+            .num_beams(self.sequences.num_beams)
+            .length_penalty(self.sequences.length_penalty)
+            .early_stopping(self.sequences.early_stopping)
+            .logprobs(self.logprobs);
+        params.validate()?;
+        if params.num_beams > 1 && params.logprobs.is_some() {
+            bail!("a beam search reports no logprobs; leave out --logprobs or --num-beams");
+        }
+        Ok(params)
+    }
+}
+
+impl PromptArgs {
+    fn read(&self) -> Result<Prompt> {
+        Ok(match (&self.token_ids, &self.prompt_file, &self.prompt) {
+            (Some(ids), ..) => ids.clone().into(),
+            (None, Some(path), _) => input::file(path)?.into(),
+            (None, None, Some(text)) => input::text_or_stdin(text)?.into(),
+            // The arguments' group does not let this through.
+            (None, None, None) => bail!("there is no prompt; give --prompt, --prompt-file or --token-ids"),
+        })
+    }
+}
+
+/// One sequence as JSON.
+#[derive(Serialize)]
+struct JsonSequence<'a> {
+    text: &'a str,
+    token_ids: &'a [u32],
+    finish_reason: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logprobs: Option<Vec<JsonToken<'a>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    score: Option<f32>,
+}
+
+/// One token as JSON.
+#[derive(Serialize)]
+struct JsonToken<'a> {
+    token_id: u32,
+    logprob: f32,
+    /// The likeliest tokens, as pairs of id and log-probability.
+    top_logprobs: &'a [(u32, f32)],
+}
+
+impl<'a> From<&'a Sampled> for JsonToken<'a> {
+    fn from(sampled: &'a Sampled) -> Self {
+        Self { token_id: sampled.token, logprob: sampled.logprob, top_logprobs: &sampled.top_logprobs }
+    }
+}
+
+/// Everything at the end, so that an error leaves no half of a result.
+fn write_json(mut stream: Stream, out: &mut Output, speed: &mut Speed, logprobs: bool) -> Result<()> {
+    for chunk in stream.by_ref() {
+        speed.count(&chunk?);
+    }
+    for generation in stream.into_generations() {
+        out.json(&JsonSequence {
+            text: &generation.text,
+            token_ids: &generation.token_ids,
+            finish_reason: generation.finish_reason.as_str(),
+            logprobs: logprobs.then(|| generation.logprobs.iter().map(JsonToken::from).collect()),
+            score: generation.beam_score,
+        })?;
+    }
+    Ok(())
+}
+
+/// The text as it is made.
+fn write_one(stream: Stream, out: &mut Output, speed: &mut Speed, ids_for_text: bool) -> Result<()> {
+    let mut is_first = true;
+    for chunk in stream {
+        let chunk = chunk?;
+        speed.count(&chunk);
+        if ids_for_text {
+            out.piece(&ids(&chunk.token_ids, is_first))?;
+        } else {
+            out.piece(&chunk.text)?;
+        }
+        is_first = false;
+    }
+    out.line("")
+}
+
+/// Each sequence when it is finished, for those that run side by side would mix.
+fn write_each(stream: Stream, out: &mut Output, speed: &mut Speed, ids_for_text: bool, count: usize) -> Result<()> {
+    let mut texts = vec![String::new(); count];
+    for chunk in stream {
+        let chunk = chunk?;
+        speed.count(&chunk);
+        let text = &mut texts[chunk.sequence];
+        if ids_for_text {
+            text.push_str(&ids(&chunk.token_ids, text.is_empty()));
+        } else {
+            text.push_str(&chunk.text);
+        }
+        if let Some(reason) = chunk.finish_reason {
+            out.line(format_args!("=== {} of {count} ({reason}) ===", chunk.sequence + 1))?;
+            out.piece(text)?;
+            out.line("")?;
+            out.flush()?;
+        }
+    }
+    Ok(())
+}
+
+/// Ids as `--token-ids` takes them.
+fn ids(token_ids: &[u32], is_first: bool) -> String {
+    let ids: Vec<String> = token_ids.iter().map(u32::to_string).collect();
+    let comma = if is_first || ids.is_empty() { "" } else { "," };
+    format!("{comma}{}", ids.join(","))
+}
+
+/// How fast it went.
+struct Speed {
+    /// From the request to where tokens can be chosen; with beams, the whole search.
+    prompt: Duration,
+    since: Instant,
+    tokens: usize,
+}
+
+impl Speed {
+    fn count(&mut self, chunk: &Chunk) {
+        self.tokens += chunk.token_ids.len();
+    }
+
+    fn report(&self, notices: Notices) {
+        let seconds = self.since.elapsed().as_secs_f64();
+        let first = self.prompt.as_secs_f64();
+        // A search is over before its first token is shown.
+        let rate =
+            if seconds > 1e-3 { format!(", {:.1} tokens/s", self.tokens as f64 / seconds) } else { String::new() };
+        notices
+            .info(format_args!("{} tokens in {:.2} s after {first:.2} s for the prompt{rate}", self.tokens, seconds));
+    }
+}

@@ -1,0 +1,8 @@
+//! The subcommands, one file each: its arguments, and what it writes. What several share lies beside this folder.
+
+pub mod chat;
+pub mod download;
+pub mod embed;
+pub mod generate;
+pub mod inspect;
+pub mod score;

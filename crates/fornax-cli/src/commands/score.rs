@@ -1,0 +1,109 @@
+//! `fornax score`: how likely a model finds a text, token by token.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use clap::Args;
+use fornax::prelude::*;
+use serde::Serialize;
+
+use crate::args::CommonArgs;
+use crate::input;
+use crate::output::Output;
+use crate::table::{printable, table};
+
+/// Show how likely a model finds a text: log-probabilities and perplexity
+///
+/// A token's log-probability is natural and given the tokens before it; the first token has none. Perplexity is exp of
+/// the mean negative log-probability: the lower, the more expected.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  fornax score ./model --text \"The cat sat on the mat.\"
+  fornax score ./model --file chapter.txt --json
+  fornax score ./model --token-ids 1,403,407
+
+With --json: {\"token_ids\", \"logprobs\" (null for the first token), \"perplexity\"}. Token ids need no tokenizer.")]
+pub struct ScoreArgs {
+    /// A folder, a .gguf file or a hub id
+    #[arg(value_name = "MODEL")]
+    model: String,
+
+    #[command(flatten)]
+    text: TextArgs,
+
+    /// Write one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// What to score.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct TextArgs {
+    /// The text; - reads standard input
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    text: Option<String>,
+
+    /// A file with the text (the line break at its end is no part of it); - reads standard input
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+
+    /// The tokens, for models without a tokenizer too
+    #[arg(long, value_name = "IDS", value_delimiter = ',')]
+    token_ids: Option<Vec<u32>>,
+}
+
+/// Runs it.
+pub fn run(args: &ScoreArgs, common: &CommonArgs) -> Result<()> {
+    let text = args.text.read()?;
+    let model = common.load(&args.model)?;
+    let scored = score(&model, text)?;
+    let mut out = Output::stdout();
+    if args.json {
+        out.json(&JsonScore {
+            token_ids: &scored.token_ids,
+            logprobs: &scored.logprobs,
+            perplexity: scored.perplexity(),
+        })?;
+    } else {
+        write_table(&model, &scored, &mut out)?;
+    }
+    out.flush()
+}
+
+impl TextArgs {
+    fn read(&self) -> Result<Prompt> {
+        Ok(match (&self.token_ids, &self.file, &self.text) {
+            (Some(ids), ..) => ids.clone().into(),
+            (None, Some(path), _) => input::file(path)?.into(),
+            (None, None, Some(text)) => input::text_or_stdin(text)?.into(),
+            // The arguments' group does not let this through.
+            (None, None, None) => bail!("there is no text; give --text, --file or --token-ids"),
+        })
+    }
+}
+
+/// A score as JSON.
+#[derive(Serialize)]
+struct JsonScore<'a> {
+    token_ids: &'a [u32],
+    logprobs: &'a [Option<f32>],
+    perplexity: Option<f64>,
+}
+
+fn write_table(model: &AutoModel, scored: &Score, out: &mut Output) -> Result<()> {
+    let mut rows = vec![["position", "id", "logprob", "token"].map(str::to_owned).to_vec()];
+    for (position, (&id, logprob)) in scored.token_ids.iter().zip(&scored.logprobs).enumerate() {
+        let token = model.tokenizer().and_then(|tokenizer| tokenizer.id_to_token(id)).unwrap_or_default();
+        let logprob = logprob.map_or_else(|| "-".to_owned(), |logprob| format!("{logprob:.4}"));
+        rows.push(vec![position.to_string(), id.to_string(), logprob, printable(&token)]);
+    }
+    for line in table(&rows, &[true, true, true, false]) {
+        out.line(line)?;
+    }
+    match scored.perplexity() {
+        Some(perplexity) => out.line(format_args!("\nperplexity {perplexity:.4} over {} tokens", rows.len() - 2)),
+        None => out.line("\nno perplexity: a single token has nothing before it"),
+    }
+}

@@ -1,0 +1,108 @@
+//! The `fornax` command: its subcommands, and how it ends. What it does is done by the `fornax` library; this crate
+//! reads arguments, writes results and draws progress, and knows nothing about models.
+
+mod args;
+mod commands;
+mod input;
+mod interrupt;
+mod notices;
+mod output;
+mod panics;
+mod progress;
+mod quickstart;
+mod report;
+mod sampling;
+mod table;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use fornax::backend;
+
+use crate::args::CommonArgs;
+use crate::commands::{chat, download, embed, generate, inspect, score};
+
+/// Language models in Rust: train, load, generate, chat and embed, on any device.
+#[derive(Debug, Parser)]
+#[command(name = "fornax", version, arg_required_else_help = true, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+const EXAMPLES: &str = "\
+MODEL is a folder with config.json and weights, a .gguf file, or the id of a model on the Hugging Face hub, which is \
+fetched once and kept: org/name, org/name@revision, org/name:file.gguf.
+
+Results go to standard output; progress and errors go to standard error. The exit code is 0 if all went well, 1 after \
+an error, 2 when the arguments cannot be understood.
+
+Examples:
+  fornax quickstart
+  fornax generate Qwen/Qwen2.5-0.5B-Instruct --prompt \"Once upon a time\"
+  fornax chat Qwen/Qwen2.5-0.5B-Instruct --system \"Answer in one sentence.\"
+  fornax inspect model.gguf
+  fornax help generate";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Quickstart(quickstart::QuickstartArgs),
+    Generate(generate::GenerateArgs),
+    Chat(chat::ChatArgs),
+    Score(score::ScoreArgs),
+    Embed(embed::EmbedArgs),
+    Inspect(inspect::InspectArgs),
+    Download(download::DownloadArgs),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match panics::guarded(|| run(&cli)) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read the results has seen enough, as `head` does.
+        Err(error) if error.is::<output::Closed>() => ExitCode::SUCCESS,
+        Err(error) => {
+            report::error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> anyhow::Result<()> {
+    let common = &cli.common;
+    // Before anything else, for the first tensor starts the threads.
+    if let Some(count) = common.threads {
+        backend::set_threads(count)?;
+    }
+    match &cli.command {
+        Command::Quickstart(args) => quickstart::run(args, common),
+        Command::Generate(args) => generate::run(args, common),
+        Command::Chat(args) => chat::run(args, common),
+        Command::Score(args) => score::run(args, common),
+        Command::Embed(args) => embed::run(args, common),
+        Command::Inspect(args) => inspect::run(args, common),
+        Command::Download(args) => download::run(args, common),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_teaches_by_examples() {
+        for command in Cli::command().get_subcommands() {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("fornax "), "{} has no example", command.get_name());
+            assert!(command.get_about().is_some(), "{} says nothing about itself", command.get_name());
+        }
+    }
+}

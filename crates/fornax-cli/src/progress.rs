@@ -1,0 +1,113 @@
+//! Bars on standard error for files that are being fetched, one a file. Where there is no terminal nothing is drawn, and
+//! what the user should know is written as lines.
+
+use std::collections::HashMap;
+use std::fmt::Display;
+use std::sync::{Mutex, PoisonError};
+
+use fornax::hub::{Event, Progress};
+use indicatif::{DecimalBytes, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::notices::Notices;
+use crate::table::printable;
+
+const WITH_TOTAL: &str =
+    "{msg:28!} [{bar:20}] {decimal_bytes:>9} of {decimal_total_bytes:9} {decimal_bytes_per_sec:>13} {eta:>4}";
+const WITHOUT_TOTAL: &str = "{msg:28!} {decimal_bytes:>9} {decimal_bytes_per_sec:>13}";
+
+/// Shows a download.
+#[derive(Debug)]
+pub struct Downloads {
+    notices: Notices,
+    bars: MultiProgress,
+    files: Mutex<HashMap<String, ProgressBar>>,
+}
+
+impl Downloads {
+    /// Shows nothing until something is fetched.
+    pub fn new(notices: Notices) -> Self {
+        let target = if notices.shows_info() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        Self { notices, bars: MultiProgress::with_draw_target(target), files: Mutex::default() }
+    }
+
+    fn with_bar(&self, file: &str, total: Option<u64>, change: impl FnOnce(&ProgressBar)) {
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let bar = files.entry(file.to_owned()).or_insert_with(|| {
+            let bar = match total {
+                Some(total) => ProgressBar::new(total).with_style(style(WITH_TOTAL)),
+                None => ProgressBar::no_length().with_style(style(WITHOUT_TOTAL)),
+            };
+            self.bars.add(bar.with_message(printable(file)))
+        });
+        change(bar);
+    }
+
+    /// Above the bars where there are any.
+    fn line(&self, write: impl FnOnce(Notices, &dyn Display), text: &dyn Display) {
+        self.bars.suspend(|| write(self.notices, text));
+    }
+}
+
+impl Progress for Downloads {
+    fn event(&self, event: &Event<'_>) {
+        match event {
+            Event::Plan { files: 0, .. } => {}
+            Event::Plan { files, bytes } => {
+                let text = format!("fetching {files} file(s), {}", DecimalBytes(*bytes));
+                self.line(|notices, text| notices.detail(text), &text);
+            }
+            Event::Started { file, total, resumed } => {
+                self.with_bar(file, *total, |bar| {
+                    bar.set_position(*resumed);
+                    // What an earlier run fetched is not this one's speed.
+                    bar.reset_eta();
+                });
+                if *resumed > 0 {
+                    let text = format!("{}: continuing after {}", printable(file), DecimalBytes(*resumed));
+                    self.line(|notices, text| notices.detail(text), &text);
+                }
+            }
+            Event::Advanced { file, bytes } => self.with_bar(file, None, |bar| bar.set_position(*bytes)),
+            Event::Finished { file, bytes } => {
+                self.with_bar(file, Some(*bytes), |bar| {
+                    bar.set_position(*bytes);
+                    bar.finish();
+                });
+                let text = format!("{}: {} fetched", printable(file), DecimalBytes(*bytes));
+                self.line(|notices, text| notices.detail(text), &text);
+            }
+            Event::Retrying { what, reason, pause } => {
+                let text =
+                    format!("{}: {}; trying again in {:.1} s", printable(what), printable(reason), pause.as_secs_f64());
+                self.line(|notices, text| notices.warn(text), &text);
+            }
+            Event::Waiting { file } => {
+                let text = format!("{}: another process is fetching it; waiting for it", printable(file));
+                self.line(|notices, text| notices.warn(text), &text);
+            }
+            Event::UsingCache { repo, reason } => {
+                let text = format!("{}: using the copy on this machine, for {}", printable(repo), printable(reason));
+                self.line(|notices, text| notices.warn(text), &text);
+            }
+            // Events that later versions of the library add are not shown.
+            _ => {}
+        }
+    }
+}
+
+fn style(template: &'static str) -> ProgressStyle {
+    // A template that does not parse would leave a plain bar; the test below holds that they parse.
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_templates_parse() {
+        for template in [WITH_TOTAL, WITHOUT_TOTAL] {
+            ProgressStyle::with_template(template).expect("it is written as indicatif reads it");
+        }
+    }
+}
