@@ -73,7 +73,7 @@ impl<'a> Embedder<'a> {
         if options.batch_size == 0 {
             return Err(out_of_range("batch_size", 0, "at least 1"));
         }
-        let limit = self.model.network().max_positions();
+        let limit = self.model.network().context_length();
         let max_length = options.max_length.unwrap_or(limit);
         if max_length == 0 || max_length > limit {
             return Err(out_of_range("max_length", max_length, "1 to the model's number of positions"));

@@ -110,7 +110,7 @@ impl<'a> Generator<'a> {
         if !params.stop.is_empty() && self.model.tokenizer().is_none() {
             return Err(EngineError::NoTokenizer);
         }
-        let room = decoder.config().max_positions - prompt.len();
+        let room = decoder.config().context_length() - prompt.len();
         let limit = params.max_new_tokens.min(room);
         if params.num_beams > 1 {
             let generations = self.beam_search(decoder, &prompt, params, limit)?;

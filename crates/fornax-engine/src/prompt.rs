@@ -70,7 +70,7 @@ impl Prompt {
         if ids.is_empty() {
             ids.push(model.generation_defaults().bos_token_id.ok_or(EngineError::EmptyPrompt)?);
         }
-        let context = model.network().max_positions();
+        let context = model.network().context_length();
         if ids.len() >= context {
             return Err(EngineError::PromptTooLong { found: ids.len(), context });
         }

@@ -40,7 +40,7 @@ pub fn score(model: &AutoModel, text: impl Into<Prompt>) -> Result<Score, Engine
     if token_ids.is_empty() {
         return Err(EngineError::EmptyPrompt);
     }
-    let context = decoder.config().max_positions;
+    let context = decoder.config().context_length();
     let vocab_size = decoder.config().vocab_size;
     let mut logprobs: Vec<Option<f32>> = vec![None];
     let mut start = 0;

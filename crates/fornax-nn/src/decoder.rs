@@ -7,7 +7,7 @@ use burn::tensor::{DType, Device, Int, Tensor};
 
 use crate::{
     Attention, AttentionConfig, Embedding, EmbeddingConfig, KvCache, KvCacheConfig, LayerCache, Linear, LinearConfig,
-    Mlp, MlpConfig, Norm, NormConfig, RopeConfig, RopeTables,
+    Mlp, MlpConfig, Norm, NormConfig, RopeConfig, RopeScaling, RopeTables,
 };
 
 /// How the stack knows where a token stands.
@@ -37,7 +37,7 @@ pub struct DecoderConfig {
     pub norm: NormConfig,
     /// How positions enter.
     pub position: Position,
-    /// Longest sequence that the model was trained or configured for, in tokens.
+    /// Longest sequence that the model was configured for, in tokens, before any stretching of its positions.
     pub max_positions: usize,
     /// Whether the output layer is the embedding itself.
     pub tie_embeddings: bool,
@@ -46,6 +46,24 @@ pub struct DecoderConfig {
 }
 
 impl DecoderConfig {
+    /// Longest sequence that the model can make sense of, in tokens: what it was configured for, and beyond it as far as
+    /// its rotary angles are stretched.
+    pub fn context_length(&self) -> usize {
+        let stretched = |positions: usize, factor: f64| (positions as f64 * factor).round() as usize;
+        match &self.position {
+            Position::Learned { max_positions } => *max_positions,
+            Position::Rope(rope) => match rope.scaling {
+                RopeScaling::Linear { factor } | RopeScaling::Dynamic { factor } => {
+                    stretched(self.max_positions, factor).max(self.max_positions)
+                }
+                RopeScaling::Yarn { factor, original_max_positions, .. } => {
+                    stretched(original_max_positions, factor).max(self.max_positions)
+                }
+                RopeScaling::None | RopeScaling::Llama3 { .. } | RopeScaling::LongRope { .. } => self.max_positions,
+            },
+        }
+    }
+
     /// Makes the stack; its weights are drawn when they are first used.
     pub fn init(&self, device: &Device) -> Decoder {
         let table = |num_embeddings| {

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use burn::grad_clipping::GradientClippingConfig;
 use burn::module::Module;
 use burn::optim::{AdamWConfig, GradientsParams};
-use fornax_backend::Device;
 use fornax_nn::Decoder;
 
 use crate::{TokenWindows, TrainError, causal_lm_loss, cosine_with_warmup};
@@ -79,7 +78,7 @@ impl PretrainReport {
     }
 }
 
-/// Trains `decoder` on a stream of tokens and returns it without gradients, as [`Decoder::forward`] wants it for use.
+/// Trains `decoder`, on the device that it is on, with a stream of tokens, and returns it without gradients, as [`Decoder::forward`] wants it for use.
 /// `on_step` is told of every step.
 ///
 /// Weights that were not used before are drawn from burn's own generator; seed it by
@@ -91,13 +90,12 @@ pub fn pretrain(
     decoder: Decoder,
     tokens: Vec<u32>,
     args: &PretrainArgs,
-    device: &Device,
     mut on_step: impl FnMut(&StepReport),
 ) -> Result<(Decoder, PretrainReport), TrainError> {
     let mut windows = TokenWindows::new(tokens, args.sequence_length, args.seed)?;
     check(args, &decoder, &windows)?;
-    let device = device.autodiff();
-    let mut decoder = decoder.train().to_device(&device);
+    let mut decoder = decoder.train();
+    let device = decoder.device();
     let mut optimizer = AdamWConfig::new()
         .with_beta_2(0.95)
         .with_epsilon(1e-8)
@@ -135,7 +133,7 @@ fn check(args: &PretrainArgs, decoder: &Decoder, windows: &TokenWindows) -> Resu
     if !(args.learning_rate.is_finite() && args.learning_rate > 0.0) {
         return bad("learning_rate", args.learning_rate.to_string(), "a positive number".into());
     }
-    let context = decoder.config().max_positions;
+    let context = decoder.config().context_length();
     if args.sequence_length > context {
         return bad(
             "sequence_length",

@@ -45,3 +45,8 @@ pub mod prelude {
     pub use fornax_models::{AutoModel, LoadOptions};
     pub use fornax_text::Tokenizer;
 }
+
+/// The README's code is compiled with the other examples.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

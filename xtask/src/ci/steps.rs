@@ -81,14 +81,21 @@ pub const STEPS: &[Step] = &[
         purpose: "the tests, as the README runs them",
         needs: None,
         environment: &[],
-        action: Action::Cargo(&["test", "--workspace"]),
+        action: Action::Cargo(&["test"]),
+    },
+    Step {
+        name: "chores",
+        purpose: "the tests of these chores, in the profile that they are built in",
+        needs: None,
+        environment: &[],
+        action: Action::Cargo(&["test", "--profile", "xtask", "-p", "xtask"]),
     },
     Step {
         name: "quickstart",
         purpose: "the README's first command",
         needs: None,
         environment: &[],
-        action: Action::Cargo(&["run", "-p", "fornax-cli", "--", "quickstart"]),
+        action: Action::Cargo(&["run", "--", "quickstart"]),
     },
     Step {
         name: "examples",
@@ -123,7 +130,17 @@ pub const STEPS: &[Step] = &[
         purpose: "another backend gives the same numbers (on Vulkan in software)",
         needs: Some(needs::software_vulkan),
         environment: &[("FORNAX_TEST_DEVICE", "wgpu")],
-        action: Action::Cargo(&["test", "-p", "fornax", "--features", "wgpu", "--test", "it"]),
+        // Without the `cpu` feature, so that the CPU's backend is not built once more.
+        action: Action::Cargo(&[
+            "test",
+            "-p",
+            "fornax-models",
+            "--no-default-features",
+            "--features",
+            "fornax-backend/wgpu",
+            "--test",
+            "it",
+        ]),
     },
 ];
 

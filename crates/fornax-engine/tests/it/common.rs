@@ -43,10 +43,6 @@ impl Expected {
         Self(Checkpoint::open(fixture(case).join("expected.safetensors")).expect("the fixture opens"))
     }
 
-    pub fn contains(&self, name: &str) -> bool {
-        self.0.contains(name)
-    }
-
     pub fn floats(&self, name: &str) -> Vec<f32> {
         self.0.tensor(name).expect(name).to_f32().expect("floats")
     }

@@ -7,7 +7,7 @@ use crate::common::{fixture, load};
 #[test]
 fn prompts() {
     let model = load(&fixture("gpt2"));
-    let context = model.network().max_positions();
+    let context = model.network().context_length();
     let params = SamplingParams::default();
     for (prompt, part) in [
         (Prompt::Tokens(vec![1; context]), format!("context holds {context}")),

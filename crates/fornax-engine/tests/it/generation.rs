@@ -78,7 +78,7 @@ fn a_stream_is_the_whole_in_pieces() {
 #[test]
 fn the_context_ends_a_sequence() {
     let model = load(&fixture("gpt2"));
-    let context = model.network().max_positions();
+    let context = model.network().context_length();
     let prompt = vec![7; context - 3];
     let params = SamplingParams::default().max_new_tokens(50).ignore_eos(true);
     let found = model.generator().generate(prompt, &params).expect("it generates").remove(0);

@@ -31,7 +31,7 @@ fn log_probabilities() {
 #[test]
 fn windows_over_a_long_text() {
     let model = load(&fixture("gpt2"));
-    let context = model.network().max_positions();
+    let context = model.network().context_length();
     let tokens: Vec<u32> = (0..3 * context as u32 + 5).map(|i| (i * 7 + 1) % 60).collect();
     let long = score(&model, tokens.clone()).expect("it scores");
     let short = score(&model, tokens[..context].to_vec()).expect("it scores");

@@ -49,7 +49,7 @@ fn a_cycle_is_learned() {
     let tokens: Vec<u32> = (0..2000).map(|i| i % 7).collect();
     let mut steps = 0;
     let (trained, report) =
-        pretrain(decoder().init(&device), tokens, &args(), &device, |step| steps = step.step).expect("it trains");
+        pretrain(decoder().init(&device), tokens, &args(), |step| steps = step.step).expect("it trains");
     assert_eq!(steps, 60);
     assert!((report.losses[0] - 16f32.ln()).abs() < 0.5, "first loss {}", report.losses[0]);
     assert!(report.losses[59] < 0.1, "last loss {}", report.losses[59]);
@@ -60,7 +60,7 @@ fn a_cycle_is_learned() {
 fn what_cannot_work_is_refused() {
     let device = Device::cpu();
     let run = |tokens: Vec<u32>, args: PretrainArgs| {
-        pretrain(decoder().init(&device), tokens, &args, &device, |_| ()).map(|_| ()).expect_err("refused")
+        pretrain(decoder().init(&device), tokens, &args, |_| ()).map(|_| ()).expect_err("refused")
     };
     assert!(matches!(run(vec![1; 10], args()), TrainError::TooFewTokens { found: 10, needed: 17 }));
     assert!(matches!(run(vec![16; 100], args()), TrainError::TokenOutOfVocabulary { found: 16, .. }));
