@@ -46,8 +46,10 @@ fn all(c: &mut Criterion) {
     }
     for case in cases::rope::BENCHES {
         let x = random(case.shape, &device);
-        let (cos, sin) =
-            (random([case.shape[2], case.rotary_dim / 2], &device), random([case.shape[2], case.rotary_dim / 2], &device));
+        let (cos, sin) = (
+            random([case.shape[2], case.rotary_dim / 2], &device),
+            random([case.shape[2], case.rotary_dim / 2], &device),
+        );
         bench(c, "rope", format!("{:?}", case.shape), case.cost(), || ops::rope(x.clone(), cos.clone(), sin.clone()));
     }
     for case in cases::attention::BENCHES {

@@ -76,7 +76,7 @@ impl HubConfig {
             ca_file: None,
             offline: false,
             revision: DEFAULT_REVISION.into(),
-            retries: 5,
+            retries: 3,
             backoff: Duration::from_millis(500),
             timeout: Duration::from_secs(30),
             parallel: 4,

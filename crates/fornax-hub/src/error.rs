@@ -111,6 +111,14 @@ pub enum HubError {
         /// The last attempt's failure.
         reason: String,
     },
+    /// A name that may have been meant as a path, and that the hub could not be asked about or does not know.
+    #[error("there is no file or folder {model:?} here, and as a model of the hub: {source}")]
+    NotHere {
+        /// The name as it was given.
+        model: String,
+        /// What the hub's part was.
+        source: Box<Self>,
+    },
     /// The server could not prove who it is.
     #[error(
         "the connection to {url} is not secure: {reason}; where a proxy of your network signs for every host, set SSL_CERT_FILE to a PEM file with its certificate"
@@ -220,6 +228,18 @@ impl HubError {
                 | Self::Untrusted { .. }
                 | Self::BadAnswer { .. }
         )
+    }
+}
+
+impl HubError {
+    /// Says, where the hub failed or does not know the name, that no path has it either.
+    pub(crate) fn of_a_name(self, model: &str) -> Self {
+        match self {
+            Self::Network { .. } | Self::RepoNotFound { .. } => {
+                Self::NotHere { model: model.to_owned(), source: Box::new(self) }
+            }
+            other => other,
+        }
     }
 }
 

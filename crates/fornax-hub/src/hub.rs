@@ -62,7 +62,7 @@ impl Hub {
     pub fn resolve(&self, model: &str, progress: &dyn Progress) -> Result<ModelSource, HubError> {
         match local(model)? {
             Some(source) => Ok(source),
-            None => self.fetch(model, progress),
+            None => self.fetch(model, progress).map_err(|error| error.of_a_name(model)),
         }
     }
 

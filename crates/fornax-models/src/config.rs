@@ -168,7 +168,8 @@ impl RopeParameters {
             return Err(ModelError::config("rope_theta", "a number above 1", theta));
         }
         check_multiple("head_dim", rotary_dim, "2, since pairs of dimensions are turned", 2)?;
-        let original = self.original_max_position_embeddings.or(original);
+        // transformers lets the top-level key win.
+        let original = original.or(self.original_max_position_embeddings);
         let scaling = match self.rope_type.as_deref().unwrap_or("default") {
             "default" => RopeScaling::None,
             "linear" => RopeScaling::Linear { factor: self.factor()? },

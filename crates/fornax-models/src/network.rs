@@ -5,8 +5,8 @@ use burn::tensor::Device;
 use fornax_nn::{Decoder, DecoderConfig};
 use serde_json::Value;
 
-use crate::{ModelError, registry};
 use crate::families::bert::{Bert, BertNetworkConfig};
+use crate::{ModelError, registry};
 
 /// Configuration of a [`Network`].
 #[derive(Debug, Clone, PartialEq)]

@@ -1,4 +1,4 @@
-//! The keys and values of the tokens seen so far, allocated once for a known capacity and written in place.
+//! The keys and values of the tokens seen so far, written in place into buffers that double up to a known capacity.
 //! Pages shared between requests are the engine's later matter; here each sequence owns its row.
 
 use burn::tensor::{Bool, DType, Device, Int, Tensor};
@@ -21,22 +21,27 @@ pub struct KvCacheConfig {
 }
 
 impl KvCacheConfig {
-    /// Bytes that the cache will take on the device.
+    /// Bytes that the cache takes on the device once it is full.
     pub fn bytes(&self) -> usize {
         2 * self.layers * self.batch * self.kv_heads * self.capacity * self.head_dim * self.dtype.size()
     }
 
-    /// Allocates the cache, empty.
+    /// Allocates the cache, empty, with room for the first tokens. The rest is allocated as it is needed, for a long
+    /// context may be more than the device has, and few sequences fill it.
     pub fn init(&self, device: &Device) -> KvCache {
-        let shape = [self.batch, self.kv_heads, self.capacity, self.head_dim];
+        let shape = [self.batch, self.kv_heads, self.capacity.min(FIRST_TOKENS), self.head_dim];
         let layer = || LayerCache {
             key: Tensor::zeros(shape, (device, self.dtype)),
             value: Tensor::zeros(shape, (device, self.dtype)),
             len: 0,
+            capacity: self.capacity,
         };
         KvCache { layers: (0..self.layers).map(|_| layer()).collect(), capacity: self.capacity }
     }
 }
+
+/// Tokens of each sequence that there is room for at first.
+const FIRST_TOKENS: usize = 512;
 
 /// Keys and values of every layer, for sequences of one common length.
 #[derive(Debug, Clone)]
@@ -98,10 +103,11 @@ impl KvCache {
 /// Keys and values of one layer.
 #[derive(Debug, Clone)]
 pub struct LayerCache {
-    /// `[batch, kv_heads, capacity, head_dim]`
+    /// `[batch, kv_heads, allocated, head_dim]`
     key: Tensor<4>,
     value: Tensor<4>,
     len: usize,
+    capacity: usize,
 }
 
 impl LayerCache {
@@ -111,16 +117,36 @@ impl LayerCache {
     /// When the capacity is exceeded; the engine admits only what fits.
     pub fn append(&mut self, key: Tensor<4>, value: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
         let [batch, heads, new, dim] = key.dims();
-        let [held, _, capacity, _] = self.key.dims();
+        let [held, _, allocated, _] = self.key.dims();
         assert_eq!(batch, held, "kv cache: sequences fed and held");
         let end = self.len + new;
-        assert!(end <= capacity, "kv cache: {end} tokens exceed the capacity of {capacity}");
+        assert!(end <= self.capacity, "kv cache: {end} tokens exceed the capacity of {}", self.capacity);
+        if end > allocated {
+            self.grow(end.max(2 * allocated).min(self.capacity));
+        }
         let place = [0..batch, 0..heads, self.len..end, 0..dim];
         // In place because nobody else holds the buffer: the views given out before are gone by now.
         self.key.inplace(|buffer| buffer.slice_assign(place.clone(), key));
         self.value.inplace(|buffer| buffer.slice_assign(place, value));
         self.len = end;
         (self.key.clone().narrow(2, 0, end), self.value.clone().narrow(2, 0, end))
+    }
+}
+
+impl LayerCache {
+    /// Moves what is held to buffers for `allocated` tokens.
+    fn grow(&mut self, allocated: usize) {
+        let [batch, heads, _, dim] = self.key.dims();
+        let len = self.len;
+        let larger = |held: Tensor<4>| {
+            let empty = Tensor::zeros([batch, heads, allocated, dim], (&held.device(), held.dtype()));
+            if len == 0 {
+                return empty;
+            }
+            empty.slice_assign([0..batch, 0..heads, 0..len, 0..dim], held.narrow(2, 0, len))
+        };
+        self.key.inplace(larger);
+        self.value.inplace(larger);
     }
 }
 
@@ -135,4 +161,79 @@ pub fn visible_positions(lengths: &[usize], device: &Device) -> Tensor<2, Bool> 
     let longest = lengths.iter().copied().max().unwrap_or(0);
     let rows: Vec<bool> = lengths.iter().flat_map(|&length| (0..longest).map(move |at| at < length)).collect();
     Tensor::from_data(burn::tensor::TensorData::new(rows, [lengths.len(), longest]), device)
+}
+
+#[cfg(test)]
+mod tests {
+    use fornax_backend::Device;
+
+    use super::*;
+
+    fn cache(batch: usize, capacity: usize) -> KvCache {
+        let config = KvCacheConfig { layers: 1, kv_heads: 1, head_dim: 2, batch, capacity, dtype: DType::F32 };
+        assert_eq!(config.bytes(), 2 * batch * capacity * 2 * 4);
+        config.init(Device::cpu().as_burn())
+    }
+
+    /// `[batch, 1, new, 2]`, each sequence filled with its number.
+    fn rows(values: &[f32], new: usize) -> Tensor<4> {
+        let data: Vec<f32> = values.iter().flat_map(|&value| vec![value; 2 * new]).collect();
+        Tensor::<1>::from_floats(data.as_slice(), Device::cpu().as_burn()).reshape([values.len(), 1, new, 2])
+    }
+
+    fn firsts(tensor: Tensor<4>) -> Vec<f32> {
+        let [_, _, len, _] = tensor.dims();
+        tensor.into_data().iter::<f32>().step_by(2 * len.max(1)).collect()
+    }
+
+    #[test]
+    fn what_is_appended_comes_back_in_order() {
+        let mut cache = cache(2, 3);
+        cache.layers_mut()[0].append(rows(&[1.0, 2.0], 2), rows(&[1.0, 2.0], 2));
+        let (key, value) = cache.layers_mut()[0].append(rows(&[3.0, 4.0], 1), rows(&[5.0, 6.0], 1));
+        assert_eq!(key.into_data().iter::<f32>().collect::<Vec<_>>(), [1., 1., 1., 1., 3., 3., 2., 2., 2., 2., 4., 4.]);
+        assert_eq!(value.dims(), [2, 1, 3, 2]);
+        assert_eq!((cache.len(), cache.capacity()), (3, 3));
+    }
+
+    #[test]
+    fn sequences_are_chosen_and_repeated() {
+        let mut cache = cache(2, 4);
+        cache.layers_mut()[0].append(rows(&[1.0, 2.0], 1), rows(&[1.0, 2.0], 1));
+        cache.select_sequences(&[1, 1, 0]);
+        let (key, _) = cache.layers_mut()[0].append(rows(&[0.0; 3], 1), rows(&[0.0; 3], 1));
+        assert_eq!(firsts(key), [2.0, 2.0, 1.0]);
+        cache.select_sequences(&[2]);
+        let (key, _) = cache.layers_mut()[0].append(rows(&[0.0], 1), rows(&[0.0], 1));
+        assert_eq!(firsts(key), [1.0]);
+    }
+
+    #[test]
+    fn buffers_grow_up_to_the_capacity() {
+        let mut cache = cache(1, FIRST_TOKENS + 7);
+        for start in (0..FIRST_TOKENS).step_by(FIRST_TOKENS / 2) {
+            let piece = rows(&[start as f32 + 1.0], FIRST_TOKENS / 2);
+            cache.layers_mut()[0].append(piece.clone(), piece);
+        }
+        let (key, value) = cache.layers_mut()[0].append(rows(&[9.0], 7), rows(&[8.0], 7));
+        assert_eq!((key.dims(), cache.len()), ([1, 1, FIRST_TOKENS + 7, 2], FIRST_TOKENS + 7));
+        let (key, value): (Vec<f32>, Vec<f32>) = (key.into_data().iter().collect(), value.into_data().iter().collect());
+        assert_eq!((key[0], key[FIRST_TOKENS], key[2 * FIRST_TOKENS], value[2 * FIRST_TOKENS]), (1.0, 257.0, 9.0, 8.0));
+    }
+
+    #[test]
+    fn forgotten_tokens_are_overwritten() {
+        let mut cache = cache(1, 2);
+        cache.layers_mut()[0].append(rows(&[1.0], 2), rows(&[1.0], 2));
+        cache.truncate(0);
+        assert!(cache.is_empty());
+        let (key, _) = cache.layers_mut()[0].append(rows(&[9.0], 1), rows(&[9.0], 1));
+        assert_eq!(key.into_data().iter::<f32>().collect::<Vec<_>>(), [9.0, 9.0]);
+    }
+
+    #[test]
+    #[should_panic(expected = "exceed the capacity of 1")]
+    fn more_than_the_capacity_is_refused() {
+        cache(1, 1).layers_mut()[0].append(rows(&[1.0], 2), rows(&[1.0], 2));
+    }
 }

@@ -17,7 +17,9 @@ pub fn fixture(case: &str) -> PathBuf {
 
 /// A file of the test data, or a notice that it is not there.
 pub fn test_data(file: &str) -> Option<PathBuf> {
-    let found = std::env::var_os("FORNAX_TEST_DATA").map(|folder| PathBuf::from(folder).join(file)).filter(|path| path.exists());
+    let found = std::env::var_os("FORNAX_TEST_DATA")
+        .map(|folder| PathBuf::from(folder).join(file))
+        .filter(|path| path.exists());
     if found.is_none() {
         notice(&format!("FORNAX_TEST_DATA does not name a folder with {file}: this test checks nothing"));
     }

@@ -23,7 +23,8 @@ fn minilm_embeddings_are_those_of_transformers() {
         json["sentences"].as_array().expect("a list").iter().map(|text| text.as_str().expect("a text")).collect();
     assert_eq!(sentences.len(), 50);
     let found = model.embedder().embed(&sentences, &EmbedOptions::default()).expect("it embeds");
-    for ((sentence, found), wanted) in sentences.iter().zip(&found).zip(json["embeddings"].as_array().expect("a list")) {
+    for ((sentence, found), wanted) in sentences.iter().zip(&found).zip(json["embeddings"].as_array().expect("a list"))
+    {
         let wanted: Vec<f32> =
             wanted.as_array().expect("a list").iter().map(|x| x.as_f64().expect("a number") as f32).collect();
         let worst = found.iter().zip(&wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);

@@ -5,9 +5,22 @@ use fornax_engine::{FinishReason, ModelExt, SamplingParams};
 use crate::common::{Expected, fixture, load};
 
 const CASES: &[&str] = &[
-    "gpt2", "gpt2_options", "llama", "llama_gqa_tied", "llama3_rope", "llama_linear_rope", "llama_dynamic_rope",
-    "llama_yarn", "llama_yarn_options", "llama_longrope", "mistral", "mistral_no_window", "qwen2", "qwen2_window",
-    "qwen3", "qwen3_tied",
+    "gpt2",
+    "gpt2_options",
+    "llama",
+    "llama_gqa_tied",
+    "llama3_rope",
+    "llama_linear_rope",
+    "llama_dynamic_rope",
+    "llama_yarn",
+    "llama_yarn_options",
+    "llama_longrope",
+    "mistral",
+    "mistral_no_window",
+    "qwen2",
+    "qwen2_window",
+    "qwen3",
+    "qwen3_tied",
 ];
 
 #[test]
@@ -40,7 +53,11 @@ fn beams() {
             assert_eq!(found.token_ids, wanted[..found.token_ids.len()], "{case}");
             let rest = &wanted[found.token_ids.len()..];
             assert!(rest.windows(2).all(|pair| pair[0] == pair[1]), "{case}: ended too early, {rest:?} was to come");
-            assert!((found.beam_score.expect("a score") - score).abs() < 1e-4, "{case}: {:?} for {score}", found.beam_score);
+            assert!(
+                (found.beam_score.expect("a score") - score).abs() < 1e-4,
+                "{case}: {:?} for {score}",
+                found.beam_score
+            );
         }
         assert_eq!(found.len(), 3, "{case}");
     }
@@ -91,7 +108,8 @@ fn stop_tokens_end_a_sequence() {
     let params = SamplingParams::default().max_new_tokens(16);
     let free = model.generator().generate(vec![9, 8, 7], &params).expect("it generates").remove(0);
     let stop = free.token_ids[4];
-    let found = model.generator().generate(vec![9, 8, 7], &params.stop_token_ids([stop])).expect("it generates").remove(0);
+    let found =
+        model.generator().generate(vec![9, 8, 7], &params.stop_token_ids([stop])).expect("it generates").remove(0);
     let first = free.token_ids.iter().position(|&token| token == stop).expect("it is there");
     assert_eq!(found.token_ids, free.token_ids[..=first]);
     assert_eq!(found.finish_reason, FinishReason::StopToken(stop));

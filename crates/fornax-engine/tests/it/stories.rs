@@ -19,7 +19,7 @@ fn greedy_tokens_are_those_of_llama_cpp() {
     assert_eq!(cases.len(), 5);
     for case in cases {
         let prompt = case["prompt"].as_str().expect("a text");
-        let wanted = ids(&case["greedy_ids"]);
+        let wanted = ids(&case["generated_ids"]);
         assert_eq!(wanted.len(), 200);
         assert_eq!(tokenizer.encode(prompt, true).expect("it encodes").ids, ids(&case["prompt_ids"]), "{prompt}");
         let params = SamplingParams::default().max_new_tokens(200).ignore_eos(true);

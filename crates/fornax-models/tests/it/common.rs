@@ -45,8 +45,10 @@ pub fn folder(case: &str) -> PathBuf {
 /// Loads a case in f32, whatever it is stored in: the expectations were computed so.
 pub fn load(path: &Path, device: &Device) -> AutoModel {
     let path = path.to_str().expect("fixture paths are UTF-8");
-    let options =
-        fornax_models::LoadOptions { dtype: Some(fornax_backend::FloatDtype::F32), ..fornax_models::LoadOptions::default() };
+    let options = fornax_models::LoadOptions {
+        dtype: Some(fornax_backend::FloatDtype::F32),
+        ..fornax_models::LoadOptions::default()
+    };
     AutoModel::load_with(path, device, &options).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 

@@ -27,18 +27,12 @@ fn hidden_states_of_a_gguf_bert() {
     let (model, expected) = (load(&folder("bert").join("gguf/model.gguf"), &device), Expected::of("bert"));
     let bert = model.encoder().expect("an encoder");
     let ids = |name| expected.id_tensor(name, &device);
-    let hidden =
-        bert.forward(ids("input_ids"), Some(ids("token_type_ids")), Some(ids("attention_mask").equal_elem(1)));
+    let hidden = bert.forward(ids("input_ids"), Some(ids("token_type_ids")), Some(ids("attention_mask").equal_elem(1)));
     let mask = expected.ids("attention_mask");
     let size = hidden.dims()[2];
     let seen = |states: Vec<f32>| -> Vec<f32> {
         let rows = states.chunks_exact(size).zip(&mask);
         rows.filter(|&(_, &mask)| mask == 1).flat_map(|(row, _)| row.to_vec()).collect()
     };
-    assert_close(
-        "bert, gguf",
-        &seen(values(hidden)),
-        &seen(expected.floats("last_hidden_state")),
-        tolerance(&device),
-    );
+    assert_close("bert, gguf", &seen(values(hidden)), &seen(expected.floats("last_hidden_state")), tolerance(&device));
 }
