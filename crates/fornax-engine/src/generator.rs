@@ -5,6 +5,7 @@ use std::fmt;
 use burn::tensor::{Int, Tensor};
 use fornax_models::AutoModel;
 use fornax_nn::{Decoder, KvCache};
+use fornax_text::Tokenizer;
 
 use crate::beam::{BeamConfig, BeamSearch};
 use crate::error::to_host;
@@ -167,7 +168,7 @@ impl<'a> Generator<'a> {
         limit: usize,
     ) -> Result<Generation, EngineError> {
         let mut text = match self.model.tokenizer() {
-            Some(tokenizer) => tokenizer.decode(&token_ids, true)?,
+            Some(tokenizer) => decode(tokenizer, &token_ids)?,
             None => String::new(),
         };
         let mut stopped = None;
@@ -193,9 +194,15 @@ impl<'a> Generator<'a> {
         if params.stop.is_empty() {
             return false;
         }
-        let text = self.model.tokenizer().and_then(|tokenizer| tokenizer.decode(tokens, true).ok());
+        let text = self.model.tokenizer().and_then(|tokenizer| decode(tokenizer, tokens).ok());
         text.is_some_and(|text| params.stop.iter().any(|stop| text.contains(stop)))
     }
+}
+
+/// The text of the tokens that the tokenizer knows; an embedding may have more rows than that.
+fn decode(tokenizer: &Tokenizer, tokens: &[u32]) -> Result<String, EngineError> {
+    let known: Vec<u32> = tokens.iter().copied().filter(|&token| tokenizer.id_to_token(token).is_some()).collect();
+    Ok(tokenizer.decode(&known, true)?)
 }
 
 fn history(prompt: &[u32], generated: &[u32]) -> History {

@@ -6,7 +6,7 @@ use std::fmt;
 
 use fornax_models::AutoModel;
 use fornax_nn::{Decoder, KvCache};
-use fornax_text::StreamDecoder;
+use fornax_text::{StreamDecoder, TextError};
 
 use crate::EngineError;
 use crate::generator::{FinishReason, Generation, forward_last, prefill};
@@ -203,7 +203,10 @@ impl Sequence {
         let mut finish_reason = ends_by_token;
         if let Some(decoder) = &mut self.decoder {
             // The token that ends a sequence is not part of its text.
-            let piece = if ends_by_token.is_none() { decoder.push(token)? } else { None };
+            let piece = match ends_by_token {
+                None => spoken(decoder.push(token))?,
+                Some(_) => None,
+            };
             if let Some(piece) = piece {
                 let output = self.stop.push(&piece);
                 text.push_str(&output.text);
@@ -234,5 +237,13 @@ impl Sequence {
         }
         text.push_str(&self.stop.finish());
         Ok(())
+    }
+}
+
+/// The text of a token. Embeddings are often padded to a round number of rows; a row past the tokenizer's ids says nothing.
+fn spoken(piece: Result<Option<String>, TextError>) -> Result<Option<String>, EngineError> {
+    match piece {
+        Err(TextError::UnknownId { .. }) => Ok(None),
+        other => Ok(other?),
     }
 }

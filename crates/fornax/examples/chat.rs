@@ -1,5 +1,7 @@
 //! A conversation of two questions: `cargo run --example chat -- MODEL`.
 
+#![allow(clippy::print_stdout, reason = "an example shows what it has")]
+
 use fornax::prelude::*;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -1,5 +1,7 @@
 //! Compares sentences by their embeddings: `cargo run --example embed -- MODEL`.
 
+#![allow(clippy::print_stdout, reason = "an example shows what it has")]
+
 use fornax::prelude::*;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

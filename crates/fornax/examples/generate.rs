@@ -1,5 +1,7 @@
 //! Continues a prompt: `cargo run --example generate -- MODEL [PROMPT]`.
 
+#![allow(clippy::print_stdout, reason = "an example shows what it has")]
+
 use fornax::prelude::*;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -1,5 +1,7 @@
 //! A model defined from the layers: one attention and one MLP over embedded tokens.
 
+#![allow(clippy::print_stdout, reason = "an example shows what it has")]
+
 use fornax::burn::module::Module;
 use fornax::burn::tensor::{Device as BurnDevice, Int, Tensor};
 use fornax::nn::{Activation, Attention, AttentionConfig, Embedding, EmbeddingConfig, Mlp, MlpConfig, RmsNorm};

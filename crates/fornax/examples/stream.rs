@@ -1,5 +1,7 @@
 //! Prints a story as it is made: `cargo run --example stream -- MODEL`.
 
+#![allow(clippy::print_stdout, reason = "an example shows what it has")]
+
 use std::io::Write;
 
 use fornax::prelude::*;

@@ -1,6 +1,9 @@
 //! Greedy and beam search give transformers' tokens; sampling keeps its promises.
 
 use fornax_engine::{FinishReason, ModelExt, SamplingParams};
+use fornax_models::families::llama::LlamaConfig;
+use fornax_models::{AutoModel, Network};
+use fornax_text::{BpeTrainerConfig, train_bpe};
 
 use crate::common::{Expected, fixture, load};
 
@@ -113,4 +116,21 @@ fn stop_tokens_end_a_sequence() {
     let first = free.token_ids.iter().position(|&token| token == stop).expect("it is there");
     assert_eq!(found.token_ids, free.token_ids[..=first]);
     assert_eq!(found.finish_reason, FinishReason::StopToken(stop));
+}
+
+/// An embedding with more rows than the tokenizer has ids, as published models have: the rows past them say nothing.
+#[test]
+fn padded_vocabularies() {
+    let device = crate::common::device();
+    device.seed(5);
+    let config = LlamaConfig { hidden_size: 32, intermediate_size: 32, num_hidden_layers: 1, ..LlamaConfig::tiny() };
+    let network = Network::Decoder(config.decoder().expect("valid").init(device.as_burn()));
+    let settings = BpeTrainerConfig { vocab_size: 258, ..BpeTrainerConfig::default() };
+    let tokenizer = train_bpe(["some text".to_owned()], &settings).expect("trained");
+    let model = AutoModel::from_parts(config.to_json(), network, Some(tokenizer), &device).expect("it fits");
+    let params = SamplingParams::default().temperature(1.0).seed(1).max_new_tokens(40).ignore_eos(true);
+    for params in [params.clone().stop(["never said"]), params.temperature(0.0).num_beams(2)] {
+        let found = model.generator().generate(vec![5], &params).expect("it generates").remove(0);
+        assert_eq!(found.token_ids.len(), 40);
+    }
 }
