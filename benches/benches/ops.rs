@@ -1,5 +1,6 @@
 //! The operations on the shapes of real models. Each case states the bytes it must move, so criterion's throughput is to be
-//! read against the machine's memory bandwidth; `FORNAX_BENCH_DEVICE` names the device.
+//! read against the machine's memory bandwidth; `FORNAX_BENCH_DEVICE` names the device, of those whose
+//! features are enabled (`--features fornax-backend/cuda`).
 
 #![allow(missing_docs, reason = "criterion's macros make undocumented functions")]
 
@@ -43,6 +44,11 @@ fn all(c: &mut Criterion) {
         let (x, weight) = (random([case.rows, case.features], &device), random([case.features], &device));
         let name = format!("{}x{}", case.rows, case.features);
         bench(c, "rms_norm", name, case.cost(), || ops::rms_norm(x.clone(), weight.clone(), 1e-6));
+    }
+    for case in cases::layer_norm::BENCHES {
+        let (x, weight) = (random([case.rows, case.features], &device), random([case.features], &device));
+        let name = format!("{}x{}", case.rows, case.features);
+        bench(c, "layer_norm", name, case.cost(), || ops::layer_norm(x.clone(), weight.clone(), None, 1e-5));
     }
     for case in cases::rope::BENCHES {
         let x = random(case.shape, &device);

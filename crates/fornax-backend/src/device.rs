@@ -132,7 +132,7 @@ impl Device {
         Err(DeviceError::NotPresent { device: "best".into(), reason })
     }
 
-    /// The devices that this build can use on this machine, the processor first.
+    /// A device of each backend that this build can use on this machine, the processor first.
     pub fn available() -> Vec<Self> {
         Backend::ALL.into_iter().filter_map(|backend| Self::open(backend, None).ok()).collect()
     }
@@ -165,7 +165,8 @@ impl Device {
             Ok(inner)
         }));
         match opened {
-            Ok(Ok(inner)) => Ok(Self { backend, index, inner }),
+            // There is one processor, so its index says nothing.
+            Ok(Ok(inner)) => Ok(Self { backend, index: index.filter(|_| backend != Backend::Cpu), inner }),
             Ok(Err(reason)) => Err(absent(reason)),
             Err(panic) => Err(absent(panic_text(panic.as_ref()))),
         }

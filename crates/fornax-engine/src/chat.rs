@@ -25,12 +25,14 @@ use crate::{EngineError, Generator, Prompt, Stream};
 pub struct Chat<'a> {
     model: &'a AutoModel,
     messages: Vec<Message>,
+    /// Asked and not answered yet.
+    question: Option<Message>,
 }
 
 impl<'a> Chat<'a> {
     /// An empty conversation with this model.
     pub fn new(model: &'a AutoModel) -> Self {
-        Self { model, messages: Vec::new() }
+        Self { model, messages: Vec::new(), question: None }
     }
 
     /// Begins with a message that says how to answer.
@@ -40,41 +42,43 @@ impl<'a> Chat<'a> {
         self
     }
 
-    /// The messages so far.
+    /// The messages so far, questions with their answers.
     pub fn messages(&self) -> &[Message] {
         &self.messages
     }
 
-    /// Adds the user's message and streams the model's answer. The answer becomes part of the conversation by
-    /// [`answered`](Self::answered), so that one which was broken off can be left out or kept as far as it went.
+    /// Streams the model's answer to the user's message. Both become part of the conversation by
+    /// [`answered`](Self::answered), so that an answer which was broken off can be kept as far as it went, or forgotten
+    /// with its question by asking another.
     ///
     /// # Errors
-    /// [`EngineError::NoChatTemplate`], a template that fails, and what [`Generator::stream`] says. The message is then
-    /// not kept.
+    /// [`EngineError::NoChatTemplate`], a template that fails, and what [`Generator::stream`] says.
     pub fn ask(&mut self, text: impl Into<String>, params: &SamplingParams) -> Result<Stream<'a>, EngineError> {
-        self.messages.push(Message::new("user", text));
-        let stream = self.prompt().and_then(|prompt| Generator::new(self.model).stream(prompt, params));
-        if stream.is_err() {
-            self.messages.pop();
-        }
-        stream
+        self.question = None;
+        let question = Message::new("user", text);
+        let stream = Generator::new(self.model).stream(self.prompt(&question)?, params)?;
+        self.question = Some(question);
+        Ok(stream)
     }
 
-    /// Adds the model's answer.
+    /// Keeps the question and its answer.
     pub fn answered(&mut self, text: impl Into<String>) {
+        self.messages.extend(self.question.take());
         self.messages.push(Message::new("assistant", text));
     }
 
     /// Forgets everything but the system message.
     pub fn clear(&mut self) {
         self.messages.retain(|message| message.role == "system");
+        self.question = None;
     }
 
-    /// The conversation as the model's template writes it, up to where its answer begins.
-    fn prompt(&self) -> Result<Prompt, EngineError> {
+    /// The conversation as the model's template writes it, up to where the answer to `question` begins.
+    fn prompt(&self, question: &Message) -> Result<Prompt, EngineError> {
         let tokenizer = self.model.tokenizer().ok_or(EngineError::NoTokenizer)?;
         let template = tokenizer.chat_template().ok_or(EngineError::NoChatTemplate)?;
         let options = TemplateOptions { add_generation_prompt: true, ..TemplateOptions::default() };
-        Ok(Prompt::Rendered(template.render(&self.messages, &options)?))
+        let messages: Vec<Message> = self.messages.iter().chain([question]).cloned().collect();
+        Ok(Prompt::Rendered(template.render(&messages, &options)?))
     }
 }

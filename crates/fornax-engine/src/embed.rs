@@ -8,6 +8,7 @@ use fornax_text::Tokenizer;
 
 use crate::EngineError;
 use crate::error::to_host;
+use crate::prompt::check_vocabulary;
 
 /// How the states of a text's tokens become one vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -76,7 +77,7 @@ impl<'a> Embedder<'a> {
         let limit = self.model.network().context_length();
         let max_length = options.max_length.unwrap_or(limit);
         if max_length == 0 || max_length > limit {
-            return Err(out_of_range("max_length", max_length, "1 to the model's number of positions"));
+            return Err(out_of_range("max_length", max_length, format!("1 to {limit}, which the model was made for")));
         }
         let mut rows = Vec::with_capacity(texts.len());
         for text in texts {
@@ -113,6 +114,7 @@ impl<'a> Embedder<'a> {
             let begin = self.model.generation_defaults().bos_token_id.or(tokenizer.pad_id());
             ids.push(begin.ok_or(EngineError::EmptyPrompt)?);
         }
+        check_vocabulary(&ids, self.model)?;
         Ok(ids)
     }
 
@@ -121,7 +123,8 @@ impl<'a> Embedder<'a> {
         let lengths: Vec<usize> = rows.iter().map(|row| row.len()).collect();
         let longest = lengths.iter().copied().max().unwrap_or(0);
         let device = self.model.device().as_burn();
-        let pad = self.model.generation_defaults().pad_token_id.unwrap_or(0) as i32;
+        // Padding is masked, so any id that has a vector will do.
+        let pad = 0;
         let padded =
             rows.iter().flat_map(|row| row.iter().map(|&id| id as i32).chain(std::iter::repeat(pad)).take(longest));
         let ids = TensorData::new(padded.collect::<Vec<i32>>(), [rows.len(), longest]);
@@ -158,8 +161,8 @@ fn normalized(vector: &[f32]) -> Vec<f32> {
     vector.iter().map(|x| x / length).collect()
 }
 
-fn out_of_range(option: &'static str, found: usize, expected: &'static str) -> EngineError {
-    EngineError::Option { option, found: found.to_string(), expected }
+fn out_of_range(option: &'static str, found: usize, expected: impl Into<String>) -> EngineError {
+    EngineError::Option { option, found: found.to_string(), expected: expected.into() }
 }
 
 #[cfg(test)]

@@ -49,7 +49,7 @@ pub enum EngineError {
         /// The value given.
         found: String,
         /// The values allowed.
-        expected: &'static str,
+        expected: String,
     },
     /// A sampling parameter, or logits that are no numbers.
     #[error(transparent)]

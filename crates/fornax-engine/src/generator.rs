@@ -114,6 +114,13 @@ impl<'a> Generator<'a> {
         let room = decoder.config().context_length() - prompt.len();
         let limit = params.max_new_tokens.min(room);
         if params.num_beams > 1 {
+            if params.logprobs.is_some() {
+                return Err(EngineError::Option {
+                    option: "logprobs",
+                    found: format!("a number, with num_beams {}", params.num_beams),
+                    expected: "none with a beam search; its score says how likely a sequence is".into(),
+                });
+            }
             let generations = self.beam_search(decoder, &prompt, params, limit)?;
             return Ok(Stream::finished(generations));
         }
@@ -167,8 +174,11 @@ impl<'a> Generator<'a> {
         ends: &[u32],
         limit: usize,
     ) -> Result<Generation, EngineError> {
+        let last = token_ids.last().copied().filter(|token| ends.contains(token));
+        // The token that ends a sequence is not part of its text.
+        let spoken = &token_ids[..token_ids.len() - usize::from(last.is_some())];
         let mut text = match self.model.tokenizer() {
-            Some(tokenizer) => decode(tokenizer, &token_ids)?,
+            Some(tokenizer) => decode(tokenizer, spoken)?,
             None => String::new(),
         };
         let mut stopped = None;
@@ -178,7 +188,6 @@ impl<'a> Generator<'a> {
             stopped = output.stopped;
             text = output.text + &checker.finish();
         }
-        let last = token_ids.last().copied().filter(|token| ends.contains(token));
         let finish_reason = match (last, stopped) {
             (Some(token), _) if params.stop_token_ids.contains(&token) => FinishReason::StopToken(token),
             (Some(_), _) => FinishReason::EndOfSequence,
@@ -213,17 +222,12 @@ fn history(prompt: &[u32], generated: &[u32]) -> History {
 
 /// Feeds a prompt and returns the logits after its last token, `[vocab_size]`.
 pub(crate) fn prefill(decoder: &Decoder, prompt: &[u32], cache: &mut KvCache) -> Result<Vec<f32>, EngineError> {
-    let mut logits = Vec::new();
-    let chunks = prompt.chunks(PREFILL_CHUNK);
-    let last = chunks.len() - 1;
-    for (index, chunk) in chunks.enumerate() {
-        if index < last {
-            decoder.forward(token_tensor(decoder, chunk, 1), Some(cache));
-        } else {
-            logits = forward_last(decoder, chunk, 1, cache)?;
-        }
+    let mut last = None;
+    for chunk in prompt.chunks(PREFILL_CHUNK) {
+        last = Some(decoder.forward_piece(token_tensor(decoder, chunk, 1), Some(cache), prompt.len()));
     }
-    Ok(logits)
+    let hidden = last.ok_or(EngineError::EmptyPrompt)?;
+    last_logits(decoder, hidden)
 }
 
 /// Feeds `tokens` as `batch` rows and returns the logits after each row's last token, `[batch · vocab_size]`.
@@ -233,8 +237,12 @@ pub(crate) fn forward_last(
     batch: usize,
     cache: &mut KvCache,
 ) -> Result<Vec<f32>, EngineError> {
-    let hidden = decoder.forward(token_tensor(decoder, tokens, batch), Some(cache));
-    let [_, seq, size] = hidden.dims();
+    last_logits(decoder, decoder.forward(token_tensor(decoder, tokens, batch), Some(cache)))
+}
+
+/// `hidden: [batch, seq, hidden_size]` → the logits after each row's last token.
+fn last_logits(decoder: &Decoder, hidden: Tensor<3>) -> Result<Vec<f32>, EngineError> {
+    let [batch, seq, size] = hidden.dims();
     let last: Tensor<2> = hidden.narrow(1, seq - 1, 1).reshape([batch, size]);
     to_host(decoder.logits(last))
 }

@@ -47,6 +47,12 @@ pub trait ModelExt {
 
     /// Vectors from texts.
     fn embedder(&self) -> Embedder<'_>;
+
+    /// How likely the model finds a text.
+    ///
+    /// # Errors
+    /// As [`score`].
+    fn score(&self, text: impl Into<Prompt>) -> Result<Score, EngineError>;
 }
 
 impl ModelExt for AutoModel {
@@ -56,5 +62,9 @@ impl ModelExt for AutoModel {
 
     fn embedder(&self) -> Embedder<'_> {
         Embedder::new(self)
+    }
+
+    fn score(&self, text: impl Into<Prompt>) -> Result<Score, EngineError> {
+        score(self, text)
     }
 }

@@ -56,11 +56,8 @@ impl Prompt {
             Self::Rendered(text) => encode(text, false)?,
             Self::Tokens(ids) => ids.clone(),
         };
-        let vocab_size = model.network().vocab_size();
-        match ids.iter().position(|&id| id as usize >= vocab_size) {
-            Some(position) => Err(EngineError::TokenOutOfVocabulary { found: ids[position], position, vocab_size }),
-            None => Ok(ids),
-        }
+        check_vocabulary(&ids, model)?;
+        Ok(ids)
     }
 
     /// As [`token_ids`](Self::token_ids), with room left for an answer, and never empty: without tokens the model's
@@ -69,11 +66,21 @@ impl Prompt {
         let mut ids = self.token_ids(model)?;
         if ids.is_empty() {
             ids.push(model.generation_defaults().bos_token_id.ok_or(EngineError::EmptyPrompt)?);
+            check_vocabulary(&ids, model)?;
         }
         let context = model.network().context_length();
         if ids.len() >= context {
             return Err(EngineError::PromptTooLong { found: ids.len(), context });
         }
         Ok(ids)
+    }
+}
+
+/// Checks that the model has a vector for every id.
+pub(crate) fn check_vocabulary(ids: &[u32], model: &AutoModel) -> Result<(), EngineError> {
+    let vocab_size = model.network().vocab_size();
+    match ids.iter().position(|&id| id as usize >= vocab_size) {
+        Some(position) => Err(EngineError::TokenOutOfVocabulary { found: ids[position], position, vocab_size }),
+        None => Ok(()),
     }
 }

@@ -50,7 +50,7 @@ pub fn score(model: &AutoModel, text: impl Into<Prompt>) -> Result<Score, Engine
         let window = &token_ids[start..end - 1];
         let mut cache = decoder.new_cache(1, window.len().max(1));
         for (index, fed) in window.chunks(ROWS).enumerate() {
-            let hidden = decoder.forward(token_tensor(decoder, fed, 1), Some(&mut cache));
+            let hidden = decoder.forward_piece(token_tensor(decoder, fed, 1), Some(&mut cache), end - start);
             let next = start + index * ROWS + 1;
             if next + fed.len() <= logprobs.len() {
                 continue;

@@ -119,7 +119,6 @@ impl Iterator for Stream<'_> {
                         result.logprobs.extend(chunk.logprobs.iter().cloned());
                         result.finish_reason = chunk.finish_reason.unwrap_or(result.finish_reason);
                     }
-                    // Pieces that say nothing are not worth waking anyone for.
                     self.ready.extend(chunks);
                     if batch.sequences.is_empty() {
                         self.batch = None;

@@ -13,7 +13,7 @@ use crate::families::bert::Bert;
 use crate::gguf::GgufModel;
 use crate::registry::{self, Family};
 use crate::weights::WeightMap;
-use crate::{ModelError, Network, gguf, load};
+use crate::{ModelError, Network, NetworkConfig, gguf, load};
 
 /// How to load a model; the default is what [`AutoModel::load`] does.
 #[derive(Clone)]
@@ -33,7 +33,7 @@ impl Default for LoadOptions<'_> {
 }
 
 /// Tokens that generation starts and ends with, from `generation_config.json` or else `config.json`.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct GenerationDefaults {
     /// Any of them ends a sequence.
     pub eos_token_ids: Vec<u32>,
@@ -41,6 +41,9 @@ pub struct GenerationDefaults {
     pub bos_token_id: Option<u32>,
     /// Fills up shorter sequences.
     pub pad_token_id: Option<u32>,
+    /// The whole of `generation_config.json`, for what it says beside the tokens (temperatures, penalties); it is kept when
+    /// the model is saved, and applied by whoever wants it.
+    pub raw: Option<Value>,
 }
 
 /// A loaded model of any known family.
@@ -92,7 +95,8 @@ impl AutoModel {
     /// trained with.
     ///
     /// # Errors
-    /// [`ModelError::UnknownArchitecture`] when the configuration names no known family,
+    /// [`ModelError::UnknownArchitecture`] when the configuration names no known family, [`ModelError::Config`] when the
+    /// network was made from another,
     /// [`ModelError::Vocabulary`] when the tokenizer has more ids than the network.
     pub fn from_parts(
         config: Value,
@@ -101,6 +105,17 @@ impl AutoModel {
         device: &Device,
     ) -> Result<Self, ModelError> {
         let family = registry::find(&config)?;
+        let described = (family.network)(&config, &|_| false)?;
+        let fits = match (&described, &network) {
+            (NetworkConfig::Decoder(described), Network::Decoder(decoder)) => described == decoder.config(),
+            (NetworkConfig::Bert(described), Network::Bert(bert)) => {
+                described.hidden_size() == bert.config().hidden_size()
+            }
+            _ => false,
+        };
+        if !fits {
+            return Err(ModelError::config("config", "the one that the network was made from", "another"));
+        }
         let generation = generation_defaults(&config, None, tokenizer.as_ref());
         let model = Self { network, family, config, tokenizer, generation, device: device.clone(), source: None };
         model.check_vocabulary()?;
@@ -170,7 +185,11 @@ impl AutoModel {
     }
 
     fn from_path(path: &Path, device: &Device, dtype: Option<FloatDtype>) -> Result<Self, ModelError> {
-        let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
+        let folder = if path.is_dir() {
+            path
+        } else {
+            path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+        };
         let config_path = folder.join("config.json");
         let checkpoint = match Checkpoint::open(path) {
             // Without a configuration too, it is not so much weights that are missing: it is no model's folder.
@@ -183,11 +202,19 @@ impl AutoModel {
         if !config_path.exists() {
             return Err(no_config(folder));
         }
-        let config = read_json(&config_path)?;
+        let mut config = read_json(&config_path)?;
+        if !config["quantization_config"].is_null() {
+            let method = config["quantization_config"]["quant_method"].as_str().unwrap_or("unnamed").to_owned();
+            return Err(ModelError::config(
+                "quantization_config",
+                "none; use an unquantized model or a GGUF file",
+                method,
+            ));
+        }
         let generation_path = folder.join("generation_config.json");
         let generation = if generation_path.exists() { Some(read_json(&generation_path)?) } else { None };
         let family = registry::find(&config)?;
-        let network = load_network(family, &family.weights, &config, &checkpoint, device, dtype)?;
+        let network = load_network(family, &family.weights, &mut config, &checkpoint, device, dtype)?;
         let tokenizer =
             if folder.join("tokenizer.json").exists() { Some(Tokenizer::from_folder(folder)?) } else { None };
         let generation = generation_defaults(&config, generation.as_ref(), tokenizer.as_ref());
@@ -208,7 +235,7 @@ impl AutoModel {
             config["architectures"] = vec![family.architectures[0]].into();
         }
         config["model_type"] = family.model_types[0].into();
-        let network = load_network(family, &in_gguf.weights, &config, checkpoint, device, dtype)?;
+        let network = load_network(family, &in_gguf.weights, &mut config, checkpoint, device, dtype)?;
         let vocab = match checkpoint.gguf() {
             Some(metadata) => gguf::vocab(metadata)?,
             None => None,
@@ -234,12 +261,23 @@ impl AutoModel {
 fn load_network(
     family: &Family,
     weights: &WeightMap,
-    config: &Value,
+    config: &mut Value,
     checkpoint: &Checkpoint,
     device: &Device,
     dtype: Option<FloatDtype>,
 ) -> Result<Network, ModelError> {
-    let network = (family.network)(config, &|name| checkpoint.contains(name))?;
+    let mut network = (family.network)(config, &|name| checkpoint.contains(name))?;
+    if let NetworkConfig::Decoder(decoder) = &mut network
+        && decoder.tie_embeddings
+        && load::is_untied(checkpoint, weights)?
+    {
+        decoder.tie_embeddings = false;
+        config["tie_word_embeddings"] = false.into();
+    }
+    // The head that tells whether two sentences belong together is not loaded, so it must not be promised when saving.
+    if config["architectures"][0] == "BertForPreTraining" {
+        config["architectures"] = vec!["BertForMaskedLM"].into();
+    }
     let dtype = FloatDtype::for_device(device, dtype, load::stored_dtype(checkpoint))?;
     load::load_weights(network.init(device), checkpoint, weights, device, dtype)
 }
@@ -271,6 +309,7 @@ fn generation_defaults(
         eos_token_ids,
         bos_token_id: one("bos_token_id", tokenizer.and_then(Tokenizer::bos_id)),
         pad_token_id: one("pad_token_id", tokenizer.and_then(Tokenizer::pad_id)),
+        raw: generation.cloned(),
     }
 }
 

@@ -22,10 +22,33 @@ pub(crate) mod limits {
 
 /// Parses the configuration of a family, naming the key that is wrong.
 pub(crate) fn parse<T: DeserializeOwned>(value: &Value) -> Result<T, ModelError> {
-    serde_path_to_error::deserialize(value).map_err(|error| {
+    if let Some(factor) = value["partial_rotary_factor"].as_f64().filter(|&factor| factor != 1.0) {
+        return Err(ModelError::config("partial_rotary_factor", "1; heads are turned whole", factor));
+    }
+    serde_path_to_error::deserialize(in_one_spelling(value)).map_err(|error| {
         let key = error.path().to_string();
         ModelError::config(key, "a value of the right type", error.inner())
     })
+}
+
+/// The configuration with `rope_parameters` and `rope_type`, where older versions of transformers wrote `rope_scaling`
+/// and `type`. Some wrote both, and then the older key of the two objects, and the newer of the two types, counts.
+fn in_one_spelling(value: &Value) -> Value {
+    let mut value = value.clone();
+    let Some(config) = value.as_object_mut() else { return value };
+    if let Some(scaling) = config.remove("rope_scaling").filter(|scaling| !scaling.is_null()) {
+        let theta = config.get("rope_parameters").and_then(|rope| rope.get("rope_theta")).cloned();
+        config.insert("rope_parameters".into(), scaling);
+        if let (Some(theta), Some(rope)) = (theta, config["rope_parameters"].as_object_mut()) {
+            rope.entry("rope_theta").or_insert(theta);
+        }
+    }
+    if let Some(rope) = config.get_mut("rope_parameters").and_then(Value::as_object_mut)
+        && let Some(kind) = rope.remove("type")
+    {
+        rope.entry("rope_type").or_insert(kind);
+    }
+    value
 }
 
 /// Checks that a size is one that a model can have.
@@ -42,6 +65,14 @@ pub(crate) fn check_epsilon(key: &str, value: f64) -> Result<f64, ModelError> {
         return Ok(value);
     }
     Err(ModelError::config(key, "a small positive number", value))
+}
+
+/// Checks the standard deviation of initial weights, which may be 0.
+pub(crate) fn check_initializer_range(value: f64) -> Result<f64, ModelError> {
+    if value.is_finite() && (0.0..=1000.0).contains(&value) {
+        return Ok(value);
+    }
+    Err(ModelError::config("initializer_range", "0 to 1000", value))
 }
 
 /// Checks that `value` is a multiple of the value of another key.
@@ -121,7 +152,7 @@ pub(crate) fn windows(
 #[serde(default)]
 #[allow(missing_docs, reason = "the keys of transformers' configurations, which document them")]
 pub struct RopeParameters {
-    #[serde(alias = "type", skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub rope_type: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rope_theta: Option<f64>,
@@ -203,7 +234,7 @@ impl RopeParameters {
                     let expected = format!("more than low_freq_factor ({low_freq_factor})");
                     return Err(ModelError::config("rope_parameters.high_freq_factor", expected, high_freq_factor));
                 }
-                let original = required("original_max_position_embeddings", original)?;
+                let original = original.unwrap_or(max_positions);
                 RopeScaling::Llama3 {
                     factor: self.factor()?,
                     low_freq_factor,
@@ -230,7 +261,8 @@ impl RopeParameters {
             let list = required(key, list.clone())?;
             if list.len() != rotary_dim / 2 || !list.iter().all(|factor| factor.is_finite() && *factor > 0.0) {
                 let expected = format!("{} positive numbers", rotary_dim / 2);
-                return Err(ModelError::config(format!("rope_parameters.{key}"), expected, format!("{list:?}")));
+                let found = format!("{} numbers, or some that are not positive", list.len());
+                return Err(ModelError::config(format!("rope_parameters.{key}"), expected, found));
             }
             Ok(list)
         };
@@ -278,7 +310,7 @@ mod tests {
     fn rope_errors_name_the_key() {
         for (json, part) in [
             (serde_json::json!({"rope_type": "linear"}), "rope_parameters.factor"),
-            (serde_json::json!({"type": "linear", "factor": -1.0}), "found -1"),
+            (serde_json::json!({"rope_type": "linear", "factor": -1.0}), "found -1"),
             (serde_json::json!({"rope_type": "spiral"}), "spiral"),
             (serde_json::json!({"rope_type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}), "short_factor"),
             (serde_json::json!({"rope_theta": 0.0}), "rope_theta"),
@@ -287,6 +319,18 @@ mod tests {
             let error = rope(json).expect_err("a bad configuration").to_string();
             assert!(error.contains(part), "{error}");
         }
+    }
+
+    #[test]
+    fn both_spellings_at_once_are_one() {
+        let both = serde_json::json!({
+            "rope_scaling": {"type": "linear", "rope_type": "yarn", "factor": 2.0},
+            "rope_parameters": {"rope_type": "default", "rope_theta": 500.0},
+        });
+        let one = serde_json::json!({"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "rope_theta": 500.0}});
+        assert_eq!(in_one_spelling(&both), one);
+        let null = serde_json::json!({"rope_scaling": null, "rope_parameters": {"rope_type": "default"}});
+        assert_eq!(in_one_spelling(&null), serde_json::json!({"rope_parameters": {"rope_type": "default"}}));
     }
 
     #[test]

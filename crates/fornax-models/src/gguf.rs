@@ -100,6 +100,10 @@ impl<'a> GgufModel<'a> {
 
 /// The configuration that Llama and its descendants share.
 pub(crate) fn rotary_config(gguf: &GgufModel) -> Result<Value, ModelError> {
+    if let Some(experts) = gguf.optional_size("expert_count")?.filter(|&experts| experts > 0) {
+        return Err(ModelError::config(gguf.key("expert_count"), "0; mixtures of experts are not supported", experts));
+    }
+    check_rope_keys(gguf)?;
     let heads = gguf.size("attention.head_count")?;
     let hidden_size = gguf.size("embedding_length")?;
     let head_dim = match gguf.optional_size("attention.key_length")? {
@@ -142,18 +146,51 @@ fn rope_parameters(gguf: &GgufModel, max_positions: usize) -> Result<Option<Valu
             "original_max_position_embeddings": max_positions,
         })));
     }
+    // As llama.cpp reads them: linear where no type is given, by a factor that older files call `rope.scale_linear`.
     let key = gguf.key("rope.scaling.type");
-    let kind = if gguf.gguf.contains(&key) { gguf.gguf.str(&key)? } else { "none" };
+    let kind = if gguf.gguf.contains(&key) { gguf.gguf.str(&key)? } else { "linear" };
+    let factor = match gguf.optional_number("rope.scaling.factor")? {
+        Some(factor) => factor,
+        None => gguf.optional_number("rope.scale_linear")?.unwrap_or(1.0),
+    };
+    let magnitude = gguf.optional_number("rope.scaling.attn_factor")?.unwrap_or(1.0);
+    let original = gguf.optional_size("rope.scaling.original_context_length")?.unwrap_or(max_positions);
     match kind {
+        "none" | "linear" if magnitude != 1.0 => {
+            Err(ModelError::config(gguf.key("rope.scaling.attn_factor"), "1 without yarn", magnitude))
+        }
         "none" => Ok(None),
-        "linear" => Ok(Some(json!({"rope_type": "linear", "factor": gguf.number("rope.scaling.factor")?}))),
+        "linear" if factor == 1.0 || factor == 0.0 => Ok(None),
+        "linear" => Ok(Some(json!({"rope_type": "linear", "factor": factor}))),
         "yarn" => Ok(Some(json!({
             "rope_type": "yarn",
-            "factor": gguf.number("rope.scaling.factor")?,
-            "original_max_position_embeddings":
-                gguf.optional_size("rope.scaling.original_context_length")?.unwrap_or(max_positions),
+            "factor": factor,
+            "original_max_position_embeddings": original,
+            "beta_fast": gguf.optional_number("rope.scaling.yarn_beta_fast")?.unwrap_or(32.0),
+            "beta_slow": gguf.optional_number("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0),
+            "attention_factor": magnitude * (1.0 + 0.1 * factor.max(1.0).ln()),
         }))),
         other => Err(ModelError::config(key, "none, linear or yarn", other)),
+    }
+}
+
+/// Refuses scalings that would be left out without a word.
+fn check_rope_keys(gguf: &GgufModel) -> Result<(), ModelError> {
+    const KNOWN: &[&str] = &[
+        "type",
+        "factor",
+        "attn_factor",
+        "original_context_length",
+        // Says that the file was trained so, and changes nothing.
+        "finetuned",
+        "yarn_beta_fast",
+        "yarn_beta_slow",
+    ];
+    let prefix = gguf.key("rope.scaling.");
+    let unknown = gguf.gguf.iter().find_map(|(key, _)| key.strip_prefix(&prefix).filter(|name| !KNOWN.contains(name)));
+    match unknown {
+        Some(name) => Err(ModelError::config(format!("{prefix}{name}"), "not to be there; it is not supported", "it")),
+        None => Ok(()),
     }
 }
 

@@ -53,6 +53,20 @@ pub(crate) fn stored_dtype(checkpoint: &Checkpoint) -> FloatDtype {
     }
 }
 
+/// The two parameters of a decoder that may be one.
+const EMBEDDING: &str = "embedding.weight";
+const OUTPUT: &str = "output.weight";
+
+/// Whether the checkpoint holds an output layer that differs from its embedding. Such a model is not tied, whatever its
+/// configuration says.
+pub(crate) fn is_untied(checkpoint: &Checkpoint, map: &WeightMap) -> Result<bool, ModelError> {
+    let find = |parameter| map.names(parameter)?.0.into_iter().find(|name| checkpoint.contains(name));
+    let (Some(embedding), Some(output)) = (find(EMBEDDING), find(OUTPUT)) else { return Ok(false) };
+    let (embedding, output) = (checkpoint.tensor(&embedding)?, checkpoint.tensor(&output)?);
+    let same_kind = embedding.info.shape == output.info.shape && embedding.info.dtype == output.info.dtype;
+    Ok(!same_kind || embedding.bytes != output.bytes)
+}
+
 struct Loader<'a> {
     checkpoint: &'a Checkpoint,
     map: &'a WeightMap,
@@ -105,11 +119,14 @@ impl Loader<'_> {
             self.mismatch.missing.push(format!("{parameter} (the family has no rule for it)"));
             return Ok(None);
         };
-        let Some(name) = names.iter().find(|name| self.checkpoint.contains(name)) else {
+        let there = |names: &[String]| names.iter().find(|name| self.checkpoint.contains(name)).cloned();
+        // Tied models are sometimes stored with the output layer alone.
+        let stand_in = || (parameter == EMBEDDING).then(|| there(&self.map.names(OUTPUT)?.0)).flatten();
+        let Some(name) = there(&names).or_else(stand_in) else {
             self.mismatch.missing.push(names[0].clone());
             return Ok(None);
         };
-        let view = self.checkpoint.tensor(name)?;
+        let view = self.checkpoint.tensor(&name)?;
         self.used.insert(name.clone());
         let expected = layout.stored_shape(shape);
         if view.info.shape != expected {
@@ -127,7 +144,7 @@ impl Loader<'_> {
         }
         let values = layout.unpack(view.to_f32()?, shape, self.head_dim);
         // What was copied need not stay in memory as a page of the file too.
-        self.checkpoint.release(name);
+        self.checkpoint.release(&name);
         Ok(Some(TensorData::new(values, shape.to_vec()).convert_dtype(self.dtype.into())))
     }
 

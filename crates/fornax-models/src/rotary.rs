@@ -4,7 +4,7 @@
 use fornax_nn::{AttentionConfig, DecoderConfig, MlpConfig, NormConfig, Position};
 
 use crate::ModelError;
-use crate::config::{Heads, RopeParameters, activation, check, check_epsilon, limits};
+use crate::config::{Heads, RopeParameters, activation, check, check_epsilon, check_initializer_range, limits};
 
 /// Values of such a configuration, not checked yet.
 #[derive(Debug, Clone, Copy)]
@@ -39,7 +39,7 @@ impl RotaryDecoder<'_> {
         let max_positions = check("max_position_embeddings", self.max_position_embeddings, limits::POSITIONS)?;
         let Heads { heads, kv_heads, head_dim } = Heads::check(hidden_size, self.heads, self.kv_heads, self.head_dim)?;
         let epsilon = check_epsilon("rms_norm_eps", self.rms_norm_eps)?;
-        let initializer_range = check_epsilon("initializer_range", self.initializer_range)?;
+        let initializer_range = check_initializer_range(self.initializer_range)?;
         let rope = self.rope.cloned().unwrap_or_default().rope(
             self.rope_theta,
             head_dim,

@@ -25,6 +25,11 @@ impl AutoModel {
     pub fn save(&self, folder: impl AsRef<Path>) -> Result<(), ModelError> {
         let folder = folder.as_ref();
         fs::create_dir_all(folder).map_err(ModelError::io("make the folder", folder))?;
+        // The configuration goes first and comes last: a folder that has one is whole.
+        let config_path = folder.join("config.json");
+        if config_path.exists() {
+            fs::remove_file(&config_path).map_err(ModelError::io("replace", &config_path))?;
+        }
         let map = &self.family().weights;
         // A checkpoint of a bare model, such as `BertModel`, leaves the prefix out that those with heads have.
         let bare = self.config()["architectures"][0].as_str() == Some("BertModel");
@@ -51,9 +56,12 @@ impl AutoModel {
                 object.insert(key.into(), value);
             }
         }
-        write_json(&folder.join("generation_config.json"), &self.token_ids().into_iter().collect())?;
-        // The configuration comes last: a folder that has one is whole.
-        write_json(&folder.join("config.json"), &config)
+        let mut generation = self.generation_defaults().raw.clone().unwrap_or_else(|| json!({}));
+        if let Some(object) = generation.as_object_mut() {
+            object.extend(self.token_ids().into_iter().map(|(key, value)| (key.to_owned(), value)));
+        }
+        write_json(&folder.join("generation_config.json"), &generation)?;
+        write_json(&config_path, &config)
     }
 
     fn token_ids(&self) -> Vec<(&'static str, Value)> {

@@ -23,7 +23,9 @@ pub struct KvCacheConfig {
 impl KvCacheConfig {
     /// Bytes that the cache takes on the device once it is full.
     pub fn bytes(&self) -> usize {
-        2 * self.layers * self.batch * self.kv_heads * self.capacity * self.head_dim * self.dtype.size()
+        [2, self.layers, self.batch, self.kv_heads, self.capacity, self.head_dim, self.dtype.size()]
+            .into_iter()
+            .fold(1, usize::saturating_mul)
     }
 
     /// Allocates the cache, empty, with room for the first tokens. The rest is allocated as it is needed, for a long

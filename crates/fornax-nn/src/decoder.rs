@@ -166,7 +166,14 @@ impl Decoder {
     ///
     /// - `tokens`: `[batch, seq]`, ids below the vocabulary's size, at the positions after those in the cache
     /// - returns the normed hidden states, `[batch, seq, hidden_size]`
-    pub fn forward(&self, tokens: Tensor<2, Int>, mut cache: Option<&mut KvCache>) -> Tensor<3> {
+    pub fn forward(&self, tokens: Tensor<2, Int>, cache: Option<&mut KvCache>) -> Tensor<3> {
+        let len = cache.as_ref().map_or(0, |cache| cache.len()) + tokens.dims()[1];
+        self.forward_piece(tokens, cache, len)
+    }
+
+    /// As [`forward`](Self::forward), for a piece of a longer text that is fed in several: `len` is the number of tokens of
+    /// the whole, by which dynamic and LongRoPE scalings choose the angles of every piece alike.
+    pub fn forward_piece(&self, tokens: Tensor<2, Int>, mut cache: Option<&mut KvCache>, len: usize) -> Tensor<3> {
         let [_, seq] = tokens.dims();
         let start = cache.as_ref().map_or(0, |cache| cache.len());
         let mut x = self.embedding.forward(tokens);
@@ -176,7 +183,7 @@ impl Decoder {
             x = x + positions.forward(ids.unsqueeze());
         }
         let rope = match &self.config.position {
-            Position::Rope(rope) => Some(rope.tables(start, seq, dtype, &device)),
+            Position::Rope(rope) => Some(rope.tables(start..start + seq, len, dtype, &device)),
             Position::Learned { .. } => None,
         };
         for (index, layer) in self.layers.iter().enumerate() {

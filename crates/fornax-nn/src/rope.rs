@@ -4,6 +4,8 @@
 //! Angles are computed in `f32`, step by step as transformers does it, since they are part of what a model was
 //! trained with: at position 100,000 a more precise angle is a different one.
 
+use std::ops::Range;
+
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
 /// How positions become angles.
@@ -85,12 +87,13 @@ pub struct RopeTables {
 }
 
 impl RopeConfig {
-    /// The tables for positions `start..start + count`.
-    pub fn tables(&self, start: usize, count: usize, dtype: DType, device: &Device) -> RopeTables {
-        let (frequencies, scale) = self.frequencies(start + count);
+    /// The tables for `positions` of a text of `len` tokens, by which some scalings choose their angles.
+    pub fn tables(&self, positions: Range<usize>, len: usize, dtype: DType, device: &Device) -> RopeTables {
+        let (frequencies, scale) = self.frequencies(len);
+        let count = positions.len();
         let mut cos = Vec::with_capacity(count * frequencies.len());
         let mut sin = Vec::with_capacity(count * frequencies.len());
-        for position in start..start + count {
+        for position in positions {
             for frequency in &frequencies {
                 let angle = position as f32 * frequency;
                 cos.push(angle.cos() * scale);

@@ -41,8 +41,8 @@ impl TokenWindows {
 
     /// `batch` windows as inputs and targets, each `[batch, length]`; a target is the token after its input.
     pub fn draw(&mut self, batch: usize, device: &Device) -> (Tensor<2, Int>, Tensor<2, Int>) {
-        let mut inputs: Vec<i32> = Vec::with_capacity(batch * self.length);
-        let mut targets: Vec<i32> = Vec::with_capacity(batch * self.length);
+        let mut inputs: Vec<i32> = Vec::new();
+        let mut targets: Vec<i32> = Vec::new();
         for _ in 0..batch {
             let start = self.rng.random_range(0..self.tokens.len() - self.length);
             let window = &self.tokens[start..=start + self.length];

@@ -24,8 +24,8 @@ pub struct PretrainArgs {
     pub warmup_steps: usize,
     /// Decoupled weight decay.
     pub weight_decay: f32,
-    /// Largest norm of each parameter's gradient; larger ones are scaled down.
-    pub max_grad_norm: Option<f32>,
+    /// Largest norm of each parameter's gradient, not of all together; larger ones are scaled down.
+    pub max_parameter_grad_norm: Option<f32>,
     /// Seed of the order of the data.
     pub seed: u64,
 }
@@ -39,7 +39,7 @@ impl Default for PretrainArgs {
             learning_rate: 1e-3,
             warmup_steps: 50,
             weight_decay: 0.1,
-            max_grad_norm: Some(1.0),
+            max_parameter_grad_norm: Some(1.0),
             seed: 0,
         }
     }
@@ -100,11 +100,11 @@ pub fn pretrain(
         .with_beta_2(0.95)
         .with_epsilon(1e-8)
         .with_weight_decay(args.weight_decay)
-        .with_grad_clipping(args.max_grad_norm.map(GradientClippingConfig::Norm))
+        .with_grad_clipping(args.max_parameter_grad_norm.map(GradientClippingConfig::Norm))
         .init();
 
     let start = Instant::now();
-    let mut losses = Vec::with_capacity(args.steps);
+    let mut losses = Vec::new();
     let per_step = args.batch_size * args.sequence_length;
     for step in 1..=args.steps {
         let (inputs, targets) = windows.draw(args.batch_size, &device);
@@ -132,6 +132,17 @@ fn check(args: &PretrainArgs, decoder: &Decoder, windows: &TokenWindows) -> Resu
     }
     if !(args.learning_rate.is_finite() && args.learning_rate > 0.0) {
         return bad("learning_rate", args.learning_rate.to_string(), "a positive number".into());
+    }
+    if !(args.weight_decay.is_finite() && args.weight_decay >= 0.0) {
+        return bad("weight_decay", args.weight_decay.to_string(), "0 or a positive number".into());
+    }
+    if let Some(norm) = args.max_parameter_grad_norm.filter(|norm| !(norm.is_finite() && *norm > 0.0)) {
+        return bad("max_parameter_grad_norm", norm.to_string(), "a positive number, or none".into());
+    }
+    // Far more than fits any device; it keeps the product from overflowing.
+    const MAX_TOKENS: usize = 1 << 31;
+    if args.batch_size.checked_mul(args.sequence_length).is_none_or(|tokens| tokens > MAX_TOKENS) {
+        return bad("batch_size", args.batch_size.to_string(), format!("at most {MAX_TOKENS} tokens a step"));
     }
     let context = decoder.config().context_length();
     if args.sequence_length > context {

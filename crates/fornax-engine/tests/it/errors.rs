@@ -32,6 +32,7 @@ fn parameters() {
         (params.clone().max_new_tokens(0), "max_new_tokens"),
         (params.clone().num_beams(2).num_return_sequences(3), "num_beams"),
         (params.clone().stop([""]), "stop"),
+        (params.clone().num_beams(2).logprobs(1), "logprobs"),
         (params.stop(["x"]), "tokenizer"),
     ] {
         let error = model.generator().generate(vec![1], &params).expect_err("refused").to_string();
@@ -46,4 +47,19 @@ fn a_model_of_another_kind() {
     assert!(error.contains("encoder") && error.contains("causal"), "{error}");
     let error = bert.embedder().embed(&["x"], &EmbedOptions::default()).expect_err("refused").to_string();
     assert!(error.contains("tokenizer"), "{error}");
+}
+
+/// Ids of a configuration are ids from outside too.
+#[test]
+fn senseless_token_ids_of_a_configuration() {
+    let copy = tempfile::tempdir().expect("a folder");
+    let text = std::fs::read_to_string(fixture("llama").join("config.json")).expect("a fixture");
+    let mut config: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    config["bos_token_id"] = 999.into();
+    config["pad_token_id"] = 99_999.into();
+    std::fs::write(copy.path().join("config.json"), config.to_string()).expect("written");
+    std::fs::copy(fixture("llama").join("model.safetensors"), copy.path().join("model.safetensors")).expect("copied");
+    let model = load(copy.path());
+    let error = model.generator().generate(Vec::new(), &SamplingParams::default()).expect_err("refused").to_string();
+    assert!(error.contains("999"), "{error}");
 }

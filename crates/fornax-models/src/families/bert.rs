@@ -10,7 +10,7 @@ use fornax_nn::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::config::{Heads, activation, check, check_epsilon, limits, parse};
+use crate::config::{Heads, activation, check, check_epsilon, check_initializer_range, limits, parse};
 use crate::gguf::GgufModel;
 use crate::registry::{Family, GgufFamily};
 use crate::weights::{Rule, WeightMap, same};
@@ -93,6 +93,7 @@ pub struct BertConfig {
     pub layer_norm_eps: f64,
     pub position_embedding_type: Option<String>,
     pub is_decoder: bool,
+    pub tie_word_embeddings: bool,
     pub id2label: Option<Map<String, Value>>,
     pub num_labels: Option<usize>,
 }
@@ -112,6 +113,7 @@ impl Default for BertConfig {
             layer_norm_eps: 1e-12,
             position_embedding_type: None,
             is_decoder: false,
+            tie_word_embeddings: true,
             id2label: None,
             num_labels: None,
         }
@@ -134,8 +136,8 @@ pub struct BertNetworkConfig {
 }
 
 impl BertConfig {
-    /// The network that it describes, with the heads of `architecture`. A pooler is part of a bare model or a masked
-    /// one only where the checkpoint `has` it.
+    /// The network that it describes, with the heads of `architecture`. A pooler is part of a bare model only
+    /// where the checkpoint `has` it.
     ///
     /// # Errors
     /// [`ModelError::Config`] naming the value that makes no sense.
@@ -148,7 +150,15 @@ impl BertConfig {
         }
         let hidden_size = check("hidden_size", self.hidden_size, limits::SIZE)?;
         let Heads { heads, kv_heads, head_dim } = Heads::check(hidden_size, self.num_attention_heads, None, None)?;
-        let initializer_range = check_epsilon("initializer_range", self.initializer_range)?;
+        let initializer_range = check_initializer_range(self.initializer_range)?;
+        let masked_lm = matches!(architecture, "BertForMaskedLM" | "BertForPreTraining");
+        if masked_lm && !self.tie_word_embeddings {
+            return Err(ModelError::config(
+                "tie_word_embeddings",
+                "true; a masked-LM head of its own is not supported",
+                false,
+            ));
+        }
         let classifies = architecture == "BertForSequenceClassification";
         let labels = self.id2label.as_ref().map(Map::len).or(self.num_labels).unwrap_or(2);
         Ok(BertNetworkConfig {
@@ -178,10 +188,17 @@ impl BertConfig {
                 bias: true,
                 initializer_range,
             },
-            pooler: classifies || has("bert.pooler.dense.weight") || has("pooler.dense.weight"),
-            masked_lm: matches!(architecture, "BertForMaskedLM" | "BertForPreTraining"),
+            pooler: classifies || !masked_lm && (has("bert.pooler.dense.weight") || has("pooler.dense.weight")),
+            masked_lm,
             labels: if classifies { Some(check("num_labels", labels, limits::SIZE)?) } else { None },
         })
+    }
+}
+
+impl BertConfig {
+    /// The same as a `config.json`, of the bare model.
+    pub fn to_json(&self) -> Value {
+        crate::registry::config_json(&FAMILY, self)
     }
 }
 

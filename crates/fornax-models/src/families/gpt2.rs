@@ -6,7 +6,7 @@ use fornax_nn::{AttentionConfig, DecoderConfig, MlpConfig, NormConfig, Position}
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::config::{Heads, activation, check, check_epsilon, limits, parse};
+use crate::config::{Heads, activation, check, check_epsilon, check_initializer_range, limits, parse};
 use crate::gguf::GgufModel;
 use crate::registry::{Family, GgufFamily};
 use crate::weights::{Layout, Rule, WeightMap, laid_out, same};
@@ -114,7 +114,7 @@ impl Gpt2Config {
         let hidden_size = check("n_embd", self.n_embd, limits::SIZE)?;
         let max_positions = check("n_positions", self.n_positions, limits::POSITIONS)?;
         let Heads { heads, kv_heads, head_dim } = Heads::check(hidden_size, self.n_head, None, None)?;
-        let initializer_range = check_epsilon("initializer_range", self.initializer_range)?;
+        let initializer_range = check_initializer_range(self.initializer_range)?;
         let attention = |layer: usize| {
             let by_size = if self.scale_attn_weights { 1.0 / (head_dim as f64).sqrt() } else { 1.0 };
             let by_layer = if self.scale_attn_by_inverse_layer_idx { 1.0 / (layer + 1) as f64 } else { 1.0 };
@@ -150,6 +150,11 @@ impl Gpt2Config {
             tie_embeddings: self.tie_word_embeddings,
             initializer_range,
         })
+    }
+
+    /// The same as a `config.json`.
+    pub fn to_json(&self) -> Value {
+        crate::registry::config_json(&FAMILY, self)
     }
 }
 

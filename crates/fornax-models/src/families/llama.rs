@@ -56,7 +56,6 @@ pub struct LlamaConfig {
     pub rms_norm_eps: f64,
     pub tie_word_embeddings: bool,
     pub rope_theta: f64,
-    #[serde(alias = "rope_scaling")]
     pub rope_parameters: Option<RopeParameters>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub original_max_position_embeddings: Option<usize>,

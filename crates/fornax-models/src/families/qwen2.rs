@@ -3,6 +3,7 @@
 
 use fornax_nn::DecoderConfig;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::config::{RopeParameters, check, limits, parse, windows};
 use crate::gguf::rotary_config;
@@ -37,14 +38,17 @@ pub struct Qwen2Config {
     pub num_hidden_layers: usize,
     pub num_attention_heads: usize,
     pub num_key_value_heads: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub head_dim: Option<usize>,
     pub hidden_act: String,
     pub max_position_embeddings: usize,
     pub initializer_range: f64,
     pub rms_norm_eps: f64,
     pub tie_word_embeddings: bool,
     pub rope_theta: f64,
-    #[serde(alias = "rope_scaling")]
     pub rope_parameters: Option<RopeParameters>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub original_max_position_embeddings: Option<usize>,
     pub use_sliding_window: bool,
     pub sliding_window: Option<usize>,
     pub max_window_layers: usize,
@@ -61,6 +65,7 @@ impl Default for Qwen2Config {
             num_hidden_layers: 32,
             num_attention_heads: 32,
             num_key_value_heads: Some(32),
+            head_dim: None,
             hidden_act: "silu".into(),
             max_position_embeddings: 32_768,
             initializer_range: 0.02,
@@ -68,6 +73,7 @@ impl Default for Qwen2Config {
             tie_word_embeddings: false,
             rope_theta: 10_000.0,
             rope_parameters: None,
+            original_max_position_embeddings: None,
             use_sliding_window: false,
             sliding_window: Some(4096),
             max_window_layers: 28,
@@ -91,13 +97,13 @@ impl Qwen2Config {
             intermediate_size: self.intermediate_size,
             heads: self.num_attention_heads,
             kv_heads: self.num_key_value_heads,
-            head_dim: None,
+            head_dim: self.head_dim,
             hidden_act: &self.hidden_act,
             max_position_embeddings: self.max_position_embeddings,
             rms_norm_eps: self.rms_norm_eps,
             rope_theta: self.rope_theta,
             rope: self.rope_parameters.as_ref(),
-            original_max_position_embeddings: None,
+            original_max_position_embeddings: self.original_max_position_embeddings,
             qkv_bias: true,
             output_bias: false,
             mlp_bias: false,
@@ -107,5 +113,10 @@ impl Qwen2Config {
             initializer_range: self.initializer_range,
         }
         .config()
+    }
+
+    /// The same as a `config.json`.
+    pub fn to_json(&self) -> Value {
+        crate::registry::config_json(&FAMILY, self)
     }
 }

@@ -45,8 +45,9 @@ pub struct Qwen3Config {
     pub rms_norm_eps: f64,
     pub tie_word_embeddings: bool,
     pub rope_theta: f64,
-    #[serde(alias = "rope_scaling")]
     pub rope_parameters: Option<RopeParameters>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub original_max_position_embeddings: Option<usize>,
     pub attention_bias: bool,
     pub use_sliding_window: bool,
     pub sliding_window: Option<usize>,
@@ -72,6 +73,7 @@ impl Default for Qwen3Config {
             tie_word_embeddings: false,
             rope_theta: 10_000.0,
             rope_parameters: None,
+            original_max_position_embeddings: None,
             attention_bias: false,
             use_sliding_window: false,
             sliding_window: Some(4096),
@@ -102,7 +104,7 @@ impl Qwen3Config {
             rms_norm_eps: self.rms_norm_eps,
             rope_theta: self.rope_theta,
             rope: self.rope_parameters.as_ref(),
-            original_max_position_embeddings: None,
+            original_max_position_embeddings: self.original_max_position_embeddings,
             qkv_bias: self.attention_bias,
             output_bias: self.attention_bias,
             mlp_bias: false,
@@ -112,6 +114,11 @@ impl Qwen3Config {
             initializer_range: self.initializer_range,
         }
         .config()
+    }
+
+    /// The same as a `config.json`.
+    pub fn to_json(&self) -> Value {
+        crate::registry::config_json(&FAMILY, self)
     }
 }
 

@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
+use fornax_checkpoint::{Checkpoint, SaveOptions, TensorInfo, save_safetensors};
 use fornax_models::{AutoModel, NetworkConfig};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::common::{device, folder};
+use crate::common::{Expected, assert_close, device, folder, load, tolerance, values};
 
 /// A copy of a case whose configuration was changed.
 fn changed(case: &str, change: impl FnOnce(&mut Value)) -> TempDir {
@@ -42,6 +43,8 @@ fn senseless_configurations_name_the_key() {
         ("rope_parameters", json!({"rope_type": "spiral"}), "spiral"),
         ("head_dim", json!(7), "head_dim"),
         ("max_position_embeddings", json!(0), "max_position_embeddings"),
+        ("partial_rotary_factor", json!(0.5), "partial_rotary_factor"),
+        ("quantization_config", json!({"quant_method": "gptq"}), "gptq"),
     ] {
         let error = error_of(changed("llama", |config| config[key] = value.clone()).path());
         assert!(error.contains(part), "{key} = {value}: {error}");
@@ -158,4 +161,42 @@ fn hostile_values_in_configurations() {
         }
     }
     assert!(made > 100, "{made} configurations accepted");
+}
+
+/// An output layer that differs from the embedding is used, whatever the configuration says of tying; and one that stands
+/// alone is both.
+#[test]
+fn tying_is_what_the_weights_say() {
+    let logits = |path: &Path| {
+        let model = load(path, &device());
+        let decoder = model.decoder().expect("a decoder");
+        values(decoder.logits(decoder.forward(Expected::of("llama").id_tensor("input_ids", &device()), None)))
+    };
+    let tied = changed("llama", |config| config["tie_word_embeddings"] = json!(true));
+    assert_eq!(logits(tied.path()), logits(&folder("llama")));
+
+    let whole = Checkpoint::open(folder("qwen2").join("model.safetensors")).expect("opens");
+    let renamed = |name: &str| name.replace("model.embed_tokens.weight", "lm_head.weight");
+    let infos: Vec<TensorInfo> =
+        whole.tensors().map(|info| TensorInfo::new(renamed(&info.name), info.dtype, info.shape.clone())).collect();
+    let alone = changed("qwen2", |_| ());
+    save_safetensors(alone.path().join("model.safetensors"), infos, &SaveOptions::default(), |info| {
+        let original = info.name.replace("lm_head.weight", "model.embed_tokens.weight");
+        whole.tensor(&original).map(|view| view.bytes)
+    })
+    .expect("written");
+    let model = load(alone.path(), &device());
+    let decoder = model.decoder().expect("a decoder");
+    let expected = Expected::of("qwen2");
+    let found = values(decoder.logits(decoder.forward(expected.id_tensor("input_ids", &device()), None)));
+    assert_close("qwen2, the head alone", &found, &expected.floats("logits"), tolerance(&device()));
+}
+
+#[test]
+fn parts_that_do_not_belong_together() {
+    let model = load(&folder("llama"), &device());
+    let mut config = model.config().clone();
+    config["num_hidden_layers"] = json!(7);
+    let error = AutoModel::from_parts(config, model.into_network(), None, &device()).expect_err("refused");
+    assert!(error.to_string().contains("config"), "{error}");
 }

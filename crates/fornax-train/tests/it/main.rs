@@ -68,6 +68,9 @@ fn what_cannot_work_is_refused() {
         (PretrainArgs { sequence_length: 64, ..args() }, "sequence_length"),
         (PretrainArgs { sequence_length: 0, ..args() }, "sequence_length"),
         (PretrainArgs { batch_size: 0, ..args() }, "batch_size"),
+        (PretrainArgs { batch_size: usize::MAX / 2, ..args() }, "batch_size"),
+        (PretrainArgs { weight_decay: f32::NAN, ..args() }, "weight_decay"),
+        (PretrainArgs { max_parameter_grad_norm: Some(-1.0), ..args() }, "max_parameter_grad_norm"),
         (PretrainArgs { learning_rate: f64::NAN, ..args() }, "learning_rate"),
     ] {
         let error = run(vec![1; 100], bad).to_string();
