@@ -3,6 +3,7 @@
 
 use fornax_nn::DecoderConfig;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::config::{RopeParameters, check, limits, parse};
 use crate::naming::{DECODER, DECODER_IGNORED};
@@ -40,8 +41,9 @@ pub struct NewModelConfig {
     pub rms_norm_eps: f64,
     pub tie_word_embeddings: bool,
     pub rope_theta: f64,
-    #[serde(alias = "rope_scaling")]
     pub rope_parameters: Option<RopeParameters>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub original_max_position_embeddings: Option<usize>,
     pub attention_bias: bool,
     pub mlp_bias: bool,
 }
@@ -63,6 +65,7 @@ impl Default for NewModelConfig {
             tie_word_embeddings: false,
             rope_theta: 10_000.0,
             rope_parameters: None,
+            original_max_position_embeddings: None,
             attention_bias: false,
             mlp_bias: false,
         }
@@ -88,7 +91,7 @@ impl NewModelConfig {
             rms_norm_eps: self.rms_norm_eps,
             rope_theta: self.rope_theta,
             rope: self.rope_parameters.as_ref(),
-            original_max_position_embeddings: None,
+            original_max_position_embeddings: self.original_max_position_embeddings,
             qkv_bias: self.attention_bias,
             output_bias: self.attention_bias,
             mlp_bias: self.mlp_bias,
@@ -98,5 +101,10 @@ impl NewModelConfig {
             initializer_range: self.initializer_range,
         }
         .config()
+    }
+
+    /// The same as a `config.json`.
+    pub fn to_json(&self) -> Value {
+        crate::registry::config_json(&FAMILY, self)
     }
 }

@@ -5,7 +5,7 @@ use fornax_hub::{HubConfig, HubError, Silent, download, resolve};
 
 #[test]
 fn a_listing_with_a_name_that_leaves_the_folder_is_refused() {
-    for name in ["../config.json", "/tmp/config.json", "a/../../x.safetensors", "C:\\x", "a\\..\\b", ""] {
+    for name in ["../config.json", "/etc/config.json", "a/../../x.safetensors", "C:\\x", "a\\..\\b", ""] {
         let world = World::new();
         world.server.publish("org/name", "main", &[("model.safetensors", b"x"), (name, b"x")]);
         let error = download("org/name", &world.config(), &Silent).expect_err(name);
