@@ -1,7 +1,11 @@
 //! A file mapped into memory, read-only, as `Bytes` that keep the mapping alive. It deliberately knows nothing of what
 //! is in the file. The crate's only `unsafe` stands here.
 
-use std::{fs::File, path::Path, sync::Arc};
+use std::{
+    fs::{self, File},
+    path::Path,
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use memmap2::Mmap;
@@ -28,11 +32,12 @@ impl Mapping {
     /// Maps the whole of a regular file.
     pub fn open(path: &Path) -> Result<Self> {
         let blame = Blame { path };
-        let file = File::open(path).map_err(|error| blame.io("open", error))?;
-        let metadata = file.metadata().map_err(|error| blame.io("read the size of", error))?;
-        if !metadata.is_file() {
+        // Asked before it is opened, for opening a pipe waits until somebody writes to it.
+        if !fs::metadata(path).map_err(|error| blame.io("open", error))?.is_file() {
             return Err(blame.unsupported("the kind of file", "a regular file, which can be mapped", "something else"));
         }
+        let file = File::open(path).map_err(|error| blame.io("open", error))?;
+        let metadata = file.metadata().map_err(|error| blame.io("read the size of", error))?;
         let length = metadata.len();
         let mapped = usize::try_from(length).map_err(|_| blame.limit("bytes to map", usize::MAX, length))?;
         if mapped < 8 {

@@ -16,6 +16,7 @@ mod table;
 
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use fornax::backend;
 
@@ -58,7 +59,15 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // A value that cannot be is a bad input like any other; exit code 2 is for arguments that are not understood.
+        Err(error) if matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue) => {
+            let _ = error.print();
+            return ExitCode::FAILURE;
+        }
+        Err(error) => error.exit(),
+    };
     match panics::guarded(|| run(&cli)) {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever read the results has seen enough, as `head` does.

@@ -1,7 +1,7 @@
 //! `fornax quickstart`: a small model trained, saved, loaded and run, with nothing downloaded.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -116,6 +116,12 @@ fn refuse_to_overwrite(args: &QuickstartArgs) -> Result<()> {
     if holds_something && args.out.as_os_str() != DEFAULT_OUT {
         bail!("{} is not empty; name a new folder with --out, or remove it first", args.out.display());
     }
+    if args.out.exists() && !args.out.is_dir() {
+        bail!("{} is a file; name a folder with --out", args.out.display());
+    }
+    // Known before the training rather than after it.
+    let place = args.out.ancestors().find(|place| place.is_dir()).unwrap_or(Path::new("."));
+    tempfile::tempfile_in(place).with_context(|| format!("cannot write to {}", place.display()))?;
     Ok(())
 }
 

@@ -4,31 +4,33 @@ use anyhow::Result;
 use clap::Args;
 use fornax::prelude::SamplingParams;
 
+use crate::args::CommonArgs;
+
 /// How to choose tokens and when to stop.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Choosing tokens")]
 pub struct SamplingArgs {
     /// The most tokens to generate [default: 128, in a chat 512]
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", allow_negative_numbers = true)]
     pub max_new_tokens: Option<usize>,
 
     /// Do not end before this many tokens
-    #[arg(long, value_name = "COUNT", default_value_t = 0)]
+    #[arg(long, value_name = "COUNT", default_value_t = 0, allow_negative_numbers = true)]
     pub min_new_tokens: usize,
 
     /// 0 takes the most likely token each time (greedy); above 0 tokens are drawn, the more evenly the higher
     #[arg(long, value_name = "NUMBER", default_value_t = 0.0, allow_negative_numbers = true)]
     pub temperature: f32,
 
-    /// Draw from this many most likely tokens only; 0 for all
-    #[arg(long, value_name = "COUNT", default_value_t = 0)]
+    /// Draw from this many most likely tokens only; 0 for all; needs a temperature above 0
+    #[arg(long, value_name = "COUNT", default_value_t = 0, allow_negative_numbers = true)]
     pub top_k: usize,
 
-    /// Draw from the fewest tokens whose probabilities reach this sum; 1 for all
+    /// Draw from the fewest tokens whose probabilities reach this sum; 1 for all; needs a temperature above 0
     #[arg(long, value_name = "NUMBER", default_value_t = 1.0, allow_negative_numbers = true)]
     pub top_p: f32,
 
-    /// Draw from tokens at least this many times as likely as the likeliest; 0 for all
+    /// Draw from tokens at least this many times as likely as the likeliest; 0 for all; needs a temperature above 0
     #[arg(long, value_name = "NUMBER", default_value_t = 0.0, allow_negative_numbers = true)]
     pub min_p: f32,
 
@@ -59,7 +61,7 @@ pub struct SamplingArgs {
 
 impl SamplingArgs {
     /// As the engine takes them, and in their ranges.
-    pub fn params(&self, default_max_new_tokens: usize, seed: Option<u64>) -> Result<SamplingParams> {
+    pub fn params(&self, default_max_new_tokens: usize, common: &CommonArgs) -> Result<SamplingParams> {
         let params = SamplingParams::default()
             .max_new_tokens(self.max_new_tokens.unwrap_or(default_max_new_tokens))
             .min_new_tokens(self.min_new_tokens)
@@ -73,8 +75,16 @@ impl SamplingArgs {
             .stop(self.stop.iter().cloned())
             .stop_token_ids(self.stop_token_id.iter().copied())
             .ignore_eos(self.ignore_eos)
-            .seed(seed);
+            .seed(common.seed);
         params.validate()?;
+        let narrowed = [("--top-k", self.top_k > 0), ("--top-p", self.top_p != 1.0), ("--min-p", self.min_p != 0.0)];
+        if self.temperature == 0.0
+            && let Some((name, _)) = narrowed.into_iter().find(|&(_, given)| given)
+        {
+            common
+                .notices()
+                .warn(format_args!("{name} changes nothing: without --temperature above 0 nothing is drawn"));
+        }
         Ok(params)
     }
 }

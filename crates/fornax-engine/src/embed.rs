@@ -64,6 +64,17 @@ impl<'a> Embedder<'a> {
         Self { model }
     }
 
+    /// The default options, with the pooling that the model was trained for where it says so (as sentence-transformers'
+    /// models do in `1_Pooling/config.json`).
+    pub fn default_options(&self) -> EmbedOptions {
+        let pooling = match self.model.pooling_mode() {
+            Some("cls") => Pooling::Cls,
+            Some("lasttoken") => Pooling::Last,
+            _ => Pooling::Mean,
+        };
+        EmbedOptions { pooling, ..EmbedOptions::default() }
+    }
+
     /// One vector a text, in the order of the texts. A text's vector does not depend on the texts beside it, up to
     /// rounding.
     ///

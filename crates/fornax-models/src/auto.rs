@@ -65,6 +65,7 @@ pub struct AutoModel {
     config: Value,
     tokenizer: Option<Tokenizer>,
     generation: GenerationDefaults,
+    pooling: Option<&'static str>,
     device: Device,
     source: Option<PathBuf>,
 }
@@ -117,7 +118,16 @@ impl AutoModel {
             return Err(ModelError::config("config", "the one that the network was made from", "another"));
         }
         let generation = generation_defaults(&config, None, tokenizer.as_ref());
-        let model = Self { network, family, config, tokenizer, generation, device: device.clone(), source: None };
+        let model = Self {
+            network,
+            family,
+            config,
+            tokenizer,
+            generation,
+            pooling: None,
+            device: device.clone(),
+            source: None,
+        };
         model.check_vocabulary()?;
         Ok(model)
     }
@@ -174,6 +184,12 @@ impl AutoModel {
         &self.generation
     }
 
+    /// How sentence-transformers turns this model's states into one vector: `cls`, `mean` or `lasttoken`, from
+    /// `1_Pooling/config.json`; `None` where there is no such file, or it asks for something else.
+    pub fn pooling_mode(&self) -> Option<&'static str> {
+        self.pooling
+    }
+
     /// Where it runs.
     pub fn device(&self) -> &Device {
         &self.device
@@ -218,7 +234,17 @@ impl AutoModel {
         let tokenizer =
             if folder.join("tokenizer.json").exists() { Some(Tokenizer::from_folder(folder)?) } else { None };
         let generation = generation_defaults(&config, generation.as_ref(), tokenizer.as_ref());
-        let model = Self { network, family, config, tokenizer, generation, device: device.clone(), source: None };
+        let mut model = Self {
+            network,
+            family,
+            config,
+            tokenizer,
+            generation,
+            pooling: None,
+            device: device.clone(),
+            source: None,
+        };
+        model.pooling = pooling_mode(&folder.join("1_Pooling/config.json"))?;
         model.check_vocabulary()?;
         Ok(model)
     }
@@ -242,7 +268,16 @@ impl AutoModel {
         };
         let tokenizer = vocab.as_ref().map(Tokenizer::from_gguf).transpose()?;
         let generation = generation_defaults(&config, None, tokenizer.as_ref());
-        let model = Self { network, family, config, tokenizer, generation, device: device.clone(), source: None };
+        let model = Self {
+            network,
+            family,
+            config,
+            tokenizer,
+            generation,
+            pooling: None,
+            device: device.clone(),
+            source: None,
+        };
         model.check_vocabulary()?;
         Ok(model)
     }
@@ -311,6 +346,23 @@ fn generation_defaults(
         pad_token_id: one("pad_token_id", tokenizer.and_then(Tokenizer::pad_id)),
         raw: generation.cloned(),
     }
+}
+
+/// The one way of pooling that the file switches on.
+fn pooling_mode(path: &Path) -> Result<Option<&'static str>, ModelError> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let config = read_json(path)?;
+    let switches = [
+        ("cls", "pooling_mode_cls_token"),
+        ("mean", "pooling_mode_mean_tokens"),
+        ("lasttoken", "pooling_mode_lasttoken"),
+    ];
+    Ok(switches
+        .into_iter()
+        .find(|&(mode, switch)| config[switch] == true || config["pooling_mode"] == mode)
+        .map(|(mode, _)| mode))
 }
 
 pub(crate) fn read_json(path: &Path) -> Result<Value, ModelError> {

@@ -85,7 +85,10 @@ pub(crate) fn check_multiple(key: &str, value: usize, other: &str, divisor: usiz
 
 /// Reads the name of an activation.
 pub(crate) fn activation(key: &str, name: &str) -> Result<Activation, ModelError> {
-    name.parse().map_err(|error| ModelError::config(key, "a known activation", error))
+    name.parse().map_err(|_| {
+        let known: Vec<_> = Activation::ALL.iter().map(ToString::to_string).collect();
+        ModelError::config(key, format!("one of {}", known.join(", ")), name)
+    })
 }
 
 /// Heads and their size, checked against each other.

@@ -53,7 +53,7 @@ pub struct ChatArgs {
 
 /// Runs it.
 pub fn run(args: &ChatArgs, common: &CommonArgs) -> Result<()> {
-    let params = args.sampling.params(MAX_NEW_TOKENS, common.seed)?;
+    let params = args.sampling.params(MAX_NEW_TOKENS, common)?;
     let model = common.load(&args.model)?;
     // Known now rather than after the first message was typed.
     model.decoder()?;

@@ -44,9 +44,9 @@ pub struct EmbedArgs {
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
 
-    /// How the vectors of a text's tokens become one
-    #[arg(long, value_name = "HOW", value_enum, default_value_t = PoolingArg::Mean)]
-    pooling: PoolingArg,
+    /// How the vectors of a text's tokens become one [default: what the model was trained for if it says so, else mean]
+    #[arg(long, value_name = "HOW", value_enum)]
+    pooling: Option<PoolingArg>,
 
     /// Leave the vectors at their length instead of scaling them to 1
     #[arg(long)]
@@ -56,7 +56,8 @@ pub struct EmbedArgs {
     #[arg(long, value_name = "COUNT", default_value_t = 32)]
     batch_size: usize,
 
-    /// Cut longer texts to this many tokens [default: the model's own limit]
+    /// Cut longer texts to this many tokens [default: all that the model has
+    /// positions for]
     #[arg(long, value_name = "COUNT")]
     max_length: Option<usize>,
 
@@ -79,17 +80,18 @@ enum PoolingArg {
 /// Runs it.
 pub fn run(args: &EmbedArgs, common: &CommonArgs) -> Result<()> {
     let texts = args.texts()?;
+    let model = common.load(&args.model)?;
     let options = EmbedOptions {
         pooling: match args.pooling {
-            PoolingArg::Mean => Pooling::Mean,
-            PoolingArg::Cls => Pooling::Cls,
-            PoolingArg::Last => Pooling::Last,
+            Some(PoolingArg::Mean) => Pooling::Mean,
+            Some(PoolingArg::Cls) => Pooling::Cls,
+            Some(PoolingArg::Last) => Pooling::Last,
+            None => model.embedder().default_options().pooling,
         },
         normalize: !args.no_normalize,
         batch_size: args.batch_size,
         max_length: args.max_length,
     };
-    let model = common.load(&args.model)?;
     let embeddings = model.embedder().embed(&texts, &options)?;
     let mut out = Output::stdout();
     if args.json {

@@ -125,7 +125,7 @@ impl GenerateArgs {
     fn params(&self, common: &CommonArgs) -> Result<SamplingParams> {
         let params = self
             .sampling
-            .params(MAX_NEW_TOKENS, common.seed)?
+            .params(MAX_NEW_TOKENS, common)?
             .num_return_sequences(self.sequences.num_return_sequences)
             .num_beams(self.sequences.num_beams)
             .length_penalty(self.sequences.length_penalty)

@@ -120,14 +120,32 @@ fn an_empty_prompt_starts_from_the_begin_token_where_there_is_one() {
 }
 
 #[test]
+fn values_that_cannot_be_are_errors_like_any_other() {
+    let llama = llama();
+    for (flag, value) in [("--top-k", "-1"), ("--token-ids", "1,x"), ("--early-stopping", "maybe"), ("--seed", "x")] {
+        let output = run(&["generate", &llama, "--prompt", "x", flag, value]);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{flag} {value}: {error}");
+        assert!(output.stdout.is_empty() && error.contains(flag), "{flag} {value}: {error}");
+    }
+}
+
+#[test]
+fn a_quickstart_that_cannot_be_saved_does_not_train() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let output = run(&["quickstart", "--out", file.path().to_str().expect("UTF-8")]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(error.contains("is a file") && !error.contains("training"), "{error}");
+}
+
+#[test]
 fn arguments_that_cannot_be_understood_are_another_exit_code() {
     let llama = llama();
     for args in [
         &["generate", &llama][..],
         &["generate", &llama, "--prompt", "x", "--token-ids", "1"],
-        &["generate", &llama, "--token-ids", "1,x"],
         &["generate", &llama, "--prompt", "x", "--logprobs", "1"],
-        &["generate", &llama, "--prompt", "x", "--early-stopping", "maybe"],
         &["score", &llama],
         &["embed", &llama],
         &["fly"],

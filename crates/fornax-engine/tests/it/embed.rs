@@ -3,7 +3,7 @@
 use fornax_engine::{EmbedOptions, ModelExt, Pooling, cosine_similarity};
 use serde_json::Value;
 
-use crate::common::{load, notice};
+use crate::common::{fixture, load, notice};
 
 fn minilm() -> Option<fornax_models::AutoModel> {
     let found = std::env::var_os("FORNAX_TEST_MINILM").map(std::path::PathBuf::from).filter(|path| path.exists());
@@ -44,4 +44,18 @@ fn a_sentence_does_not_depend_on_those_beside_it() {
             assert!(cosine_similarity(&alone, together) > 0.99999, "{sentence:?} with {pooling:?}");
         }
     }
+}
+
+/// A folder of sentence-transformers says how its model was trained to be pooled.
+#[test]
+fn the_pooling_of_a_folder_is_the_default() {
+    let copy = tempfile::tempdir().expect("a folder");
+    for name in ["config.json", "model.safetensors"] {
+        std::fs::copy(fixture("bert").join(name), copy.path().join(name)).expect("copied");
+    }
+    assert_eq!(load(copy.path()).embedder().default_options().pooling, Pooling::Mean);
+    std::fs::create_dir(copy.path().join("1_Pooling")).expect("made");
+    let text = r#"{"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false}"#;
+    std::fs::write(copy.path().join("1_Pooling/config.json"), text).expect("written");
+    assert_eq!(load(copy.path()).embedder().default_options().pooling, Pooling::Cls);
 }

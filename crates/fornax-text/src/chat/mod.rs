@@ -106,6 +106,9 @@ impl TemplateOptions {
 
 /// The chat template of a model, or several by name. Cloning is cheap.
 ///
+/// Steps and output are limited, but not memory: a template made to harm can double a string until there is none left.
+/// Render templates of models that you would run.
+///
 /// ```
 /// use fornax_text::{ChatTemplate, Message, TemplateOptions};
 /// let template = ChatTemplate::new(
