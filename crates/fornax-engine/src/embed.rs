@@ -103,8 +103,8 @@ impl<'a> Embedder<'a> {
         let mut vectors = vec![Vec::new(); texts.len()];
         for batch in order.chunks(batch_size) {
             let tokens: Vec<&[u32]> = batch.iter().map(|&index| rows[index].as_slice()).collect();
-            let size_and_values = self.pooled(&tokens, options.pooling)?;
-            for (&index, vector) in batch.iter().zip(size_and_values.1.chunks_exact(size_and_values.0)) {
+            let (size, values) = self.pooled(&tokens, options.pooling)?;
+            for (&index, vector) in batch.iter().zip(values.chunks_exact(size)) {
                 vectors[index] = if options.normalize { normalized(vector) } else { vector.to_vec() };
             }
         }
@@ -134,10 +134,9 @@ impl<'a> Embedder<'a> {
         let lengths: Vec<usize> = rows.iter().map(|row| row.len()).collect();
         let longest = lengths.iter().copied().max().unwrap_or(0);
         let device = self.model.device().as_burn();
-        // Padding is masked, so any id that has a vector will do.
-        let pad = 0;
+        // Padding is masked, so any id that has a vector will do, and 0 always has one.
         let padded =
-            rows.iter().flat_map(|row| row.iter().map(|&id| id as i32).chain(std::iter::repeat(pad)).take(longest));
+            rows.iter().flat_map(|row| row.iter().map(|&id| id as i32).chain(std::iter::repeat(0)).take(longest));
         let ids = TensorData::new(padded.collect::<Vec<i32>>(), [rows.len(), longest]);
         let tokens = Tensor::<2, Int>::from_data(ids, device);
         let hidden = match self.model.network() {

@@ -117,19 +117,7 @@ impl AutoModel {
         if !fits {
             return Err(ModelError::config("config", "the one that the network was made from", "another"));
         }
-        let generation = generation_defaults(&config, None, tokenizer.as_ref());
-        let model = Self {
-            network,
-            family,
-            config,
-            tokenizer,
-            generation,
-            pooling: None,
-            device: device.clone(),
-            source: None,
-        };
-        model.check_vocabulary()?;
-        Ok(model)
+        Self::assembled(family, config, network, tokenizer, None, device)
     }
 
     /// The network.
@@ -233,19 +221,8 @@ impl AutoModel {
         let network = load_network(family, &family.weights, &mut config, &checkpoint, device, dtype)?;
         let tokenizer =
             if folder.join("tokenizer.json").exists() { Some(Tokenizer::from_folder(folder)?) } else { None };
-        let generation = generation_defaults(&config, generation.as_ref(), tokenizer.as_ref());
-        let mut model = Self {
-            network,
-            family,
-            config,
-            tokenizer,
-            generation,
-            pooling: None,
-            device: device.clone(),
-            source: None,
-        };
+        let mut model = Self::assembled(family, config, network, tokenizer, generation.as_ref(), device)?;
         model.pooling = pooling_mode(&folder.join("1_Pooling/config.json"))?;
-        model.check_vocabulary()?;
         Ok(model)
     }
 
@@ -267,29 +244,26 @@ impl AutoModel {
             None => None,
         };
         let tokenizer = vocab.as_ref().map(Tokenizer::from_gguf).transpose()?;
-        let generation = generation_defaults(&config, None, tokenizer.as_ref());
-        let model = Self {
-            network,
-            family,
-            config,
-            tokenizer,
-            generation,
-            pooling: None,
-            device: device.clone(),
-            source: None,
-        };
-        model.check_vocabulary()?;
-        Ok(model)
+        Self::assembled(family, config, network, tokenizer, None, device)
     }
 
-    fn check_vocabulary(&self) -> Result<(), ModelError> {
-        let vocab_size = self.network.vocab_size();
-        match &self.tokenizer {
-            Some(tokenizer) if tokenizer.max_id() as usize >= vocab_size => {
-                Err(ModelError::Vocabulary { largest_id: tokenizer.max_id(), vocab_size })
-            }
-            _ => Ok(()),
+    /// Puts a model together, once its tokenizer is found to fit its network.
+    fn assembled(
+        family: &'static Family,
+        config: Value,
+        network: Network,
+        tokenizer: Option<Tokenizer>,
+        generation: Option<&Value>,
+        device: &Device,
+    ) -> Result<Self, ModelError> {
+        let vocab_size = network.vocab_size();
+        let largest_id = tokenizer.as_ref().map(Tokenizer::max_id);
+        if let Some(largest_id) = largest_id.filter(|&id| id as usize >= vocab_size) {
+            return Err(ModelError::Vocabulary { largest_id, vocab_size });
         }
+        let generation = generation_defaults(&config, generation, tokenizer.as_ref());
+        let device = device.clone();
+        Ok(Self { network, family, config, tokenizer, generation, pooling: None, device, source: None })
     }
 }
 

@@ -12,6 +12,7 @@ mod gguf;
 mod load;
 mod naming;
 mod network;
+mod path;
 mod registry;
 mod rotary;
 mod save;

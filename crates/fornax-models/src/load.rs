@@ -8,6 +8,7 @@ use burn::tensor::{AllocationProperty, Bytes, DType, Device, Tensor, TensorData}
 use fornax_backend::FloatDtype;
 use fornax_checkpoint::{Checkpoint, Dtype, TensorView};
 
+use crate::path::ParameterPath;
 use crate::weights::{Layout, WeightMap};
 use crate::{ModelError, Network, TensorMismatch};
 
@@ -28,7 +29,7 @@ pub(crate) fn load_weights(
         device,
         dtype,
         head_dim: network.head_dim(),
-        path: Vec::new(),
+        path: ParameterPath::default(),
         used: HashSet::new(),
         mismatch: TensorMismatch::default(),
         error: None,
@@ -73,7 +74,7 @@ struct Loader<'a> {
     device: &'a Device,
     dtype: FloatDtype,
     head_dim: usize,
-    path: Vec<String>,
+    path: ParameterPath,
     used: HashSet<String>,
     mismatch: TensorMismatch,
     error: Option<ModelError>,
@@ -81,16 +82,11 @@ struct Loader<'a> {
 
 impl ModuleMapper for Loader<'_> {
     fn enter_module(&mut self, name: &str, container: &str) {
-        // Which variant an enum has is not part of a parameter's name.
-        if !container.starts_with("Enum:") {
-            self.path.push(name.to_owned());
-        }
+        self.path.enter(name, container);
     }
 
     fn exit_module(&mut self, _name: &str, container: &str) {
-        if !container.starts_with("Enum:") {
-            self.path.pop();
-        }
+        self.path.exit(container);
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
@@ -98,7 +94,7 @@ impl ModuleMapper for Loader<'_> {
             return param;
         }
         let shape: Vec<usize> = param.lazy_shape().to_vec();
-        match self.read(&self.path.join("."), &shape) {
+        match self.read(&self.path.name(), &shape) {
             Ok(Some(data)) => {
                 let dtype: DType = self.dtype.into();
                 Param::from_tensor(Tensor::from_data(data, (self.device, dtype)))

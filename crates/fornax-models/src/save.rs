@@ -11,8 +11,9 @@ use fornax_checkpoint::{Dtype, SaveOptions, TensorInfo, save_safetensors};
 use serde_json::{Value, json};
 
 use crate::load::transposed;
+use crate::path::ParameterPath;
 use crate::weights::{Layout, WeightMap};
-use crate::{AutoModel, ModelError};
+use crate::{AutoModel, ModelError, TensorMismatch};
 
 impl AutoModel {
     /// Writes `config.json`, `generation_config.json`, the weights as safetensors (in shards above 5 GB) and the
@@ -25,18 +26,28 @@ impl AutoModel {
     pub fn save(&self, folder: impl AsRef<Path>) -> Result<(), ModelError> {
         let folder = folder.as_ref();
         fs::create_dir_all(folder).map_err(ModelError::io("make the folder", folder))?;
+        let map = &self.family().weights;
+        // A checkpoint of a bare model, such as `BertModel`, leaves the prefix out that those with heads have.
+        let bare = self.config()["architectures"][0].as_str() == Some("BertModel");
+        let prefix = if bare { map.optional_prefix } else { "" };
+        let mut collector = Collector {
+            map,
+            prefix,
+            path: ParameterPath::default(),
+            order: Vec::new(),
+            stored: HashMap::new(),
+            unnamed: TensorMismatch::default(),
+        };
+        self.network().visit(&mut collector);
+        let Collector { order, mut stored, unnamed, .. } = collector;
+        if !unnamed.is_empty() {
+            return Err(unnamed.into());
+        }
         // The configuration goes first and comes last: a folder that has one is whole.
         let config_path = folder.join("config.json");
         if config_path.exists() {
             fs::remove_file(&config_path).map_err(ModelError::io("replace", &config_path))?;
         }
-        let map = &self.family().weights;
-        // A checkpoint of a bare model, such as `BertModel`, leaves the prefix out that those with heads have.
-        let bare = self.config()["architectures"][0].as_str() == Some("BertModel");
-        let prefix = if bare { map.optional_prefix } else { "" };
-        let mut collector = Collector { map, prefix, path: Vec::new(), order: Vec::new(), stored: HashMap::new() };
-        self.network().visit(&mut collector);
-        let Collector { order, mut stored, .. } = collector;
         let infos: Vec<TensorInfo> = order.iter().map(|name| stored[name].info(name)).collect();
         let dtype = infos.first().map_or("float32", |info| torch_name(info.dtype));
         save_safetensors(folder, infos, &SaveOptions::default(), |info| -> Result<_, ModelError> {
@@ -87,9 +98,11 @@ struct Collector<'a> {
     map: &'a WeightMap,
     /// Left out of names.
     prefix: &'static str,
-    path: Vec<String>,
+    path: ParameterPath,
     order: Vec<String>,
     stored: HashMap<String, Stored>,
+    /// Parameters that the family has no name for.
+    unnamed: TensorMismatch,
 }
 
 /// A tensor to be written, of one parameter or of several side by side.
@@ -104,20 +117,19 @@ struct Stored {
 
 impl ModuleVisitor for Collector<'_> {
     fn enter_module(&mut self, name: &str, container: &str) {
-        if !container.starts_with("Enum:") {
-            self.path.push(name.to_owned());
-        }
+        self.path.enter(name, container);
     }
 
     fn exit_module(&mut self, _name: &str, container: &str) {
-        if !container.starts_with("Enum:") {
-            self.path.pop();
-        }
+        self.path.exit(container);
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let parameter = self.path.join(".");
-        let (name, layout) = self.map.name(&parameter).unwrap_or((parameter, Layout::Same));
+        let parameter = self.path.name();
+        let Some((name, layout)) = self.map.name(&parameter) else {
+            self.unnamed.missing.push(format!("{parameter} (the family has no rule for it)"));
+            return;
+        };
         let name = name.strip_prefix(self.prefix).map_or(name.clone(), str::to_owned);
         let value = param.val();
         let shape = value.dims().to_vec();
