@@ -1,0 +1,127 @@
+//! `y = x Wᵀ` for packed weights. Rows of the input are prepared once for the weights' kind (rounded to bf16, or quantized
+//! to int8 in blocks of 32), then threads take panels of the weight. A row's result depends on that row and the weight
+//! alone: not on the rows beside it, nor on the number of threads, nor on which kernel its batch size selects.
+
+pub(crate) mod float;
+pub(crate) mod quantized;
+
+use std::ops::Range;
+
+use crate::packed::{PANEL, PackedWeight, WeightType};
+use crate::{Isa, Pool};
+
+/// Rows of activations, prepared for the kernels of one kind of weight.
+#[derive(Debug)]
+pub enum Activations {
+    /// For float weights.
+    Float(float::FloatRows),
+    /// For quantized weights.
+    Int8(quantized::Int8Rows),
+}
+
+/// Where a kernel writes: rows of `f32` of which it owns some columns.
+#[derive(Debug, Clone, Copy)]
+pub struct OutRows {
+    start: *mut f32,
+    stride: usize,
+    columns: usize,
+}
+
+// SAFETY: whoever makes one promises that those it is handed to write to different columns.
+unsafe impl Send for OutRows {}
+// SAFETY: as above.
+unsafe impl Sync for OutRows {}
+
+impl OutRows {
+    /// `start` is the first of rows of `columns` values, `stride` values apart.
+    ///
+    /// # Safety
+    /// Until the last write, all these rows stay allocated, and nobody else reads or writes the columns written.
+    pub unsafe fn new(start: *mut f32, stride: usize, columns: usize) -> Self {
+        Self { start, stride, columns }
+    }
+
+    /// Where the 16 values of `row` in `panel` go, when all 16 exist.
+    #[inline(always)]
+    pub fn whole(&self, row: usize, panel: usize) -> Option<*mut f32> {
+        let column = panel * PANEL;
+        // SAFETY: inside of the rows by the constructor's contract.
+        (column + PANEL <= self.columns).then(|| unsafe { self.start.add(row * self.stride + column) })
+    }
+
+    /// Writes those of the 16 values of `row` in `panel` that exist.
+    ///
+    /// # Safety
+    /// The row exists, and this panel is the caller's to write.
+    #[inline(always)]
+    pub unsafe fn write(&self, row: usize, panel: usize, values: &[f32; PANEL]) {
+        let column = panel * PANEL;
+        let count = PANEL.min(self.columns - column);
+        // SAFETY: inside of the rows by the constructor's contract.
+        unsafe {
+            std::ptr::copy_nonoverlapping(values.as_ptr(), self.start.add(row * self.stride + column), count);
+        }
+    }
+}
+
+// What a kind of weight brings, by type. Float and quantized weights are two families of kernels.
+
+/// Bytes of one panel of 16 output columns.
+pub(crate) fn panel_bytes(weight_type: WeightType, in_features: usize) -> usize {
+    match weight_type {
+        WeightType::F16 | WeightType::BF16 => float::panel_bytes(in_features),
+        _ => quantized::panel_bytes(weight_type, in_features),
+    }
+}
+
+/// Packs up to 16 rows of a checkpoint's blocks into a zeroed panel.
+pub(crate) fn pack_panel(weight_type: WeightType, in_features: usize, rows: &[u8], panel: &mut [u8]) {
+    match weight_type {
+        WeightType::F16 | WeightType::BF16 => float::pack_panel(weight_type, in_features, rows, panel),
+        _ => quantized::pack_panel(weight_type, in_features, rows, panel),
+    }
+}
+
+/// Appends a row of values to `out` in a checkpoint's form.
+pub(crate) fn quantize_row(weight_type: WeightType, row: &[f32], out: &mut Vec<u8>) {
+    match weight_type {
+        WeightType::F16 | WeightType::BF16 => float::round_row(weight_type, row, out),
+        _ => quantized::quantize_row(weight_type, row, out),
+    }
+}
+
+/// Reads output column `column` of a panel.
+pub(crate) fn read_row(weight_type: WeightType, in_features: usize, panel: &[u8], column: usize, out: &mut [f32]) {
+    match weight_type {
+        WeightType::F16 | WeightType::BF16 => float::read_row(weight_type, in_features, panel, column, out),
+        _ => quantized::read_row(weight_type, in_features, panel, column, out),
+    }
+}
+
+/// Prepares `rows` rows of `x` (`[rows, in_features]`) for weights like `weight`.
+pub fn prepare(pool: &Pool, isa: Isa, weight: &PackedWeight, x: &[f32], rows: usize) -> Activations {
+    let in_features = weight.in_features();
+    assert_eq!(x.len(), rows * in_features, "values of {rows} rows");
+    match weight.weight_type() {
+        WeightType::F16 | WeightType::BF16 => {
+            Activations::Float(float::FloatRows::prepare(pool, isa, x, rows, in_features))
+        }
+        _ => Activations::Int8(quantized::Int8Rows::prepare(pool, isa, x, rows, in_features)),
+    }
+}
+
+/// Multiplies all prepared rows with some panels of a weight, on the calling thread.
+///
+/// # Safety
+/// The columns of `panels` in `out` are the caller's to write, for as many rows as were prepared.
+///
+/// # Panics
+/// When the rows were prepared for another kind of weight or another number of columns.
+pub unsafe fn multiply(isa: Isa, x: &Activations, weight: &PackedWeight, panels: Range<usize>, out: OutRows) {
+    match x {
+        // SAFETY: the caller's promise.
+        Activations::Float(x) => unsafe { float::multiply(isa, x, weight, panels, out) },
+        // SAFETY: the caller's promise.
+        Activations::Int8(x) => unsafe { quantized::multiply(isa, x, weight, panels, out) },
+    }
+}

@@ -1,0 +1,1 @@
+//! The kernels from outside, at every level of instructions that this machine has.
