@@ -18,7 +18,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
-use fornax::backend;
+use fornax::{backend, cpu};
 
 use crate::args::CommonArgs;
 use crate::commands::{chat, download, embed, generate, inspect, score};
@@ -84,6 +84,9 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     // Before anything else, for the first tensor starts the threads.
     if let Some(count) = common.threads {
         backend::set_threads(count)?;
+    }
+    if let Some(level) = &common.isa {
+        level.parse::<cpu::Isa>()?.force()?;
     }
     match &cli.command {
         Command::Quickstart(args) => quickstart::run(args, common),

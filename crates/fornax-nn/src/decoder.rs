@@ -7,7 +7,7 @@ use burn::tensor::{DType, Device, Int, Tensor};
 
 use crate::{
     Attention, AttentionConfig, Embedding, EmbeddingConfig, KvCache, KvCacheConfig, LayerCache, Linear, LinearConfig,
-    Mlp, MlpConfig, Norm, NormConfig, RopeConfig, RopeScaling, RopeTables,
+    Mlp, MlpConfig, Norm, NormConfig, RopeConfig, RopeScaling, RopeTables, Weight, Weights,
 };
 
 /// How the stack knows where a token stands.
@@ -142,12 +142,12 @@ impl Decoder {
 
     /// Where its weights are.
     pub fn device(&self) -> Device {
-        self.embedding.weight.lazy_device()
+        self.norm.device()
     }
 
-    /// The type of its weights.
+    /// The type that it computes in.
     pub fn dtype(&self) -> DType {
-        self.embedding.weight.val().dtype()
+        self.norm.dtype()
     }
 
     /// An empty cache for `batch` sequences of up to `capacity` tokens.
@@ -199,5 +199,35 @@ impl Decoder {
             Some(output) => output.forward(hidden),
             None => self.embedding.project(hidden),
         }
+    }
+}
+
+impl Weights for DecoderLayer {
+    fn for_each_weight(&mut self, path: &str, visit: &mut dyn FnMut(&str, &mut Weight)) {
+        self.attention.for_each_weight(&format!("{path}.attention"), visit);
+        self.mlp.for_each_weight(&format!("{path}.mlp"), visit);
+    }
+
+    fn all_packed(&self) -> bool {
+        self.attention.all_packed() && self.mlp.all_packed()
+    }
+}
+
+impl Weights for Decoder {
+    /// The root's path is empty.
+    fn for_each_weight(&mut self, _path: &str, visit: &mut dyn FnMut(&str, &mut Weight)) {
+        self.embedding.for_each_weight("embedding", visit);
+        for (index, layer) in self.layers.iter_mut().enumerate() {
+            layer.for_each_weight(&format!("layers.{index}"), visit);
+        }
+        if let Some(output) = &mut self.output {
+            output.for_each_weight("output", visit);
+        }
+    }
+
+    fn all_packed(&self) -> bool {
+        self.embedding.all_packed()
+            && self.layers.iter().all(DecoderLayer::all_packed)
+            && self.output.as_ref().is_none_or(Linear::all_packed)
     }
 }

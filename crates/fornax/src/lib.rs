@@ -20,6 +20,8 @@
 pub use burn;
 /// Devices, dtypes and operations.
 pub use fornax_backend as backend;
+/// The CPU's kernels.
+pub use fornax_cpu as cpu;
 /// Reading and writing weights.
 pub use fornax_checkpoint as checkpoint;
 /// Generation, scores and embeddings.
@@ -42,7 +44,7 @@ pub mod prelude {
         Chat, Chunk, EmbedOptions, FinishReason, Generation, Generator, Message, ModelExt, Pooling, Prompt,
         SamplingParams, Score, cosine_similarity, score,
     };
-    pub use fornax_models::{AutoModel, LoadOptions};
+    pub use fornax_models::{AutoModel, LoadOptions, WeightFormat};
     pub use fornax_text::Tokenizer;
 }
 

@@ -6,6 +6,7 @@ use burn::module::{Initializer, Module, Param};
 use burn::tensor::{Bool, Device, Int, Tensor};
 use fornax_nn::{
     Attention, AttentionConfig, Embedding, EmbeddingConfig, LayerNorm, Linear, LinearConfig, Mlp, MlpConfig,
+    Weight, Weights,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -287,7 +288,7 @@ impl Bert {
 
     /// Where its weights are.
     pub fn device(&self) -> Device {
-        self.words.weight.lazy_device()
+        self.norm.weight.lazy_device()
     }
 
     /// Runs the layers.
@@ -335,6 +336,26 @@ impl Bert {
     pub fn class_logits(&self, hidden: Tensor<3>) -> Option<Tensor<2>> {
         let classifier = self.classifier.as_ref()?;
         Some(classifier.forward(self.pooled(hidden)?))
+    }
+}
+
+/// The tables are looked up in and stay as they are; a row of them is all that a token needs.
+impl Weights for Bert {
+    fn for_each_weight(&mut self, _path: &str, visit: &mut dyn FnMut(&str, &mut Weight)) {
+        for (index, layer) in self.layers.iter_mut().enumerate() {
+            layer.attention.for_each_weight(&format!("layers.{index}.attention"), visit);
+            layer.mlp.for_each_weight(&format!("layers.{index}.mlp"), visit);
+        }
+        if let Some(pooler) = &mut self.pooler {
+            pooler.for_each_weight("pooler", visit);
+        }
+        if let Some(head) = &mut self.masked_lm {
+            head.transform.for_each_weight("masked_lm.transform", visit);
+        }
+    }
+
+    fn all_packed(&self) -> bool {
+        self.layers.iter().all(|layer| layer.attention.all_packed() && layer.mlp.all_packed())
     }
 }
 
