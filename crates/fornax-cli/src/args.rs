@@ -106,19 +106,24 @@ impl CommonArgs {
 
     /// Loads a model onto the device, with bars for what has to be fetched.
     pub fn load(&self, model: &str) -> Result<AutoModel> {
-        let notices = self.notices();
-        let (dtype, weights) = (self.float_dtype()?, self.weight_format()?);
-        let device = self.open_device()?;
-        let downloads = Downloads::new(notices);
         let start = Instant::now();
-        let options = LoadOptions { dtype, weights, hub: self.hub_config(), progress: &downloads };
-        let loaded = AutoModel::load_with(model, &device, &options)?;
-        notices.info(format_args!(
-            "{model}: {}, {} parameters, on {device}, loaded in {:.1} s",
+        let loaded = self.load_quietly(model)?;
+        self.notices().info(format_args!(
+            "{model}: {}, {} parameters, on {}, loaded in {:.1} s",
             loaded.family().name,
             short_count(loaded.num_parameters() as u64),
+            loaded.device(),
             start.elapsed().as_secs_f64(),
         ));
         Ok(loaded)
+    }
+
+    /// As [`load`](Self::load), without saying so.
+    pub fn load_quietly(&self, model: &str) -> Result<AutoModel> {
+        let (dtype, weights) = (self.float_dtype()?, self.weight_format()?);
+        let device = self.open_device()?;
+        let downloads = Downloads::new(self.notices());
+        let options = LoadOptions { dtype, weights, hub: self.hub_config(), progress: &downloads };
+        Ok(AutoModel::load_with(model, &device, &options)?)
     }
 }

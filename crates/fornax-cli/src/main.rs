@@ -21,7 +21,7 @@ use clap::{Parser, Subcommand};
 use fornax::{backend, cpu};
 
 use crate::args::CommonArgs;
-use crate::commands::{chat, download, embed, generate, inspect, score};
+use crate::commands::{bench, chat, download, embed, generate, inspect, score};
 
 /// Language models in Rust: train, load, generate, chat and embed, on any device.
 #[derive(Debug, Parser)]
@@ -54,6 +54,7 @@ enum Command {
     Chat(chat::ChatArgs),
     Score(score::ScoreArgs),
     Embed(embed::EmbedArgs),
+    Bench(bench::BenchArgs),
     Inspect(inspect::InspectArgs),
     Download(download::DownloadArgs),
 }
@@ -94,6 +95,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Chat(args) => chat::run(args, common),
         Command::Score(args) => score::run(args, common),
         Command::Embed(args) => embed::run(args, common),
+        Command::Bench(args) => bench::run(args, common),
         Command::Inspect(args) => inspect::run(args, common),
         Command::Download(args) => download::run(args, common),
     }

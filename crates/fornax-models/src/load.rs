@@ -128,7 +128,12 @@ impl Loader<'_> {
         }
     }
 
-    fn try_pack(&mut self, parameter: &str, shape: [usize; 2], format: WeightFormat) -> Result<Option<Weight>, ModelError> {
+    fn try_pack(
+        &mut self,
+        parameter: &str,
+        shape: [usize; 2],
+        format: WeightFormat,
+    ) -> Result<Option<Weight>, ModelError> {
         // What is wrong with a tensor is noted when it is asked for as numbers.
         let Some((name, layout)) = self.locate(parameter) else { return Ok(None) };
         let view = self.checkpoint.tensor(&name)?;

@@ -91,6 +91,11 @@ pub struct Attention {
 }
 
 impl Attention {
+    /// The configuration that it was made from.
+    pub fn config(&self) -> &AttentionConfig {
+        &self.config
+    }
+
     /// - `x`: `[batch, seq, hidden_size]`
     /// - `rope`: the tables of the positions of `x`, for models that turn queries and keys
     /// - `cache`: keys and values of the tokens before `x`, which those of `x` are appended to

@@ -57,9 +57,18 @@ impl KvCacheConfig {
                 len: 0,
                 capacity: self.capacity,
             }),
-            CacheFormat::Pages(cache_type) => LayerCache::Pages(KvLayer::new(self.page_shape(cache_type), self.batch)),
+            CacheFormat::Pages(_) => LayerCache::Pages(self.pages()),
         };
         KvCache { layers: (0..self.layers).map(|_| layer()).collect(), capacity: self.capacity }
+    }
+
+    /// One layer's pages, empty.
+    pub(crate) fn pages(&self) -> KvLayer {
+        let cache_type = match self.format {
+            CacheFormat::Pages(cache_type) => cache_type,
+            CacheFormat::Tensors(_) => CacheType::F32,
+        };
+        KvLayer::new(self.page_shape(cache_type), self.batch)
     }
 
     fn page_shape(&self, cache_type: CacheType) -> KvShape {
@@ -172,7 +181,9 @@ impl LayerCache {
     pub(crate) fn pages(&mut self) -> &mut KvLayer {
         match self {
             Self::Pages(layer) => layer,
-            Self::Tensors(_) => panic!("kv cache: tensors for a model that keeps pages; take the model's own new_cache"),
+            Self::Tensors(_) => {
+                panic!("kv cache: tensors for a model that keeps pages; take the model's own new_cache")
+            }
         }
     }
 }

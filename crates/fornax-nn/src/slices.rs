@@ -5,10 +5,11 @@
 use burn::module::Param;
 use burn::tensor::Tensor;
 use fornax_backend::{Values, values};
-use fornax_cpu::attention::{self, AttendOptions, HeadNorms, Rope};
+use fornax_cpu::attention::{self, HeadNorm, Mask, Rope, SelfAttention};
 use fornax_cpu::cache::KvLayer;
 use fornax_cpu::linear::{self, LinearMap};
-use fornax_cpu::{Isa, Pool, rows};
+use fornax_cpu::rows::{self, Rows};
+use fornax_cpu::{Isa, Pool};
 
 use crate::{Attention, LayerNorm, Linear, Mlp, Norm, RmsNorm};
 
@@ -88,24 +89,29 @@ impl Attention {
         let outs = &mut [query.as_mut_slice(), key, value];
         linear::linear(step.pool, step.isa, x, rows, &[q.map(), k.map(), v.map()], outs, |_, _, _, _| {});
 
+        let (q, k, v) = (Rows::new(query, wide), Rows::new(key, narrow), Rows::new(value, narrow));
         match keys {
             Keys::Cached { cache, rope } => {
-                let norms = self.query_norm.as_ref().zip(self.key_norm.as_ref()).map(|(query, key)| {
-                    (plain(&query.weight), plain(&key.weight), query.epsilon as f32)
+                let norms = [&self.query_norm, &self.key_norm];
+                let weights = norms.map(|norm| norm.as_ref().map(|norm| plain(&norm.weight)));
+                let [query_norm, key_norm] = [0, 1].map(|i| {
+                    Some(HeadNorm { weight: weights[i].as_deref()?, epsilon: norms[i].as_ref()?.epsilon as f32 })
                 });
-                let options = AttendOptions {
-                    heads: config.heads,
-                    scale: config.scale as f32,
-                    window: config.window,
-                    rope: rope.map(|(cos, sin)| Rope { cos, sin }),
-                    norms: norms.as_ref().map(|(query, key, epsilon)| HeadNorms { query, key, epsilon: *epsilon }),
-                };
-                attention::attend(step.pool, step.isa, cache, query, key, value, step.seq, &options, mixed);
+                let rope = rope.map(|(cos, sin)| Rope { cos, sin, rotary_dim: 2 * cos.len() / step.seq.max(1) });
+                let (heads, scale, window) = (config.heads, config.scale as f32, config.window);
+                let options = attention::Attention { heads, scale, window, rope, query_norm, key_norm };
+                attention::attend(step.pool, step.isa, cache, step.seq, q, k, v, &options, mixed);
             }
             Keys::Padded { lengths } => {
-                attention::attend_padded(
-                    step.pool, step.isa, query, key, value, step.seq, lengths, config.heads, config.kv_heads, config.scale as f32, mixed,
-                );
+                let options = SelfAttention {
+                    heads: config.heads,
+                    kv_heads: config.kv_heads,
+                    head_dim: config.head_dim,
+                    scale: config.scale as f32,
+                    mask: Mask::Full,
+                    rope: None,
+                };
+                attention::attend_padded(step.pool, step.isa, q, k, v, step.seq, lengths, &options, mixed);
             }
         }
         add_linear(step, &self.output, mixed, residual, out);

@@ -20,10 +20,10 @@
 pub use burn;
 /// Devices, dtypes and operations.
 pub use fornax_backend as backend;
-/// The CPU's kernels.
-pub use fornax_cpu as cpu;
 /// Reading and writing weights.
 pub use fornax_checkpoint as checkpoint;
+/// The CPU's kernels.
+pub use fornax_cpu as cpu;
 /// Generation, scores and embeddings.
 pub use fornax_engine as engine;
 /// Finding and fetching models.

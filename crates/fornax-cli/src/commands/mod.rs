@@ -1,5 +1,6 @@
 //! The subcommands, one file each: its arguments, and what it writes. What several share lies beside this folder.
 
+pub mod bench;
 pub mod chat;
 pub mod download;
 pub mod embed;
