@@ -1,1 +1,3 @@
 //! The kernels from outside, at every level of instructions that this machine has.
+
+mod quantized;
