@@ -21,7 +21,7 @@ use clap::{Parser, Subcommand};
 use fornax::{backend, cpu};
 
 use crate::args::CommonArgs;
-use crate::commands::{bench, chat, download, embed, generate, inspect, score};
+use crate::commands::{bench, cache, chat, download, embed, generate, inspect, score};
 
 /// Language models in Rust: train, load, generate, chat and embed, on any device.
 #[derive(Debug, Parser)]
@@ -57,6 +57,7 @@ enum Command {
     Bench(bench::BenchArgs),
     Inspect(inspect::InspectArgs),
     Download(download::DownloadArgs),
+    Cache(cache::CacheArgs),
 }
 
 fn main() -> ExitCode {
@@ -98,6 +99,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Bench(args) => bench::run(args, common),
         Command::Inspect(args) => inspect::run(args, common),
         Command::Download(args) => download::run(args, common),
+        Command::Cache(args) => cache::run(args),
     }
 }
 

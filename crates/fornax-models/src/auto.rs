@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 use fornax_backend::{Device, FloatDtype};
-use fornax_checkpoint::Checkpoint;
+use fornax_checkpoint::{Checkpoint, RepackedCache};
 use fornax_hub::{HubConfig, ModelSource, Progress, Silent};
 use fornax_nn::{Decoder, Weights};
 use fornax_text::Tokenizer;
@@ -13,6 +13,7 @@ use serde_json::Value;
 use crate::families::bert::Bert;
 use crate::gguf::GgufModel;
 use crate::registry::{self, Family};
+use crate::repacked::Repacked;
 use crate::weights::WeightMap;
 use crate::{ModelError, Network, NetworkConfig, WeightFormat, gguf, load};
 
@@ -23,6 +24,8 @@ pub struct LoadOptions<'a> {
     pub dtype: Option<FloatDtype>,
     /// The form to hold matrices in. A model that is to be trained must be dense, which a dtype asks for too.
     pub weights: WeightFormat,
+    /// Where packed weights are kept from one start to the next; without, they are packed at every start.
+    pub repacked: Option<RepackedCache>,
     /// Where hub ids are fetched from and kept.
     pub hub: HubConfig,
     /// Who is told how a download goes on.
@@ -31,7 +34,7 @@ pub struct LoadOptions<'a> {
 
 impl Default for LoadOptions<'_> {
     fn default() -> Self {
-        Self { dtype: None, weights: WeightFormat::Auto, hub: HubConfig::from_env(), progress: &Silent }
+        Self { dtype: None, weights: WeightFormat::Auto, repacked: RepackedCache::from_env().ok(), hub: HubConfig::from_env(), progress: &Silent }
     }
 }
 
@@ -71,6 +74,7 @@ pub struct AutoModel {
     pooling: Option<&'static str>,
     device: Device,
     source: Option<PathBuf>,
+    warnings: Vec<String>,
 }
 
 impl AutoModel {
@@ -191,6 +195,11 @@ impl AutoModel {
         self.pooling
     }
 
+    /// What went otherwise than a user may expect while it was loaded, and cost nothing but time.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
     /// Where it runs.
     pub fn device(&self) -> &Device {
         &self.device
@@ -231,11 +240,12 @@ impl AutoModel {
         let generation_path = folder.join("generation_config.json");
         let generation = if generation_path.exists() { Some(read_json(&generation_path)?) } else { None };
         let family = registry::find(&config)?;
-        let network = load_network(family, &family.weights, &mut config, &checkpoint, device, options)?;
+        let (network, warnings) = load_network(family, &family.weights, &mut config, &checkpoint, device, options)?;
         let tokenizer =
             if folder.join("tokenizer.json").exists() { Some(Tokenizer::from_folder(folder)?) } else { None };
         let mut model = Self::assembled(family, config, network, tokenizer, generation.as_ref(), device)?;
         model.pooling = pooling_mode(&folder.join("1_Pooling/config.json"))?;
+        model.warnings = warnings;
         Ok(model)
     }
 
@@ -251,13 +261,15 @@ impl AutoModel {
             config["architectures"] = vec![family.architectures[0]].into();
         }
         config["model_type"] = family.model_types[0].into();
-        let network = load_network(family, &in_gguf.weights, &mut config, checkpoint, device, options)?;
+        let (network, warnings) = load_network(family, &in_gguf.weights, &mut config, checkpoint, device, options)?;
         let vocab = match checkpoint.gguf() {
             Some(metadata) => gguf::vocab(metadata)?,
             None => None,
         };
         let tokenizer = vocab.as_ref().map(Tokenizer::from_gguf).transpose()?;
-        Self::assembled(family, config, network, tokenizer, None, device)
+        let mut model = Self::assembled(family, config, network, tokenizer, None, device)?;
+        model.warnings = warnings;
+        Ok(model)
     }
 
     /// Puts a model together, once its tokenizer is found to fit its network.
@@ -276,7 +288,7 @@ impl AutoModel {
         }
         let generation = generation_defaults(&config, generation, tokenizer.as_ref());
         let device = device.clone();
-        Ok(Self { network, family, config, tokenizer, generation, pooling: None, device, source: None })
+        Ok(Self { network, family, config, tokenizer, generation, pooling: None, device, source: None, warnings: Vec::new() })
     }
 }
 
@@ -287,7 +299,7 @@ fn load_network(
     checkpoint: &Checkpoint,
     device: &Device,
     options: &LoadOptions,
-) -> Result<Network, ModelError> {
+) -> Result<(Network, Vec<String>), ModelError> {
     let mut network = (family.network)(config, &|name| checkpoint.contains(name))?;
     if let NetworkConfig::Decoder(decoder) = &mut network
         && decoder.tie_embeddings
@@ -302,7 +314,13 @@ fn load_network(
     }
     let format = options.weights.on(device, options.dtype)?;
     let dtype = FloatDtype::for_device(device, options.dtype, load::stored_dtype(checkpoint))?;
-    load::load_weights(network.init(device), checkpoint, weights, device, dtype, format)
+    let mut repacked = match format {
+        WeightFormat::Dense => Repacked::default(),
+        _ => Repacked::open(options.repacked.as_ref(), checkpoint, format),
+    };
+    let network = load::load_weights(network.init(device), checkpoint, weights, device, dtype, format, &mut repacked)?;
+    repacked.finish();
+    Ok((network, repacked.warnings))
 }
 
 /// Token ids from the generation configuration, else the model's, else the tokenizer.

@@ -15,6 +15,7 @@ mod network;
 mod packing;
 mod path;
 mod registry;
+mod repacked;
 mod rotary;
 mod save;
 mod weights;

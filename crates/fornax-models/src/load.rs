@@ -11,6 +11,7 @@ use fornax_nn::{Weight, Weights};
 
 use crate::packing::{self, WeightFormat};
 use crate::path::ParameterPath;
+use crate::repacked::Repacked;
 use crate::weights::{Layout, WeightMap};
 use crate::{ModelError, Network, TensorMismatch};
 
@@ -25,6 +26,7 @@ pub(crate) fn load_weights(
     device: &Device,
     dtype: FloatDtype,
     format: WeightFormat,
+    repacked: &mut Repacked,
 ) -> Result<Network, ModelError> {
     let mut loader = Loader {
         checkpoint,
@@ -38,7 +40,7 @@ pub(crate) fn load_weights(
         error: None,
     };
     if format != WeightFormat::Dense {
-        network.for_each_weight("", &mut |parameter, weight| loader.pack(parameter, weight, format));
+        network.for_each_weight("", &mut |parameter, weight| loader.pack(parameter, weight, format, repacked));
     }
     let network = network.map(&mut loader);
     let Loader { used, mut mismatch, error, .. } = loader;
@@ -116,12 +118,11 @@ impl ModuleMapper for Loader<'_> {
 
 impl Loader<'_> {
     /// Packs a matrix if its tensor is of a type to be packed; else leaves it as it is, to be read as numbers.
-    fn pack(&mut self, parameter: &str, weight: &mut Weight, format: WeightFormat) {
+    fn pack(&mut self, parameter: &str, weight: &mut Weight, format: WeightFormat, repacked: &mut Repacked) {
         if self.error.is_some() {
             return;
         }
-        let packed = self.try_pack(parameter, weight.dims(), format);
-        match packed {
+        match self.try_pack(parameter, weight.dims(), format, repacked) {
             Ok(Some(packed)) => *weight = packed,
             Ok(None) => {}
             Err(error) => self.error = Some(error),
@@ -133,6 +134,7 @@ impl Loader<'_> {
         parameter: &str,
         shape: [usize; 2],
         format: WeightFormat,
+        repacked: &mut Repacked,
     ) -> Result<Option<Weight>, ModelError> {
         // What is wrong with a tensor is noted when it is asked for as numbers.
         let Some((name, layout)) = self.locate(parameter) else { return Ok(None) };
@@ -141,8 +143,15 @@ impl Loader<'_> {
             return Ok(None);
         }
         let Some(target) = format.of(view.info.dtype) else { return Ok(None) };
-        let packed = packing::pack(&view, layout, shape, self.head_dim, target)?;
-        self.checkpoint.release(&name);
+        let packed = match repacked.take(parameter, shape) {
+            Some(packed) => packed,
+            None => {
+                let packed = packing::pack(&view, layout, shape, self.head_dim, target)?;
+                repacked.keep(parameter, &packed);
+                self.checkpoint.release(&name);
+                packed
+            }
+        };
         self.used.insert(name);
         Ok(Some(packed.into()))
     }
