@@ -176,3 +176,27 @@ unsafe fn split<const PART: Part>(line: *const u8) -> [__m512; 4] {
     }
     parts
 }
+
+/// Writes the two parts of `blocks` blocks of f16 weights as bf16 in the order of tiles: the upper parts of a block, then
+/// its rests.
+///
+/// # Safety
+/// The processor has AVX-512 F, BW, DQ and VL; the blocks are there, and room for twice as much.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+pub unsafe fn split_blocks(weight: *const u8, blocks: usize, out: *mut u8) {
+    for block in 0..blocks {
+        for pair in 0..BLOCK / 2 {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let parts =
+                    split::<BOTH>(weight.add(block * BLOCK_BYTES + pair * 64)).map(|part| _mm512_castps_si512(part));
+                let out = out.add(2 * block * BLOCK_BYTES + pair * 64);
+                // Every part is a bf16: its lower 16 bits are zero.
+                for (part, at) in [(0, 0), (2, BLOCK_BYTES)] {
+                    let line = _mm512_or_si512(_mm512_srli_epi32::<16>(parts[part]), parts[part + 1]);
+                    _mm512_storeu_si512(out.add(at).cast(), line);
+                }
+            }
+        }
+    }
+}

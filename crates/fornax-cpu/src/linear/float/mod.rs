@@ -15,6 +15,10 @@
 //! NaNs travel as IEEE 754 has it, but which NaN comes out is the processor's choice.
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod flush;
@@ -90,7 +94,9 @@ unsafe fn multiply_as<const F16: bool>(job: &Job) {
     // SAFETY: the caller's promise.
     unsafe {
         match job.x.isa() {
-            Isa::Portable | Isa::Avx2 => {}
+            Isa::Portable => {}
+            Isa::Avx2 => return flush::to_zero(|| avx2::multiply::<F16>(job)),
+            Isa::Amx if job.x.rows() >= amx::least_rows::<F16>() => return amx::multiply::<F16>(job),
             Isa::Avx512 | Isa::Amx => return flush::to_zero(|| avx512::multiply::<F16>(job)),
         }
     }

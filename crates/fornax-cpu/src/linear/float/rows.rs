@@ -1,6 +1,8 @@
 //! Rows of activations, rounded to bf16 once for all threads, in the orders that the kernels read.
 
 use super::BLOCK;
+#[cfg(target_arch = "x86_64")]
+use super::amx;
 use crate::{Isa, Pool};
 
 /// Rows of a tile.
@@ -132,6 +134,11 @@ impl FloatRows {
 
 /// Whether the kernels of a level read tiles, and whether they read `f32`.
 fn forms(isa: Isa, rows: usize) -> (bool, bool) {
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Amx {
+        let (bf16, f16) = (amx::least_rows::<false>(), amx::least_rows::<true>());
+        return (rows >= bf16.min(f16), rows < bf16.max(f16));
+    }
     let _ = (isa, rows);
     (false, true)
 }
