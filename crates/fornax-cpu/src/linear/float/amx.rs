@@ -1,12 +1,13 @@
 //! The products with the tiles of AMX: 16 rows by 32 columns of the input times 32 columns by 16 of the weight in one
 //! instruction. Two rows of tiles times two panels keep the tiles busy, in blocks that stay in the caches.
 //!
-//! The tiles are programmed in assembly, as the compiler has no stable intrinsics for them. What they hold never leaves
-//! an `asm!` block; only their configuration does.
+//! The tiles are programmed in assembly, as the compiler has no stable intrinsics for them. It knows nothing of them, so
+//! that what is in them stays there from one `asm!` block to the next.
 
 use std::arch::asm;
-use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
 use std::cell::RefCell;
+use std::ops::Range;
 
 use super::rows::{Line, TILE_ROWS};
 use super::{BLOCK_BYTES, Job, avx512};
@@ -17,8 +18,8 @@ pub const fn least_rows<const F16: bool>() -> usize {
     if F16 { 5 } else { 9 }
 }
 
-/// Bytes of a tile.
-const TILE: usize = 1024;
+/// Up to this many tile rows a weight is read from memory faster than it is multiplied.
+const FEW: usize = 2;
 
 /// Tile rows whose sums are kept at once.
 const MAX_TILE_ROWS: usize = 32;
@@ -30,6 +31,12 @@ const MAX_PANELS: usize = 32;
 /// that for the two parts of f16.
 const DEPTH: usize = 8;
 
+/// How far ahead of a panel's use its memory is asked for, when each panel is used once.
+const AHEAD: usize = 4 * BLOCK_BYTES;
+
+/// Lines of a tile, and of a block of a panel.
+const LINES: usize = BLOCK_BYTES / 64;
+
 /// # Safety
 /// The processor has AMX and this process may use it, and the job's columns are the caller's.
 pub unsafe fn multiply<const F16: bool>(job: &Job) {
@@ -40,25 +47,71 @@ pub unsafe fn multiply<const F16: bool>(job: &Job) {
     SCRATCH.with_borrow_mut(|scratch| {
         let tiles = Tiles::new();
         // SAFETY: the caller's promise.
-        unsafe { blocks::<F16>(job, scratch) };
+        unsafe {
+            match job.x.rows().div_ceil(TILE_ROWS) {
+                1 => few::<F16, false>(job, scratch),
+                FEW => few::<F16, true>(job, scratch),
+                tile_rows => many::<F16>(job, tile_rows, scratch),
+            }
+        }
         drop(tiles);
     });
 }
 
-/// Cuts the job into blocks whose sums stay in the second cache.
+/// One tile row, or two if `PAIR`, times all panels, two at a time.
 ///
 /// # Safety
 /// As for [`multiply`]; the tiles are configured.
-unsafe fn blocks<const F16: bool>(job: &Job, scratch: &mut Vec<Line>) {
-    let tile_rows = job.x.rows().div_ceil(TILE_ROWS);
+unsafe fn few<const F16: bool, const PAIR: bool>(job: &Job, scratch: &mut Vec<Line>) {
+    let count = job.panels.len();
+    let (sums, split) = reserve(scratch, 4 * LINES, 8 * LINES);
+    for first in (0..count).step_by(2) {
+        let second = (first + 1).min(count - 1);
+        let panels = [first, second].map(|panel| panel * job.panel_bytes());
+        zero_sums();
+        for block in 0..job.blocks {
+            let mut weights = panels.map(|start| {
+                let start = start + block * BLOCK_BYTES;
+                job.weight[start..start + BLOCK_BYTES].as_ptr()
+            });
+            // Towards the end of these panels, memory is asked for the next ones.
+            let skip = if block + AHEAD / BLOCK_BYTES < job.blocks { 0 } else { job.panel_bytes() };
+            for (index, weight) in weights.iter_mut().enumerate() {
+                for line in 0..LINES {
+                    prefetch::<_MM_HINT_T0>(weight.wrapping_add(AHEAD + skip + line * 64));
+                }
+                if F16 {
+                    // In turn in two places, so that one can be written while the other is read.
+                    let at = (block % 2 * 2 + index) * 2 * LINES;
+                    let split: *mut u8 = split[at..at + 2 * LINES].as_mut_ptr().cast();
+                    // SAFETY: a block is there, and room for its two parts.
+                    unsafe { avx512::split_blocks(*weight, 1, split) };
+                    *weight = split;
+                }
+            }
+            let x = [0, usize::from(PAIR)].map(|row| job.x.tiles(row)[block * LINES..].as_ptr().cast());
+            // SAFETY: these are a block of two tile rows and of two panels.
+            unsafe { step::<F16, PAIR>(x, weights) };
+        }
+        // SAFETY: there is room for four tiles.
+        unsafe { store_sums(sums.as_mut_ptr().cast()) };
+        let block = Block { job, rows: 0..1 + usize::from(PAIR), panels: first..second + 1 };
+        // SAFETY: the caller's promise.
+        unsafe { block.write(sums) };
+    }
+}
+
+/// Any number of tile rows, in blocks whose sums stay in the second cache.
+///
+/// # Safety
+/// As for [`multiply`]; the tiles are configured.
+unsafe fn many<const F16: bool>(job: &Job, tile_rows: usize, scratch: &mut Vec<Line>) {
     let panels = job.panels.len();
-    // With few rows nothing comes to use twice before all of a panel has.
-    let depth = if tile_rows <= 2 { job.blocks } else { DEPTH };
     for first_row in (0..tile_rows).step_by(MAX_TILE_ROWS) {
         let rows = first_row..(first_row + MAX_TILE_ROWS).min(tile_rows);
         for first_panel in (0..panels).step_by(MAX_PANELS) {
             let panels = first_panel..(first_panel + MAX_PANELS).min(panels);
-            let block = Block { job, rows: rows.clone(), panels, depth };
+            let block = Block { job, rows: rows.clone(), panels };
             // SAFETY: the caller's promise.
             unsafe { block.multiply::<F16>(scratch) };
         }
@@ -69,52 +122,64 @@ unsafe fn blocks<const F16: bool>(job: &Job, scratch: &mut Vec<Line>) {
 struct Block<'a> {
     job: &'a Job<'a>,
     /// Of the tile rows.
-    rows: std::ops::Range<usize>,
+    rows: Range<usize>,
     /// Of the job's panels.
-    panels: std::ops::Range<usize>,
-    depth: usize,
+    panels: Range<usize>,
 }
 
 impl Block<'_> {
     /// # Safety
-    /// As for [`blocks`].
+    /// As for [`multiply`]; the tiles are configured.
     unsafe fn multiply<const F16: bool>(&self, scratch: &mut Vec<Line>) {
-        let job = self.job;
-        let sum_lines = self.rows.len().next_multiple_of(2) * self.panels.len().next_multiple_of(2) * TILE_ROWS;
-        let split_lines = if F16 { 2 * 2 * self.depth * BLOCK_BYTES / 64 } else { 0 };
-        if scratch.len() < sum_lines + split_lines {
-            scratch.resize(sum_lines + split_lines, Line([0; 64]));
-        }
-        let (sums, split) = scratch.split_at_mut(sum_lines);
+        let blocks = self.job.blocks;
+        let (row_pairs, panel_pairs) = (self.rows.len().div_ceil(2), self.panels.len().div_ceil(2));
+        let (sums, split) = reserve(scratch, row_pairs * panel_pairs * 4 * LINES, 4 * DEPTH * LINES);
         let mut from = 0;
         // At least once, also when there are no columns.
         loop {
-            let depth = self.depth.min(job.blocks - from);
-            for pair in (self.panels.start..self.panels.end).step_by(2) {
-                let second = if pair + 1 < self.panels.end { pair + 1 } else { pair };
-                let mut weights = [pair, second].map(|panel| {
-                    let start = panel * job.panel_bytes() + from * BLOCK_BYTES;
-                    job.weight[start..start + depth * BLOCK_BYTES].as_ptr()
-                });
+            let depth = DEPTH.min(blocks - from);
+            for pair in 0..panel_pairs {
+                let mut weights = self.weights(pair, from);
+                let next =
+                    if pair + 1 < panel_pairs { self.weights(pair + 1, from) } else { self.weights(0, from + depth) };
                 if F16 {
-                    for (weight, split) in weights.iter_mut().zip(split.chunks_exact_mut(self.depth * 2 * TILE_ROWS)) {
+                    for (weight, split) in weights.iter_mut().zip(split.chunks_exact_mut(2 * DEPTH * LINES)) {
                         // SAFETY: `depth` blocks are in the weight, and the scratch has room for both parts of them.
                         unsafe { avx512::split_blocks(*weight, depth, split.as_mut_ptr().cast()) };
                         *weight = split.as_ptr().cast();
                     }
                 }
-                for row in (self.rows.start..self.rows.end).step_by(2) {
-                    let second = if row + 1 < self.rows.end { row + 1 } else { row };
-                    let x = [row, second].map(|row| job.x.tiles(row)[from * TILE_ROWS..].as_ptr().cast::<u8>());
-                    let at =
-                        (pair - self.panels.start) * self.rows.len().next_multiple_of(2) + 2 * (row - self.rows.start);
-                    let sums = sums[at * TILE_ROWS..(at + 4) * TILE_ROWS].as_mut_ptr().cast::<u8>();
-                    // SAFETY: there are `depth` blocks of both weights and both rows, and four tiles of sums.
-                    unsafe { four_tiles::<F16>(x, weights, sums, depth, from == 0) };
+                for row in 0..row_pairs {
+                    let x = self.x(row, from);
+                    // While these are multiplied: the next panels, and a share of what this row needs in the next round.
+                    for weight in next {
+                        share::<_MM_HINT_T1>(weight, depth * LINES, row, row_pairs);
+                    }
+                    for x in x {
+                        share::<_MM_HINT_T1>(x.wrapping_add(depth * BLOCK_BYTES), depth * LINES, pair, panel_pairs);
+                    }
+                    let at = (pair * row_pairs + row) * 4 * LINES;
+                    let sums = sums[at..at + 4 * LINES].as_mut_ptr().cast::<u8>();
+                    // SAFETY: there are `depth` blocks of both rows and both panels, and four tiles of sums.
+                    unsafe {
+                        if from == 0 {
+                            zero_sums()
+                        } else {
+                            load_sums(sums)
+                        }
+                        let part = if F16 { 2 * BLOCK_BYTES } else { BLOCK_BYTES };
+                        for block in 0..depth {
+                            step::<F16, true>(
+                                x.map(|x| x.add(block * BLOCK_BYTES)),
+                                weights.map(|weight| weight.add(block * part)),
+                            );
+                        }
+                        store_sums(sums);
+                    }
                 }
             }
             from += depth;
-            if from >= job.blocks {
+            if from >= blocks {
                 break;
             }
         }
@@ -122,20 +187,35 @@ impl Block<'_> {
         unsafe { self.write(sums) };
     }
 
-    /// Copies the sums to their rows.
+    /// Where block `from` and those after it are of two panels; the last one, without a second, is its own.
+    fn weights(&self, pair: usize, from: usize) -> [*const u8; 2] {
+        let first = self.panels.start + 2 * pair;
+        [first, (first + 1).min(self.panels.end - 1)]
+            .map(|panel| self.job.weight.as_ptr().wrapping_add(panel * self.job.panel_bytes() + from * BLOCK_BYTES))
+    }
+
+    /// Where block `from` and those after it are of two tile rows; the last one, without a second, is its own.
+    fn x(&self, pair: usize, from: usize) -> [*const u8; 2] {
+        let first = self.rows.start + 2 * pair;
+        [first, (first + 1).min(self.rows.end - 1)].map(|row| self.job.x.tiles(row)[from * LINES..].as_ptr().cast())
+    }
+
+    /// Copies the sums to their rows. They are four tiles, of two tile rows by two panels, for all pairs of tile rows in
+    /// all pairs of panels.
     ///
     /// # Safety
     /// The block's columns are the caller's.
     unsafe fn write(&self, sums: &[Line]) {
         let job = self.job;
-        let tile_rows = self.rows.len().next_multiple_of(2);
+        let row_pairs = self.rows.len().div_ceil(2);
         for row in self.rows.start * TILE_ROWS..(self.rows.end * TILE_ROWS).min(job.x.rows()) {
             let (tile_row, within) = (row / TILE_ROWS - self.rows.start, row % TILE_ROWS);
             for panel in self.panels.clone() {
-                let (column, of_pair) = ((panel - self.panels.start) / 2 * 2, (panel - self.panels.start) % 2);
-                let tile = column * tile_rows + tile_row / 2 * 4 + tile_row % 2 * 2 + of_pair;
+                let column = panel - self.panels.start;
+                let tile = (column / 2 * row_pairs + tile_row / 2) * 4 + tile_row % 2 * 2 + column % 2;
+                let line = &raw const sums[tile * LINES + within];
                 // SAFETY: a line is 16 numbers, and any bits are a number.
-                let line = unsafe { &*(&raw const sums[tile * TILE_ROWS + within]).cast::<[f32; PANEL]>() };
+                let line = unsafe { &*line.cast::<[f32; PANEL]>() };
                 // SAFETY: the caller's promise, and the row is one of `x`.
                 unsafe { job.out.write(row, job.panels.start + panel, line) };
             }
@@ -143,102 +223,63 @@ impl Block<'_> {
     }
 }
 
-/// Adds the products of two tile rows and two panels, `depth` steps deep, to four tiles of sums; they start at zero if
-/// `first`.
+/// Room for two purposes.
+fn reserve(scratch: &mut Vec<Line>, first: usize, second: usize) -> (&mut [Line], &mut [Line]) {
+    if scratch.len() < first + second {
+        scratch.resize(first + second, Line([0; 64]));
+    }
+    scratch[..first + second].split_at_mut(first)
+}
+
+#[inline(always)]
+fn prefetch<const HINT: i32>(address: *const u8) {
+    // SAFETY: a prefetch may have any address.
+    unsafe { _mm_prefetch::<HINT>(address.cast()) };
+}
+
+/// Asks for share `index` of `count` of some lines.
+#[inline(always)]
+fn share<const HINT: i32>(start: *const u8, lines: usize, index: usize, count: usize) {
+    for line in lines * index / count..lines * (index + 1) / count {
+        prefetch::<HINT>(start.wrapping_add(line * 64));
+    }
+}
+
+/// Sets the four tiles of sums to zero.
+#[inline(always)]
+fn zero_sums() {
+    // SAFETY: it changes nothing but tiles, which are configured where kernels run.
+    unsafe { asm!("tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3", options(nomem, nostack)) };
+}
+
+/// Takes the four tiles of sums up again.
 ///
 /// # Safety
-/// The tiles are configured. Each of `x` and `weights` has `depth` tiles (for f16 twice as many weights, the two parts in
-/// turn), `sums` four.
-#[inline]
-unsafe fn four_tiles<const F16: bool>(
-    x: [*const u8; 2],
-    weights: [*const u8; 2],
-    sums: *mut u8,
-    depth: usize,
-    first: bool,
-) {
-    if first {
-        // SAFETY: it changes tiles only.
-        unsafe { asm!("tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3", options(nomem, nostack)) };
-    } else {
-        // SAFETY: the caller's promise.
-        unsafe {
-            asm!(
-                "tileloadd tmm0, [{sums} + {line}]",
-                "tileloadd tmm1, [{sums} + {line} + 1024]",
-                "tileloadd tmm2, [{sums} + {line} + 2048]",
-                "tileloadd tmm3, [{sums} + {line} + 3072]",
-                sums = in(reg) sums,
-                line = in(reg) 64usize,
-                options(readonly, nostack)
-            );
-        }
-    }
+/// The tiles are configured, and four are at `sums`.
+#[inline(always)]
+unsafe fn load_sums(sums: *const u8) {
     // SAFETY: the caller's promise.
     unsafe {
-        if F16 {
-            asm!(
-                "test {depth}, {depth}",
-                "jz 3f",
-                "2:",
-                "tileloadd tmm4, [{x0} + {line}]",
-                "tileloadd tmm6, [{w0} + {line}]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tileloadd tmm7, [{w1} + {line}]",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "tileloadd tmm5, [{x1} + {line}]",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tileloadd tmm6, [{w0} + {line} + 1024]",
-                "tdpbf16ps tmm3, tmm5, tmm7",
-                "tileloadd tmm7, [{w1} + {line} + 1024]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tdpbf16ps tmm3, tmm5, tmm7",
-                "add {x0}, 1024",
-                "add {x1}, 1024",
-                "add {w0}, 2048",
-                "add {w1}, 2048",
-                "dec {depth}",
-                "jnz 2b",
-                "3:",
-                x0 = inout(reg) x[0] => _,
-                x1 = inout(reg) x[1] => _,
-                w0 = inout(reg) weights[0] => _,
-                w1 = inout(reg) weights[1] => _,
-                depth = inout(reg) depth => _,
-                line = in(reg) 64usize,
-                options(readonly, nostack)
-            );
-        } else {
-            asm!(
-                "test {depth}, {depth}",
-                "jz 3f",
-                "2:",
-                "tileloadd tmm4, [{x0} + {line}]",
-                "tileloadd tmm6, [{w0} + {line}]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tileloadd tmm7, [{w1} + {line}]",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "tileloadd tmm5, [{x1} + {line}]",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tdpbf16ps tmm3, tmm5, tmm7",
-                "add {x0}, 1024",
-                "add {x1}, 1024",
-                "add {w0}, 1024",
-                "add {w1}, 1024",
-                "dec {depth}",
-                "jnz 2b",
-                "3:",
-                x0 = inout(reg) x[0] => _,
-                x1 = inout(reg) x[1] => _,
-                w0 = inout(reg) weights[0] => _,
-                w1 = inout(reg) weights[1] => _,
-                depth = inout(reg) depth => _,
-                line = in(reg) 64usize,
-                options(readonly, nostack)
-            );
-        }
+        asm!(
+            "tileloadd tmm0, [{sums} + {line}]",
+            "tileloadd tmm1, [{sums} + {line} + 1024]",
+            "tileloadd tmm2, [{sums} + {line} + 2048]",
+            "tileloadd tmm3, [{sums} + {line} + 3072]",
+            sums = in(reg) sums,
+            line = in(reg) 64usize,
+            options(readonly, nostack)
+        );
+    }
+}
+
+/// Puts the four tiles of sums down.
+///
+/// # Safety
+/// The tiles are configured, and there is room for four at `sums`.
+#[inline(always)]
+unsafe fn store_sums(sums: *mut u8) {
+    // SAFETY: the caller's promise.
+    unsafe {
         asm!(
             "tilestored [{sums} + {line}], tmm0",
             "tilestored [{sums} + {line} + 1024], tmm1",
@@ -248,6 +289,55 @@ unsafe fn four_tiles<const F16: bool>(
             line = in(reg) 64usize,
             options(nostack)
         );
+    }
+}
+
+/// Adds the products of a block of two tile rows (of the first only, unless `PAIR`) and two panels to the sums. A block of
+/// f16 is that of the upper parts and that of the rests.
+///
+/// # Safety
+/// The tiles are configured, and the blocks are there.
+#[inline(always)]
+unsafe fn step<const F16: bool, const PAIR: bool>(x: [*const u8; 2], weights: [*const u8; 2]) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        asm!(
+            "tileloadd tmm4, [{x0} + {line}]",
+            "tileloadd tmm6, [{w0} + {line}]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tileloadd tmm7, [{w1} + {line}]",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            x0 = in(reg) x[0],
+            w0 = in(reg) weights[0],
+            w1 = in(reg) weights[1],
+            line = in(reg) 64usize,
+            options(readonly, nostack)
+        );
+        if PAIR {
+            asm!(
+                "tileloadd tmm5, [{x1} + {line}]",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                x1 = in(reg) x[1],
+                line = in(reg) 64usize,
+                options(readonly, nostack)
+            );
+        }
+        if F16 {
+            asm!(
+                "tileloadd tmm6, [{w0} + {line} + 1024]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tileloadd tmm7, [{w1} + {line} + 1024]",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                w0 = in(reg) weights[0],
+                w1 = in(reg) weights[1],
+                line = in(reg) 64usize,
+                options(readonly, nostack)
+            );
+            if PAIR {
+                asm!("tdpbf16ps tmm2, tmm5, tmm6", "tdpbf16ps tmm3, tmm5, tmm7", options(nomem, nostack));
+            }
+        }
     }
 }
 

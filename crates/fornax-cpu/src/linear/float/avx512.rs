@@ -168,9 +168,9 @@ unsafe fn split<const PART: Part>(line: *const u8) -> [__m512; 4] {
         // SAFETY: the caller's promise.
         let whole = _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(line.add(32 * half).cast()) });
         let upper = _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(whole), high));
-        // Infinities and NaNs have no rest.
-        let finite = _mm512_knot(_mm512_fpclass_ps_mask::<{ 0x01 | 0x08 | 0x10 | 0x80 }>(whole));
-        let rest = _mm512_maskz_sub_ps(finite, whole, upper);
+        let rest = _mm512_sub_ps(whole, upper);
+        // Infinities and NaNs have no rest: NaNs, quiet and signaling, the first two classes, are answered with zero.
+        let rest = _mm512_fixupimm_ps::<0>(rest, rest, _mm512_set1_epi32(0x88));
         parts[half] = if PART == REST { rest } else { upper };
         parts[2 + half] = rest;
     }

@@ -1,5 +1,8 @@
 //! Rows of activations, rounded to bf16 once for all threads, in the orders that the kernels read.
 
+use std::cell::RefCell;
+use std::sync::{Mutex, PoisonError};
+
 use super::BLOCK;
 #[cfg(target_arch = "x86_64")]
 use super::amx;
@@ -38,44 +41,33 @@ impl FloatRows {
         assert_eq!(x.len(), rows * in_features, "values of {rows} rows");
         assert!(isa.is_available(), "level {isa} on this processor");
         let (tiled, wide) = forms(isa, rows);
-        let blocks = in_features.div_ceil(BLOCK);
-        let mut this = Self { rows, in_features, isa, infinite: Vec::new(), tiles: Vec::new(), wide: Vec::new() };
-        if rows == 0 || in_features == 0 {
-            return this;
-        }
-        if tiled {
-            this.tiles = vec![Line([0; 64]); rows.next_multiple_of(TILE_ROWS) * blocks];
-        }
-        if wide {
-            this.wide = vec![0.0; rows * blocks * BLOCK];
-        }
-        // Row by row is right for few rows, which is where a step's time is counted in microseconds.
-        for (row, values) in x.chunks_exact(in_features).enumerate() {
-            let mut finite = true;
-            for (block, values) in values.chunks(BLOCK).enumerate() {
-                let rounded = round_block(values);
-                finite &= rounded.iter().all(|&value| value & 0x7f80 != 0x7f80);
-                if tiled {
-                    let line = &mut this.tiles[(row / TILE_ROWS * blocks + block) * TILE_ROWS + row % TILE_ROWS];
-                    for (bytes, value) in line.0.chunks_exact_mut(2).zip(rounded) {
-                        bytes.copy_from_slice(&value.to_ne_bytes());
-                    }
+        let columns = in_features.next_multiple_of(BLOCK);
+        let lines = if tiled { rows.next_multiple_of(TILE_ROWS) * columns / BLOCK } else { 0 };
+        let mut tiles = SPARE.take();
+        tiles.clear();
+        tiles.reserve(lines);
+        let mut wides = Vec::with_capacity(if wide { rows * columns } else { 0 });
+        let out = Out { tiles: tiles.as_mut_ptr(), wide: wides.as_mut_ptr(), tiled, has_wide: wide, rows };
+        let infinite = Mutex::new(Vec::new());
+        if in_features > 0 {
+            pool.run(rows.div_ceil(TILE_ROWS), |task| {
+                let first = task * TILE_ROWS;
+                let x = &x[first * in_features..(first + TILE_ROWS).min(rows) * in_features];
+                // SAFETY: there is room for what was asked for, and every task has other tiles and groups.
+                let finite = unsafe { out.fill(isa, x, first, in_features) };
+                if finite != u16::MAX {
+                    let rows = (0..TILE_ROWS).filter(|&row| finite >> row & 1 == 0).map(|row| first + row);
+                    infinite.lock().unwrap_or_else(PoisonError::into_inner).extend(rows);
                 }
-                if wide {
-                    let first = row / GROUP * GROUP;
-                    let width = GROUP.min(rows - first);
-                    let start = (first * blocks + block * width) * BLOCK + row % GROUP;
-                    for (out, value) in this.wide[start..].iter_mut().step_by(width).zip(rounded) {
-                        *out = f32::from_bits(u32::from(value) << 16);
-                    }
-                }
-            }
-            if !finite {
-                this.infinite.push(row);
+            });
+            // SAFETY: the tasks have written all of it.
+            unsafe {
+                tiles.set_len(lines);
+                wides.set_len(if wide { rows * columns } else { 0 });
             }
         }
-        let _ = pool;
-        this
+        let infinite = infinite.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Self { rows, in_features, isa, infinite, tiles, wide: wides }
     }
 
     pub(super) fn rows(&self) -> usize {
@@ -143,13 +135,130 @@ fn forms(isa: Isa, rows: usize) -> (bool, bool) {
     (false, true)
 }
 
-fn round_block(values: &[f32]) -> [u16; BLOCK] {
-    let mut rounded = [0; BLOCK];
-    match <&[f32; BLOCK]>::try_from(values) {
-        Ok(values) => rounded = values.map(round_to_bf16),
-        Err(_) => rounded.iter_mut().zip(values).for_each(|(out, &value)| *out = round_to_bf16(value)),
+thread_local! {
+    /// The tiles that were used last, as new memory costs more time than what is done with it.
+    static SPARE: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The most lines that are kept for the next rows: 16 MiB.
+const MAX_SPARE: usize = 16 << 14;
+
+impl Drop for FloatRows {
+    fn drop(&mut self) {
+        let tiles = std::mem::take(&mut self.tiles);
+        // A thread that ends has no use for it.
+        let _ = SPARE.try_with(|spare| {
+            let mut spare = spare.borrow_mut();
+            if tiles.capacity() > spare.capacity() && tiles.capacity() <= MAX_SPARE {
+                *spare = tiles;
+            }
+        });
     }
-    rounded
+}
+
+/// Where rounded rows go.
+struct Out {
+    tiles: *mut Line,
+    wide: *mut f32,
+    tiled: bool,
+    has_wide: bool,
+    rows: usize,
+}
+
+// SAFETY: tasks write to different places.
+unsafe impl Sync for Out {}
+
+impl Out {
+    /// Rounds the rows of one tile row, and returns which of them are finite, as bits.
+    ///
+    /// # Safety
+    /// The processor has the level. There is room for the tiles and groups of these rows, and nobody else uses it.
+    unsafe fn fill(&self, isa: Isa, x: &[f32], first: usize, in_features: usize) -> u16 {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match isa {
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2 => self.fill_avx2(x, first, in_features),
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512 | Isa::Amx => self.fill_avx512(x, first, in_features),
+                _ => self.fill_as(x, first, in_features),
+            }
+        }
+    }
+
+    /// # Safety
+    /// As for [`fill`](Self::fill).
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2")]
+    unsafe fn fill_avx512(&self, x: &[f32], first: usize, in_features: usize) -> u16 {
+        // SAFETY: the caller's promise.
+        unsafe { self.fill_as(x, first, in_features) }
+    }
+
+    /// # Safety
+    /// As for [`fill`](Self::fill).
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2")]
+    unsafe fn fill_avx2(&self, x: &[f32], first: usize, in_features: usize) -> u16 {
+        // SAFETY: the caller's promise.
+        unsafe { self.fill_as(x, first, in_features) }
+    }
+
+    /// What the compiler makes of it for the function around it.
+    ///
+    /// # Safety
+    /// As for [`fill`](Self::fill).
+    #[inline(always)]
+    unsafe fn fill_as(&self, x: &[f32], first: usize, in_features: usize) -> u16 {
+        let blocks = in_features.div_ceil(BLOCK);
+        let mut finite = u16::MAX;
+        for (index, values) in x.chunks_exact(in_features).enumerate() {
+            let row = first + index;
+            let group = row / GROUP * GROUP;
+            let width = GROUP.min(self.rows - group);
+            for block in 0..blocks {
+                let from = block * BLOCK;
+                let mut block_values = [0.0; BLOCK];
+                match values[from..].first_chunk() {
+                    Some(values) => block_values = *values,
+                    None => block_values[..in_features - from].copy_from_slice(&values[from..]),
+                }
+                let rounded = block_values.map(round_to_bf16);
+                let is_finite = rounded.iter().fold(true, |finite, &value| finite & (value & 0x7f80 != 0x7f80));
+                finite &= !(u16::from(!is_finite) << index);
+                // SAFETY: the caller's promise.
+                unsafe {
+                    if self.tiled {
+                        self.tiles
+                            .add((first * blocks) + block * TILE_ROWS + index)
+                            .cast::<[u16; BLOCK]>()
+                            .write(rounded);
+                    }
+                    if self.has_wide {
+                        let wide = rounded.map(|value| f32::from_bits(u32::from(value) << 16));
+                        let out = self.wide.add(group * blocks * BLOCK + from * width + row - group);
+                        if width == 1 {
+                            out.cast::<[f32; BLOCK]>().write_unaligned(wide);
+                        } else {
+                            for (k, value) in wide.into_iter().enumerate() {
+                                out.add(k * width).write(value);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        if self.tiled {
+            // Rows that are not there are zeros.
+            for index in x.len() / in_features..TILE_ROWS {
+                for block in 0..blocks {
+                    // SAFETY: the caller's promise.
+                    unsafe { self.tiles.add(first * blocks + block * TILE_ROWS + index).write(Line([0; 64])) };
+                }
+            }
+        }
+        finite
+    }
 }
 
 /// The bits of the bf16 nearest to `value`, ties to even; a NaN stays one.
