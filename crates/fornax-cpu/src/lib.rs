@@ -6,6 +6,7 @@
 
 mod error;
 mod isa;
+pub mod limits;
 pub mod linear;
 mod memory;
 pub mod packed;
