@@ -35,6 +35,8 @@ pub struct RepackedWriter {
     file: Option<PieceWriter>,
     header: Header,
     names: HashSet<String>,
+    /// The entry that could not be written.
+    failed: String,
     /// Where the file ends for now.
     end: u64,
 }
@@ -53,7 +55,15 @@ impl RepackedWriter {
             entries: Vec::new(),
         };
         let (cache, key) = (cache.clone(), key.clone());
-        Ok(Self { cache, key, file: Some(PieceWriter::new(file)), header, names: HashSet::new(), end: 0 })
+        Ok(Self {
+            cache,
+            key,
+            file: Some(PieceWriter::new(file)),
+            header,
+            names: HashSet::new(),
+            failed: String::new(),
+            end: 0,
+        })
     }
 
     /// Appends one entry. `metadata` is kept as it is, for [`RepackedEntry::metadata`].
@@ -64,7 +74,7 @@ impl RepackedWriter {
     /// is good for nothing more. [`CheckpointError::WriteOrder`] after such a failure.
     pub fn write(&mut self, name: &str, metadata: Value, bytes: &[u8]) -> Result<()> {
         let path = self.cache.path_of(&self.key);
-        let Some(mut file) = self.file.take() else { return Err(self.broken(name)) };
+        let Some(mut file) = self.file.take() else { return Err(self.broken()) };
         if !self.names.insert(name.to_owned()) {
             self.file = Some(file);
             return Err(CheckpointError::DuplicateTensor { path, tensor: shorten(name) });
@@ -74,7 +84,10 @@ impl RepackedWriter {
         // Sums and bytes at once: one is memory's work, the other mostly the system's.
         let (checksums, written) =
             rayon::join(|| checksums(bytes), || file.zeros(offset - self.end).and_then(|()| file.write_all(bytes)));
-        written.map_err(|error| Blame { path: &path }.unwritable("write", error))?;
+        if let Err(error) = written {
+            self.failed = shorten(name);
+            return Err(Blame { path: &path }.unwritable("write", error));
+        }
         self.end = offset + bytes.len() as u64;
         self.header.entries.push(RepackedEntry {
             name: name.to_owned(),
@@ -102,7 +115,7 @@ impl RepackedWriter {
     pub fn finish(mut self) -> Result<RepackedFile> {
         let path = self.cache.path_of(&self.key);
         let blame = Blame { path: &path };
-        let Some(mut file) = self.file.take() else { return Err(self.broken("")) };
+        let Some(mut file) = self.file.take() else { return Err(self.broken()) };
         let end = self.end.max(ALIGNMENT);
         let (preamble, text) = self.header.encode(end, blame)?;
         let write = || -> io::Result<NamedTempFile> {
@@ -133,11 +146,11 @@ impl RepackedWriter {
         Ok(file)
     }
 
-    fn broken(&self, name: &str) -> CheckpointError {
+    fn broken(&self) -> CheckpointError {
         CheckpointError::WriteOrder {
             path: self.cache.path_of(&self.key),
-            tensor: shorten(name),
-            problem: "comes after one that could not be written",
+            tensor: self.failed.clone(),
+            problem: "could not be written, so that the file was given up",
         }
     }
 }
