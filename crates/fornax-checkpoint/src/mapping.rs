@@ -1,5 +1,6 @@
 //! A file mapped into memory, read-only, as `Bytes` that keep the mapping alive. It deliberately knows nothing of what
-//! is in the file. The crate's only `unsafe` stands here.
+//! is in the file. But for a hint to the processor, the crate's only `unsafe`
+//! stands here.
 
 use std::{
     fs::{self, File},
@@ -72,6 +73,13 @@ impl Mapping {
     /// The whole file.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
+    }
+
+    /// Asks for huge pages, which are read from the disk and mapped at once. To be called before anything is read.
+    pub fn prefer_huge_pages(&self) {
+        // Systems and file systems without them refuse, which costs time only.
+        #[cfg(target_os = "linux")]
+        let _ = self.map.advise(memmap2::Advice::HugePage);
     }
 
     /// Maps the pages that hold the bytes from `start` to `end` in one go, where the system can; elsewhere they are

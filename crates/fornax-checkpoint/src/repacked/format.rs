@@ -10,15 +10,14 @@
 //!
 //! Numbers are little-endian; checksums are XXH3 of 64 bits, one for every mebibyte of an entry, so that they can be
 //! checked in parallel and while the bytes are on their way. They find accidents, not forgeries. Entries begin at pages
-//! and not at huge pages: huge pages of a mapped file lie at multiples of 2 MiB of the *file*, so that they serve
-//! entries that follow one another closely just as well, and nothing is lost between entries.
+//! and not at huge pages: huge pages of a mapped file lie at multiples of 2 MiB of the *file* (see `write`), so that they
+//! serve entries that follow one another closely just as well, and nothing is lost between entries.
 
 use std::collections::HashSet;
 
-use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::xxh3_64;
-
+use super::checksum::{CHUNK, checksum};
 use crate::error::{Blame, Result, shorten};
+use serde::{Deserialize, Serialize};
 
 /// The first bytes.
 const MAGIC: [u8; 8] = *b"FNXRPCK\n";
@@ -26,8 +25,6 @@ const MAGIC: [u8; 8] = *b"FNXRPCK\n";
 const VERSION: u32 = 1;
 /// Entries begin at multiples of this, the page size of most machines.
 pub(crate) const ALIGNMENT: u64 = 4096;
-/// The bytes under one checksum.
-pub(crate) const CHUNK: usize = 1 << 20;
 /// The preamble's bytes that mean something; zeros follow up to the first entry.
 const PREAMBLE: usize = 56;
 /// The most bytes of header, enough for entries of terabytes.
@@ -61,11 +58,6 @@ pub(crate) struct Header {
     pub sources: Vec<String>,
     /// In the order of their places.
     pub entries: Vec<RepackedEntry>,
-}
-
-/// The checksum of one chunk, or of a header.
-pub(crate) fn checksum(bytes: &[u8]) -> u64 {
-    xxh3_64(bytes)
 }
 
 impl Header {

@@ -3,6 +3,7 @@
 //! layout: an entry is a name, the caller's description and bytes.
 
 mod cache;
+mod checksum;
 mod folder;
 mod format;
 mod key;

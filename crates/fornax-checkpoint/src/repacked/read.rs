@@ -12,7 +12,10 @@ use std::{
 use bytes::Bytes;
 use rayon::prelude::*;
 
-use super::format::{CHUNK, Header, RepackedEntry, checksum};
+use super::{
+    checksum::{CHUNK, STREAMS, checksum, checksums_at_once},
+    format::{Header, RepackedEntry},
+};
 use crate::{
     error::{Blame, CheckpointError, Result, nearest, shorten},
     mapping::Mapping,
@@ -67,6 +70,7 @@ impl RepackedFile {
         }
         let file = Arc::new(file);
         let mapping = Mapping::of_file(&file, Some(file.clone()), path)?;
+        mapping.prefer_huge_pages();
         let header = Header::decode(mapping.bytes(), blame)?;
         let places = header.entries.iter().enumerate().map(|(at, entry)| (entry.name.clone(), at)).collect();
         Ok(Self { path: path.to_owned(), header, places, mapping, file })
@@ -125,16 +129,21 @@ impl RepackedFile {
         let chunks: Vec<(usize, usize)> = (self.header.entries.iter().enumerate())
             .flat_map(|(at, entry)| (0..entry.checksums.len()).map(move |chunk| (at, chunk)))
             .collect();
-        let damaged = chunks.par_iter().find_first(|&&(at, chunk)| {
-            let entry = &self.header.entries[at];
-            // `Header::check` has held offset, length and number of chunks against the file.
-            let start = entry.offset as usize + chunk * CHUNK;
-            let end = (start + CHUNK).min(entry.offset as usize + entry.length);
-            self.mapping.populate(start, end);
-            checksum(&self.mapping.bytes()[start..end]) != entry.checksums[chunk]
+        let damaged = chunks.par_chunks(STREAMS).find_map_first(|group| {
+            let mut parts: [&[u8]; STREAMS] = Default::default();
+            for (part, &(at, chunk)) in parts.iter_mut().zip(group) {
+                let entry = &self.header.entries[at];
+                // `Header::check` has held offset, length and number of chunks against the file.
+                let start = entry.offset as usize + chunk * CHUNK;
+                let end = (start + CHUNK).min(entry.offset as usize + entry.length);
+                self.mapping.populate(start, end);
+                *part = &self.mapping.bytes()[start..end];
+            }
+            let fits = |&(&(at, chunk), sum): &(&(usize, usize), u64)| self.header.entries[at].checksums[chunk] == sum;
+            group.iter().zip(checksums_at_once(parts)).find(|pair| !fits(pair)).map(|(place, _)| *place)
         });
         match damaged {
-            Some(&(at, chunk)) => Err(self.damaged(&self.header.entries[at], chunk)),
+            Some((at, chunk)) => Err(self.damaged(&self.header.entries[at], chunk)),
             None => Ok(()),
         }
     }
