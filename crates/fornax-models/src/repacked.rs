@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use fornax_checkpoint::{Checkpoint, CheckpointError, RepackedCache, RepackedFile, RepackedWriter};
 use fornax_cpu::packed::LAYOUT_VERSION;
-use fornax_cpu::{Buffer, PackedWeight, WeightType};
+use fornax_cpu::{PackedWeight, WeightType};
 use serde_json::{Value, json};
 
 use crate::WeightFormat;
@@ -89,29 +89,11 @@ impl Repacked {
     }
 }
 
-/// All entries, in one piece of memory on huge pages, through which kernels stream faster than through a mapping's small
-/// ones. Reading checks every byte.
+/// All entries, as slices of the mapped file. Checking every byte brings the file into memory too, so that the first token
+/// is as fast as the others.
 fn read(file: &RepackedFile) -> Result<HashMap<String, (Value, Bytes)>, CheckpointError> {
-    /// So that every weight begins at a line.
-    const ALIGNMENT: usize = 64;
-    let mut end = 0;
-    let places: Vec<usize> = file
-        .entries()
-        .map(|entry| {
-            let start = end;
-            end = (start + entry.length).next_multiple_of(ALIGNMENT);
-            start
-        })
-        .collect();
-    let mut buffer = Buffer::zeroed(end);
-    for (entry, &start) in file.entries().zip(&places) {
-        file.read_into(&entry.name, &mut buffer[start..start + entry.length])?;
-    }
-    let bytes = buffer.freeze();
-    let entries = file.entries().zip(places);
-    Ok(entries
-        .map(|(entry, start)| {
-            (entry.name.clone(), (entry.metadata.clone(), bytes.slice(start..start + entry.length)))
-        })
-        .collect())
+    file.verify()?;
+    file.entries()
+        .map(|entry| Ok((entry.name.clone(), (entry.metadata.clone(), file.entry(&entry.name)?))))
+        .collect()
 }

@@ -8,7 +8,7 @@ use fornax_backend::{Values, values};
 use fornax_cpu::attention::{self, HeadNorm, Mask, Rope, SelfAttention};
 use fornax_cpu::cache::KvLayer;
 use fornax_cpu::linear::{self, LinearMap};
-use fornax_cpu::rows::{self, Rows};
+use fornax_cpu::rows::{self, NormWeights, Rows};
 use fornax_cpu::{Isa, Pool};
 
 use crate::{Attention, LayerNorm, Linear, Mlp, Norm, RmsNorm};
@@ -133,11 +133,12 @@ impl Mlp {
             Some(gate) => {
                 let gate = Map::of(gate);
                 linear::gated_linear(step.pool, step.isa, x, rows, [gate.map(), up.map()], inner, |gate, up| {
-                    rows::gate_in_place(step.isa, activation, gate, up);
+                    rows::activate(step.pool, step.isa, gate, activation);
+                    gate.iter_mut().zip(up).for_each(|(gate, up)| *gate *= up);
                 });
             }
             None => linear::linear(step.pool, step.isa, x, rows, &[up.map()], &mut [inner], |_, _, _, values| {
-                rows::activate(step.isa, activation, values);
+                rows::activate(step.pool, step.isa, values, activation);
             }),
         }
         add_linear(step, &self.down, inner, residual, out);
@@ -157,7 +158,9 @@ impl Norm {
 impl RmsNorm {
     fn apply_to(&self, step: &Step, x: &[f32], out: &mut Vec<f32>) {
         out.resize(x.len(), 0.0);
-        rows::rms_norm_rows(step.pool, step.isa, x, &plain(&self.weight), self.epsilon as f32, out);
+        let weight = plain(&self.weight);
+        let weights = NormWeights { weight: &weight, bias: None, epsilon: self.epsilon as f32 };
+        rows::rms_norm_rows(step.pool, step.isa, x, weights, out);
     }
 }
 
@@ -166,7 +169,8 @@ impl LayerNorm {
     pub fn apply_to(&self, step: &Step, x: &[f32], out: &mut Vec<f32>) {
         out.resize(x.len(), 0.0);
         let (weight, bias) = (plain(&self.weight), plain(&self.bias));
-        rows::layer_norm_rows(step.pool, step.isa, x, &weight, Some(&bias), self.epsilon as f32, out);
+        let weights = NormWeights { weight: &weight, bias: Some(&bias), epsilon: self.epsilon as f32 };
+        rows::layer_norm_rows(step.pool, step.isa, x, weights, out);
     }
 }
 

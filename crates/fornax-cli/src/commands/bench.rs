@@ -5,7 +5,6 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use clap::Args;
 use fornax::engine::bench::{BenchOptions, bench};
-use fornax::prelude::*;
 use indicatif::{DecimalBytes, ProgressBar, ProgressStyle};
 use serde::Serialize;
 
