@@ -1,1 +1,4 @@
 //! The kernels from outside, at every level of instructions that this machine has.
+
+mod attention;
+mod rows;
