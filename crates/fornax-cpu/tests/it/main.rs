@@ -2,3 +2,5 @@
 
 mod float;
 mod quantized;
+mod attention;
+mod rows;
