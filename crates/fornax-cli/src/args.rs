@@ -123,13 +123,8 @@ impl CommonArgs {
         let (dtype, weights) = (self.float_dtype()?, self.weight_format()?);
         let device = self.open_device()?;
         let downloads = Downloads::new(self.notices());
-        let options = LoadOptions {
-            dtype,
-            weights,
-            hub: self.hub_config(),
-            progress: &downloads,
-            ..LoadOptions::default()
-        };
+        let options =
+            LoadOptions { dtype, weights, hub: self.hub_config(), progress: &downloads, ..LoadOptions::default() };
         let loaded = AutoModel::load_with(model, &device, &options)?;
         loaded.warnings().iter().for_each(|warning| self.notices().warn(warning));
         Ok(loaded)

@@ -34,7 +34,13 @@ pub struct LoadOptions<'a> {
 
 impl Default for LoadOptions<'_> {
     fn default() -> Self {
-        Self { dtype: None, weights: WeightFormat::Auto, repacked: RepackedCache::from_env().ok(), hub: HubConfig::from_env(), progress: &Silent }
+        Self {
+            dtype: None,
+            weights: WeightFormat::Auto,
+            repacked: RepackedCache::from_env().ok(),
+            hub: HubConfig::from_env(),
+            progress: &Silent,
+        }
     }
 }
 
@@ -288,7 +294,17 @@ impl AutoModel {
         }
         let generation = generation_defaults(&config, generation, tokenizer.as_ref());
         let device = device.clone();
-        Ok(Self { network, family, config, tokenizer, generation, pooling: None, device, source: None, warnings: Vec::new() })
+        Ok(Self {
+            network,
+            family,
+            config,
+            tokenizer,
+            generation,
+            pooling: None,
+            device,
+            source: None,
+            warnings: Vec::new(),
+        })
     }
 }
 

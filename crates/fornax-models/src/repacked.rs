@@ -93,7 +93,5 @@ impl Repacked {
 /// is as fast as the others.
 fn read(file: &RepackedFile) -> Result<HashMap<String, (Value, Bytes)>, CheckpointError> {
     file.verify()?;
-    file.entries()
-        .map(|entry| Ok((entry.name.clone(), (entry.metadata.clone(), file.entry(&entry.name)?))))
-        .collect()
+    file.entries().map(|entry| Ok((entry.name.clone(), (entry.metadata.clone(), file.entry(&entry.name)?)))).collect()
 }

@@ -8,7 +8,11 @@ use fornax_cpu::{PackedWeight, WeightType};
 
 use crate::common::*;
 
-fn weight(weight_type: WeightType, [out_features, in_features]: [usize; 2], random: &mut Random) -> Option<PackedWeight> {
+fn weight(
+    weight_type: WeightType,
+    [out_features, in_features]: [usize; 2],
+    random: &mut Random,
+) -> Option<PackedWeight> {
     let values: Vec<f32> = (0..out_features * in_features).map(|_| random.value() as f32).collect();
     PackedWeight::quantize(weight_type, out_features, in_features, &values).ok()
 }

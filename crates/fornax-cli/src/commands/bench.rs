@@ -69,8 +69,7 @@ pub fn run(args: &BenchArgs, common: &CommonArgs) -> Result<()> {
     if args.repeat == 0 {
         bail!("--repeat: found 0, expected at least 1");
     }
-    let options =
-        BenchOptions { prompt_tokens: args.prompt_tokens, new_tokens: args.new_tokens, batch: args.batch };
+    let options = BenchOptions { prompt_tokens: args.prompt_tokens, new_tokens: args.new_tokens, batch: args.batch };
     let bar = bar(common, 2 * args.repeat as u64 + 2);
     let (mut loads, mut model) = (Vec::new(), None);
     for _ in 0..=args.repeat {

@@ -102,9 +102,9 @@ fn list(cache: &RepackedCache, json: bool, out: &mut Output) -> Result<()> {
     let total: u64 = files.iter().map(|file| file.bytes).sum();
     let mut rows = vec![["size", "last used", "of"].map(str::to_owned).to_vec()];
     for file in &files {
-        let used = file.seconds_since_use.map_or_else(String::new, |seconds| {
-            format!("{} ago", HumanDuration(Duration::from_secs(seconds)))
-        });
+        let used = file
+            .seconds_since_use
+            .map_or_else(String::new, |seconds| format!("{} ago", HumanDuration(Duration::from_secs(seconds))));
         let of = if file.variant.is_none() { "a file that cannot be used".to_owned() } else { file.sources.join(", ") };
         rows.push(vec![DecimalBytes(file.bytes).to_string(), used, printable(&of)]);
     }
