@@ -9,7 +9,7 @@ use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::rows::{Line, TILE_ROWS};
+use super::rows::{DEPTH, Line, TILE_ROWS};
 use super::{BLOCK_BYTES, Job, avx512};
 use crate::packed::PANEL;
 
@@ -22,14 +22,10 @@ pub const fn least_rows<const F16: bool>() -> usize {
 const FEW: usize = 2;
 
 /// Tile rows whose sums are kept at once.
-const MAX_TILE_ROWS: usize = 32;
+const MAX_TILE_ROWS: usize = 16;
 
-/// Panels whose sums are kept at once: with the rows, 1 MiB of sums, half of a core's second cache.
+/// Panels whose sums are kept at once: with the rows, 512 KiB of sums, a quarter of a core's second cache.
 const MAX_PANELS: usize = 32;
-
-/// Steps of 32 columns after which other rows have their turn, so that two panels stay in the first cache: 16 KiB, twice
-/// that for the two parts of f16.
-const DEPTH: usize = 8;
 
 /// How far ahead of a panel's use its memory is asked for, when each panel is used once.
 const AHEAD: usize = 4 * BLOCK_BYTES;
@@ -89,15 +85,16 @@ unsafe fn few<const F16: bool, const PAIR: bool>(job: &Job, scratch: &mut Vec<Li
                     *weight = split;
                 }
             }
-            let x = [0, usize::from(PAIR)].map(|row| job.x.tiles(row)[block * LINES..].as_ptr().cast());
+            let x = [0, usize::from(PAIR)].map(|row| job.x.tile(row, block));
             // SAFETY: these are a block of two tile rows and of two panels.
             unsafe { step::<F16, PAIR>(x, weights) };
         }
-        // SAFETY: there is room for four tiles.
-        unsafe { store_sums(sums.as_mut_ptr().cast()) };
         let block = Block { job, rows: 0..1 + usize::from(PAIR), panels: first..second + 1 };
-        // SAFETY: the caller's promise.
-        unsafe { block.write(sums) };
+        // SAFETY: there is room for four tiles, and the columns are the caller's.
+        unsafe {
+            store_sums(sums.as_mut_ptr().cast());
+            block.write(0, 0, sums);
+        }
     }
 }
 
@@ -133,48 +130,56 @@ impl Block<'_> {
     unsafe fn multiply<const F16: bool>(&self, scratch: &mut Vec<Line>) {
         let blocks = self.job.blocks;
         let (row_pairs, panel_pairs) = (self.rows.len().div_ceil(2), self.panels.len().div_ceil(2));
-        let (sums, split) = reserve(scratch, row_pairs * panel_pairs * 4 * LINES, 4 * DEPTH * LINES);
+        let (sums, split) = reserve(scratch, row_pairs * panel_pairs * 4 * LINES, 2 * SPLIT);
+        let split = split.as_mut_ptr().cast::<u8>();
+        let mut turn = 0;
+        if F16 {
+            let first = Split { from: self.weights(0, 0), depth: DEPTH.min(blocks), to: split };
+            // SAFETY: the blocks are there, and room for their parts.
+            unsafe { first.share(0, 1) };
+        }
         let mut from = 0;
         // At least once, also when there are no columns.
         loop {
             let depth = DEPTH.min(blocks - from);
             for pair in 0..panel_pairs {
-                let mut weights = self.weights(pair, from);
-                let next =
-                    if pair + 1 < panel_pairs { self.weights(pair + 1, from) } else { self.weights(0, from + depth) };
-                if F16 {
-                    for (weight, split) in weights.iter_mut().zip(split.chunks_exact_mut(2 * DEPTH * LINES)) {
-                        // SAFETY: `depth` blocks are in the weight, and the scratch has room for both parts of them.
-                        unsafe { avx512::split_blocks(*weight, depth, split.as_mut_ptr().cast()) };
-                        *weight = split.as_ptr().cast();
-                    }
-                }
+                // What comes after these panels is made ready while they are multiplied: asked for, or for f16 split.
+                let (next_pair, next_from) = if pair + 1 < panel_pairs { (pair + 1, from) } else { (0, from + depth) };
+                turn = 1 - turn;
+                let next = Split {
+                    from: self.weights(next_pair, next_from),
+                    depth: DEPTH.min(blocks - next_from),
+                    to: split.wrapping_add(turn * SPLIT * 64),
+                };
+                let weights = if F16 {
+                    let split = split.wrapping_add((1 - turn) * SPLIT * 64);
+                    [split, split.wrapping_add(SPLIT / 2 * 64)].map(<*mut u8>::cast_const)
+                } else {
+                    self.weights(pair, from)
+                };
                 for row in 0..row_pairs {
                     let x = self.x(row, from);
-                    // While these are multiplied: the next panels, and a share of what this row needs in the next round.
-                    for weight in next {
-                        share::<_MM_HINT_T1>(weight, depth * LINES, row, row_pairs);
-                    }
-                    for x in x {
-                        share::<_MM_HINT_T1>(x.wrapping_add(depth * BLOCK_BYTES), depth * LINES, pair, panel_pairs);
+                    for x in self.x(row, from + depth) {
+                        share::<_MM_HINT_T1>(x, depth * LINES, pair, panel_pairs);
                     }
                     let at = (pair * row_pairs + row) * 4 * LINES;
                     let sums = sums[at..at + 4 * LINES].as_mut_ptr().cast::<u8>();
-                    // SAFETY: there are `depth` blocks of both rows and both panels, and four tiles of sums.
+                    // SAFETY: there are `depth` blocks of both rows and both panels, four tiles of sums, and room for
+                    // the parts of the next panels.
                     unsafe {
                         if from == 0 {
                             zero_sums()
                         } else {
                             load_sums(sums)
                         }
-                        let part = if F16 { 2 * BLOCK_BYTES } else { BLOCK_BYTES };
-                        for block in 0..depth {
-                            step::<F16, true>(
-                                x.map(|x| x.add(block * BLOCK_BYTES)),
-                                weights.map(|weight| weight.add(block * part)),
-                            );
+                        steps::<F16>(x, weights, depth, |step| {
+                            let (index, count) = (row * depth + step, row_pairs * depth);
+                            if F16 { next.share(index, count) } else { next.ask(index, count) }
+                        });
+                        match self.whole(row, pair) {
+                            Some(out) if from + depth == blocks => store_sums_to(out, self.job.out.stride * 4),
+                            _ => store_sums(sums),
                         }
-                        store_sums(sums);
                     }
                 }
             }
@@ -183,8 +188,21 @@ impl Block<'_> {
                 break;
             }
         }
-        // SAFETY: the caller's promise.
-        unsafe { self.write(sums) };
+        for pair in 0..panel_pairs {
+            for row in (0..row_pairs).filter(|&row| self.whole(row, pair).is_none()) {
+                let at = (pair * row_pairs + row) * 4 * LINES;
+                // SAFETY: the caller's promise.
+                unsafe { self.write(row, pair, &sums[at..at + 4 * LINES]) };
+            }
+        }
+    }
+
+    /// Where the sums of two tile rows and two panels belong, if all of those rows and columns exist.
+    fn whole(&self, row_pair: usize, panel_pair: usize) -> Option<*mut f32> {
+        let (row, panel) = ((self.rows.start + 2 * row_pair) * TILE_ROWS, self.panels.start + 2 * panel_pair);
+        let exist = row + 2 * TILE_ROWS <= self.job.x.rows() && panel + 2 <= self.panels.end;
+        let first = self.job.panels.start + panel;
+        if exist { self.job.out.whole(row, first + 1).and(self.job.out.whole(row, first)) } else { None }
     }
 
     /// Where block `from` and those after it are of two panels; the last one, without a second, is its own.
@@ -197,28 +215,67 @@ impl Block<'_> {
     /// Where block `from` and those after it are of two tile rows; the last one, without a second, is its own.
     fn x(&self, pair: usize, from: usize) -> [*const u8; 2] {
         let first = self.rows.start + 2 * pair;
-        [first, (first + 1).min(self.rows.end - 1)].map(|row| self.job.x.tiles(row)[from * LINES..].as_ptr().cast())
+        [first, (first + 1).min(self.rows.end - 1)].map(|row| self.job.x.tile(row, from))
     }
 
-    /// Copies the sums to their rows. They are four tiles, of two tile rows by two panels, for all pairs of tile rows in
-    /// all pairs of panels.
+    /// Copies the sums of two tile rows and two panels to where they belong, as far as those rows and columns exist.
     ///
     /// # Safety
     /// The block's columns are the caller's.
-    unsafe fn write(&self, sums: &[Line]) {
-        let job = self.job;
-        let row_pairs = self.rows.len().div_ceil(2);
-        for row in self.rows.start * TILE_ROWS..(self.rows.end * TILE_ROWS).min(job.x.rows()) {
-            let (tile_row, within) = (row / TILE_ROWS - self.rows.start, row % TILE_ROWS);
-            for panel in self.panels.clone() {
-                let column = panel - self.panels.start;
-                let tile = (column / 2 * row_pairs + tile_row / 2) * 4 + tile_row % 2 * 2 + column % 2;
-                let line = &raw const sums[tile * LINES + within];
+    unsafe fn write(&self, row_pair: usize, panel_pair: usize, sums: &[Line]) {
+        let (first_row, first_panel) = (self.rows.start + 2 * row_pair, self.panels.start + 2 * panel_pair);
+        for row in first_row * TILE_ROWS..((first_row + 2) * TILE_ROWS).min(self.job.x.rows()) {
+            for panel in first_panel..(first_panel + 2).min(self.panels.end) {
+                let (tile_row, within) = (row / TILE_ROWS - first_row, row % TILE_ROWS);
+                let line = &raw const sums[(tile_row * 2 + panel - first_panel) * LINES + within];
                 // SAFETY: a line is 16 numbers, and any bits are a number.
                 let line = unsafe { &*line.cast::<[f32; PANEL]>() };
+                let panel = self.job.panels.start + panel;
                 // SAFETY: the caller's promise, and the row is one of `x`.
-                unsafe { job.out.write(row, job.panels.start + panel, line) };
+                unsafe {
+                    match self.job.out.whole(row, panel) {
+                        Some(out) => out.cast::<[f32; PANEL]>().write_unaligned(*line),
+                        None => self.job.out.write(row, panel, line),
+                    }
+                }
             }
+        }
+    }
+}
+
+/// Lines of the parts of two f16 panels.
+const SPLIT: usize = 4 * DEPTH * LINES;
+
+/// Panels that come next.
+struct Split {
+    from: [*const u8; 2],
+    depth: usize,
+    /// Room for the parts of f16.
+    to: *mut u8,
+}
+
+impl Split {
+    /// Does share `index` of `count` of splitting f16 weights.
+    ///
+    /// # Safety
+    /// The blocks are there, and room for their parts.
+    #[inline(always)]
+    unsafe fn share(&self, index: usize, count: usize) {
+        for block in 2 * self.depth * index / count..2 * self.depth * (index + 1) / count {
+            let (panel, block) = (block / self.depth, block % self.depth);
+            // SAFETY: the caller's promise.
+            unsafe {
+                let to = self.to.add(panel * SPLIT / 2 * 64 + block * 2 * BLOCK_BYTES);
+                avx512::split_blocks(self.from[panel].add(block * BLOCK_BYTES), 1, to);
+            }
+        }
+    }
+
+    /// Does share `index` of `count` of asking for them.
+    #[inline(always)]
+    fn ask(&self, index: usize, count: usize) {
+        for weight in self.from {
+            share::<_MM_HINT_T1>(weight, self.depth * LINES, index, count);
         }
     }
 }
@@ -261,10 +318,10 @@ unsafe fn load_sums(sums: *const u8) {
     // SAFETY: the caller's promise.
     unsafe {
         asm!(
-            "tileloadd tmm0, [{sums} + {line}]",
-            "tileloadd tmm1, [{sums} + {line} + 1024]",
-            "tileloadd tmm2, [{sums} + {line} + 2048]",
-            "tileloadd tmm3, [{sums} + {line} + 3072]",
+            "tileloaddt1 tmm0, [{sums} + {line}]",
+            "tileloaddt1 tmm1, [{sums} + {line} + 1024]",
+            "tileloaddt1 tmm2, [{sums} + {line} + 2048]",
+            "tileloaddt1 tmm3, [{sums} + {line} + 3072]",
             sums = in(reg) sums,
             line = in(reg) 64usize,
             options(readonly, nostack)
@@ -289,6 +346,109 @@ unsafe fn store_sums(sums: *mut u8) {
             line = in(reg) 64usize,
             options(nostack)
         );
+    }
+}
+
+/// Puts the four tiles of sums where they belong, in rows that are `stride` bytes apart.
+///
+/// # Safety
+/// The tiles are configured, and there is room for 32 rows of 32 sums.
+#[inline(always)]
+unsafe fn store_sums_to(out: *mut f32, stride: usize) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        asm!(
+            "tilestored [{upper} + {stride}], tmm0",
+            "tilestored [{upper} + {stride} + 64], tmm1",
+            "tilestored [{lower} + {stride}], tmm2",
+            "tilestored [{lower} + {stride} + 64], tmm3",
+            upper = in(reg) out,
+            lower = in(reg) out.byte_add(TILE_ROWS * stride),
+            stride = in(reg) stride,
+            options(nostack)
+        );
+    }
+}
+
+/// Adds the products of `depth` blocks of two tile rows and two panels to the sums, and calls `beside` with the number of
+/// each block, for what can be done while the tiles are busy. A block of f16 is that of the upper parts and that of the
+/// rests.
+///
+/// What a block needs is loaded among the products of the one before, so that they need not wait for it.
+///
+/// # Safety
+/// The tiles are configured, and the blocks are there.
+#[inline(always)]
+unsafe fn steps<const F16: bool>(
+    x: [*const u8; 2],
+    weights: [*const u8; 2],
+    depth: usize,
+    mut beside: impl FnMut(usize),
+) {
+    if depth == 0 {
+        return;
+    }
+    let ([mut x0, mut x1], [mut w0, mut w1]) = (x, weights);
+    // SAFETY: the caller's promise.
+    unsafe {
+        asm!(
+            "tileloaddt1 tmm4, [{x0} + {line}]",
+            "tileloadd tmm6, [{w0} + {line}]",
+            "tileloadd tmm7, [{w1} + {line}]",
+            "tileloaddt1 tmm5, [{x1} + {line}]",
+            x0 = in(reg) x0,
+            x1 = in(reg) x1,
+            w0 = in(reg) w0,
+            w1 = in(reg) w1,
+            line = in(reg) 64usize,
+            options(readonly, nostack)
+        );
+        for block in 0..depth {
+            if F16 {
+                asm!(
+                    "tdpbf16ps tmm0, tmm4, tmm6",
+                    "tdpbf16ps tmm2, tmm5, tmm6",
+                    "tileloadd tmm6, [{w0} + {line} + 1024]",
+                    "tdpbf16ps tmm1, tmm4, tmm7",
+                    "tdpbf16ps tmm3, tmm5, tmm7",
+                    "tileloadd tmm7, [{w1} + {line} + 1024]",
+                    w0 = in(reg) w0,
+                    w1 = in(reg) w1,
+                    line = in(reg) 64usize,
+                    options(readonly, nostack)
+                );
+            }
+            if block + 1 < depth {
+                (x0, x1) = (x0.add(BLOCK_BYTES), x1.add(BLOCK_BYTES));
+                let part = if F16 { 2 * BLOCK_BYTES } else { BLOCK_BYTES };
+                (w0, w1) = (w0.add(part), w1.add(part));
+                asm!(
+                    "tdpbf16ps tmm0, tmm4, tmm6",
+                    "tdpbf16ps tmm1, tmm4, tmm7",
+                    "tileloaddt1 tmm4, [{x0} + {line}]",
+                    "tdpbf16ps tmm2, tmm5, tmm6",
+                    "tileloadd tmm6, [{w0} + {line}]",
+                    "tdpbf16ps tmm3, tmm5, tmm7",
+                    "tileloadd tmm7, [{w1} + {line}]",
+                    "tileloaddt1 tmm5, [{x1} + {line}]",
+                    x0 = in(reg) x0,
+                    x1 = in(reg) x1,
+                    w0 = in(reg) w0,
+                    w1 = in(reg) w1,
+                    line = in(reg) 64usize,
+                    options(readonly, nostack)
+                );
+            } else {
+                asm!(
+                    "tdpbf16ps tmm0, tmm4, tmm6",
+                    "tdpbf16ps tmm1, tmm4, tmm7",
+                    "tdpbf16ps tmm2, tmm5, tmm6",
+                    "tdpbf16ps tmm3, tmm5, tmm7",
+                    options(nomem, nostack)
+                );
+            }
+            beside(block);
+        }
     }
 }
 

@@ -188,15 +188,19 @@ pub unsafe fn split_blocks(weight: *const u8, blocks: usize, out: *mut u8) {
         for pair in 0..BLOCK / 2 {
             // SAFETY: the caller's promise.
             unsafe {
-                let parts =
-                    split::<BOTH>(weight.add(block * BLOCK_BYTES + pair * 64)).map(|part| _mm512_castps_si512(part));
+                let parts = split::<BOTH>(weight.add(block * BLOCK_BYTES + pair * 64));
                 let out = out.add(2 * block * BLOCK_BYTES + pair * 64);
-                // Every part is a bf16: its lower 16 bits are zero.
-                for (part, at) in [(0, 0), (2, BLOCK_BYTES)] {
-                    let line = _mm512_or_si512(_mm512_srli_epi32::<16>(parts[part]), parts[part + 1]);
-                    _mm512_storeu_si512(out.add(at).cast(), line);
-                }
+                _mm512_storeu_si512(out.cast(), upper_halves(parts[0], parts[1]));
+                _mm512_storeu_si512(out.add(BLOCK_BYTES).cast(), upper_halves(parts[2], parts[3]));
             }
         }
     }
+}
+
+/// The upper 16 bits of two times 16 numbers, in turn.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn upper_halves(even: __m512, odd: __m512) -> __m512i {
+    let (even, odd) = (_mm512_castps_si512(even), _mm512_castps_si512(odd));
+    _mm512_mask_blend_epi16(0xaaaa_aaaa, _mm512_srli_epi32::<16>(even), odd)
 }

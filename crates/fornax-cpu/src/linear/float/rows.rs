@@ -11,6 +11,9 @@ use crate::{Isa, Pool};
 /// Rows of a tile.
 pub(super) const TILE_ROWS: usize = 16;
 
+/// Steps of 32 columns after which other rows have their turn, so that two panels stay in the first cache.
+pub(super) const DEPTH: usize = 16;
+
 /// Rows that one pass over a panel takes outside of AMX.
 pub(super) const GROUP: usize = 8;
 
@@ -27,8 +30,9 @@ pub struct FloatRows {
     isa: Isa,
     /// Rows with an infinity or a NaN.
     infinite: Vec<usize>,
-    /// `[rows / 16, columns / 32, 16, 32]` bf16, filled up with zeros: one line for each 32 columns of a row. Empty if
-    /// no kernel of the level reads it.
+    /// `[blocks / DEPTH, rows / 16, DEPTH, 16, 32]` bf16 (the last of the first dimension as deep as there are blocks of
+    /// 32 columns), filled up with zeros: what is multiplied together lies together, else the rows of a usual model
+    /// would fight for a few places in the cache. Empty if no kernel of the level reads it.
     tiles: Vec<Line>,
     /// `[rows / 8, columns, 8]` (the last group as narrow as it has rows) `f32`, columns filled up with zeros to a
     /// multiple of 32. Empty if no kernel of the level reads it.
@@ -92,11 +96,10 @@ impl FloatRows {
         &self.infinite
     }
 
-    /// The tiles of 16 rows: 16 lines for each 32 columns.
+    /// The tile of block `block` of a tile row; those of the blocks up to the next multiple of [`DEPTH`] follow.
     #[cfg(target_arch = "x86_64")]
-    pub(super) fn tiles(&self, tile_row: usize) -> &[Line] {
-        let size = self.blocks() * TILE_ROWS;
-        &self.tiles[tile_row * size..(tile_row + 1) * size]
+    pub(super) fn tile(&self, tile_row: usize, block: usize) -> *const u8 {
+        self.tiles.as_ptr().wrapping_add(tile_at(self.rows, self.blocks(), tile_row, block)).cast()
     }
 
     /// The `f32` form of group `group` of up to 8 rows, `[columns, rows of the group]`, and how many rows it has.
@@ -116,12 +119,20 @@ impl FloatRows {
     pub(super) fn value(&self, row: usize, column: usize) -> f32 {
         if self.wide.is_empty() {
             let (block, within) = (column / BLOCK, column % BLOCK);
-            let line = &self.tiles[(row / TILE_ROWS * self.blocks() + block) * TILE_ROWS + row % TILE_ROWS].0;
+            let line = &self.tiles[tile_at(self.rows, self.blocks(), row / TILE_ROWS, block) + row % TILE_ROWS].0;
             return f32::from_bits(u32::from(u16::from_ne_bytes([line[2 * within], line[2 * within + 1]])) << 16);
         }
         let (group, width) = self.group(row / GROUP);
         group[column * width + row % GROUP]
     }
+}
+
+/// In which line the tile of a tile row and block begins.
+#[inline(always)]
+fn tile_at(rows: usize, blocks: usize, tile_row: usize, block: usize) -> usize {
+    let whole = block / DEPTH * DEPTH;
+    let depth = DEPTH.min(blocks.saturating_sub(whole));
+    (whole * rows.div_ceil(TILE_ROWS) + tile_row * depth + block - whole) * TILE_ROWS
 }
 
 /// Whether the kernels of a level read tiles, and whether they read `f32`.
@@ -211,38 +222,35 @@ impl Out {
     #[inline(always)]
     unsafe fn fill_as(&self, x: &[f32], first: usize, in_features: usize) -> u16 {
         let blocks = in_features.div_ceil(BLOCK);
+        let tile_row = first / TILE_ROWS;
         let mut finite = u16::MAX;
-        for (index, values) in x.chunks_exact(in_features).enumerate() {
-            let row = first + index;
-            let group = row / GROUP * GROUP;
-            let width = GROUP.min(self.rows - group);
-            for block in 0..blocks {
-                let from = block * BLOCK;
-                let mut block_values = [0.0; BLOCK];
-                match values[from..].first_chunk() {
-                    Some(values) => block_values = *values,
-                    None => block_values[..in_features - from].copy_from_slice(&values[from..]),
-                }
-                let rounded = block_values.map(round_to_bf16);
-                let is_finite = rounded.iter().fold(true, |finite, &value| finite & (value & 0x7f80 != 0x7f80));
-                finite &= !(u16::from(!is_finite) << index);
-                // SAFETY: the caller's promise.
-                unsafe {
-                    if self.tiled {
-                        self.tiles
-                            .add((first * blocks) + block * TILE_ROWS + index)
-                            .cast::<[u16; BLOCK]>()
-                            .write(rounded);
-                    }
-                    if self.has_wide {
-                        let wide = rounded.map(|value| f32::from_bits(u32::from(value) << 16));
-                        let out = self.wide.add(group * blocks * BLOCK + from * width + row - group);
-                        if width == 1 {
-                            out.cast::<[f32; BLOCK]>().write_unaligned(wide);
-                        } else {
-                            for (k, value) in wide.into_iter().enumerate() {
-                                out.add(k * width).write(value);
-                            }
+        // A few blocks of every row in turn, so that what is written stays together.
+        for part in (0..blocks).step_by(PART) {
+            for (index, values) in x.chunks_exact(in_features).enumerate() {
+                let row = first + index;
+                let group = row / GROUP * GROUP;
+                let width = GROUP.min(self.rows - group);
+                for block in part..(part + PART).min(blocks) {
+                    let from = block * BLOCK;
+                    let (rounded, is_finite) = match values[from..].first_chunk() {
+                        Some(values) => round_block(values),
+                        None => {
+                            let mut filled = [0.0; BLOCK];
+                            filled[..in_features - from].copy_from_slice(&values[from..]);
+                            round_block(&filled)
+                        }
+                    };
+                    prefetch(values.as_ptr().wrapping_add(from + PART * BLOCK));
+                    finite &= !(u16::from(!is_finite) << index);
+                    // SAFETY: the caller's promise.
+                    unsafe {
+                        if self.tiled {
+                            let line = self.tiles.add(tile_at(self.rows, blocks, tile_row, block) + index);
+                            line.cast::<[u16; BLOCK]>().write(rounded);
+                        }
+                        if self.has_wide {
+                            let out = self.wide.add(group * blocks * BLOCK + from * width + row - group);
+                            write_wide(out, width, &rounded);
                         }
                     }
                 }
@@ -253,11 +261,60 @@ impl Out {
             for index in x.len() / in_features..TILE_ROWS {
                 for block in 0..blocks {
                     // SAFETY: the caller's promise.
-                    unsafe { self.tiles.add(first * blocks + block * TILE_ROWS + index).write(Line([0; 64])) };
+                    unsafe { self.tiles.add(tile_at(self.rows, blocks, tile_row, block) + index).write(Line([0; 64])) };
                 }
             }
         }
         finite
+    }
+}
+
+/// Blocks of a row that are rounded at once.
+const PART: usize = 4;
+
+/// Rounds a block, and says whether it is finite.
+#[inline(always)]
+fn round_block(values: &[f32; BLOCK]) -> ([u16; BLOCK], bool) {
+    let mut rounded = [0; BLOCK];
+    let mut largest = 0;
+    for (rounded, &value) in rounded.iter_mut().zip(values) {
+        *rounded = round_to_bf16(value);
+        largest = largest.max(*rounded & 0x7fff);
+    }
+    (rounded, largest < 0x7f80)
+}
+
+/// Asks for the two lines of a block.
+#[inline(always)]
+fn prefetch(_block: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch may have any address.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(_block.cast());
+        _mm_prefetch::<_MM_HINT_T0>(_block.wrapping_add(16).cast());
+    }
+}
+
+/// Writes a block of a row of a group of `width` rows as `f32`.
+///
+/// # Safety
+/// There is room for `BLOCK` columns of the group from `out` on.
+#[inline(always)]
+unsafe fn write_wide(out: *mut f32, width: usize, rounded: &[u16; BLOCK]) {
+    let mut wide = [0.0; BLOCK];
+    for (wide, &value) in wide.iter_mut().zip(rounded) {
+        *wide = f32::from_bits(u32::from(value) << 16);
+    }
+    // SAFETY: the caller's promise.
+    unsafe {
+        if width == 1 {
+            out.cast::<[f32; BLOCK]>().write_unaligned(wide);
+        } else {
+            for (k, value) in wide.into_iter().enumerate() {
+                out.add(k * width).write(value);
+            }
+        }
     }
 }
 
