@@ -241,7 +241,7 @@ impl Decoder {
             Position::Learned { .. } => None,
         };
         let rope = tables.as_ref().map(|(cos, sin)| (cos.as_slice(), sin.as_slice()));
-        let (step, mut scratch) = (Step::new(batch, seq), Scratch::default());
+        let (step, mut scratch) = (Step::new(batch * seq), Scratch::default());
         let (mut normed, mut sum) = (Vec::new(), Vec::new());
         // A pass without a cache needs one layer's at a time.
         let config = self.cache_config(batch, seq);
@@ -252,7 +252,7 @@ impl Decoder {
                 None => own.insert(config.pages()),
             };
             layer.attention_norm.apply_to(&step, &x, &mut normed);
-            layer.attention.add_to(&step, &normed, &x, &mut sum, Keys::Cached { cache, rope }, &mut scratch);
+            layer.attention.add_to(&step, &normed, &x, &mut sum, Keys::Cached { cache, seq, rope }, &mut scratch);
             std::mem::swap(&mut x, &mut sum);
             layer.mlp_norm.apply_to(&step, &x, &mut normed);
             layer.mlp.add_to(&step, &normed, &x, &mut sum, &mut scratch);

@@ -16,22 +16,15 @@ use crate::{Attention, LayerNorm, Linear, Mlp, Norm, RmsNorm};
 /// One pass over some rows of tokens.
 #[derive(Debug, Clone, Copy)]
 pub struct Step {
-    /// Sequences side by side.
-    pub batch: usize,
-    /// Tokens of each.
-    pub seq: usize,
+    rows: usize,
     pool: &'static Pool,
     isa: Isa,
 }
 
 impl Step {
     /// On all threads, with the best instructions.
-    pub fn new(batch: usize, seq: usize) -> Self {
-        Self { batch, seq, pool: Pool::global(), isa: Isa::active() }
-    }
-
-    fn rows(&self) -> usize {
-        self.batch * self.seq
+    pub fn new(rows: usize) -> Self {
+        Self { rows, pool: Pool::global(), isa: Isa::active() }
     }
 }
 
@@ -52,13 +45,15 @@ pub enum Keys<'a> {
     Cached {
         /// One layer's.
         cache: &'a mut KvLayer,
+        /// Tokens of each sequence.
+        seq: usize,
         /// Cosines and sines of the pass's positions, each `[seq, rotary_dim / 2]`.
         rope: Option<(&'a [f32], &'a [f32])>,
     },
     /// Those of the pass alone; every token sees all of its sequence.
-    Padded {
-        /// Tokens of each sequence; those beyond are padding.
-        lengths: &'a [usize],
+    Own {
+        /// The row at which each sequence begins, and the row after the last.
+        starts: &'a [usize],
     },
 }
 
@@ -77,7 +72,7 @@ impl Attention {
         scratch: &mut Scratch,
     ) {
         let config = self.config();
-        let rows = step.rows();
+        let rows = step.rows;
         let (wide, narrow) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
         let Scratch { query, key, value, mixed, .. } = scratch;
         query.resize(rows * wide, 0.0);
@@ -91,18 +86,18 @@ impl Attention {
 
         let (q, k, v) = (Rows::new(query, wide), Rows::new(key, narrow), Rows::new(value, narrow));
         match keys {
-            Keys::Cached { cache, rope } => {
+            Keys::Cached { cache, seq, rope } => {
                 let norms = [&self.query_norm, &self.key_norm];
                 let weights = norms.map(|norm| norm.as_ref().map(|norm| plain(&norm.weight)));
                 let [query_norm, key_norm] = [0, 1].map(|i| {
                     Some(HeadNorm { weight: weights[i].as_deref()?, epsilon: norms[i].as_ref()?.epsilon as f32 })
                 });
-                let rope = rope.map(|(cos, sin)| Rope { cos, sin, rotary_dim: 2 * cos.len() / step.seq.max(1) });
+                let rope = rope.map(|(cos, sin)| Rope { cos, sin, rotary_dim: 2 * cos.len() / seq.max(1) });
                 let (heads, scale, window) = (config.heads, config.scale as f32, config.window);
                 let options = attention::Attention { heads, scale, window, rope, query_norm, key_norm };
-                attention::attend(step.pool, step.isa, cache, step.seq, q, k, v, &options, mixed);
+                attention::attend(step.pool, step.isa, cache, seq, q, k, v, &options, mixed);
             }
-            Keys::Padded { lengths } => {
+            Keys::Own { starts } => {
                 let options = SelfAttention {
                     heads: config.heads,
                     kv_heads: config.kv_heads,
@@ -111,7 +106,7 @@ impl Attention {
                     mask: Mask::Full,
                     rope: None,
                 };
-                attention::attend_padded(step.pool, step.isa, q, k, v, step.seq, lengths, &options, mixed);
+                attention::attend_ragged(step.pool, step.isa, q, k, v, starts, &options, mixed);
             }
         }
         add_linear(step, &self.output, mixed, residual, out);
@@ -124,7 +119,7 @@ impl Mlp {
     /// # Panics
     /// When a weight is not packed, or a length does not fit.
     pub fn add_to(&self, step: &Step, x: &[f32], residual: &[f32], out: &mut Vec<f32>, scratch: &mut Scratch) {
-        let rows = step.rows();
+        let rows = step.rows;
         let up = Map::of(&self.up);
         let inner = &mut scratch.inner;
         inner.resize(rows * self.up.weight.dims()[0], 0.0);
@@ -134,7 +129,7 @@ impl Mlp {
                 let gate = Map::of(gate);
                 linear::gated_linear(step.pool, step.isa, x, rows, [gate.map(), up.map()], inner, |gate, up| {
                     rows::activate(step.pool, step.isa, gate, activation);
-                    gate.iter_mut().zip(up).for_each(|(gate, up)| *gate *= up);
+                    rows::multiply_in_place(step.isa, gate, up);
                 });
             }
             None => linear::linear(step.pool, step.isa, x, rows, &[up.map()], &mut [inner], |_, _, _, values| {
@@ -179,11 +174,8 @@ fn add_linear(step: &Step, layer: &Linear, x: &[f32], residual: &[f32], out: &mu
     let map = Map::of(layer);
     let features = layer.weight.dims()[0];
     out.resize(residual.len(), 0.0);
-    linear::linear(step.pool, step.isa, x, step.rows(), &[map.map()], &mut [out], |_, row, columns, values| {
-        let residual = &residual[row * features..][columns];
-        for (value, residual) in values.iter_mut().zip(residual) {
-            *value += residual;
-        }
+    linear::linear(step.pool, step.isa, x, step.rows, &[map.map()], &mut [out], |_, row, columns, values| {
+        rows::add_in_place(step.isa, values, &residual[row * features..][columns]);
     });
 }
 

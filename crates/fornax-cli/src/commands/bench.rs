@@ -1,5 +1,6 @@
 //! `fornax bench`: how fast a model loads, reads prompts and continues them on this machine.
 
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Result, bail};
@@ -8,11 +9,14 @@ use fornax::engine::bench::{BenchOptions, bench};
 use indicatif::{DecimalBytes, ProgressBar, ProgressStyle};
 use serde::Serialize;
 
+use fornax::prelude::*;
+
 use crate::args::CommonArgs;
+use crate::input;
 use crate::output::Output;
 use crate::table::table;
 
-/// Measure how fast a model loads, reads prompts and continues them
+/// Measure how fast a model loads, reads prompts and continues them, or turns texts into vectors
 ///
 /// Everything is measured several times after one run that does not count, and the median is given with the least and
 /// the most. A machine that does other work meanwhile is measured with it: watch the spread. The numbers of the
@@ -23,10 +27,12 @@ Examples:
   fornax bench model.gguf
   fornax bench ./model --prompt-tokens 512 --new-tokens 64 --threads 2 --weights q4_0 --repeat 5
   fornax bench ./model --batch 8 --json
+  fornax bench ./minilm --texts sentences.txt --batch 32
 
 With --json: {\"prefill_tokens_per_s\", \"decode_tokens_per_s\" (all sequences of the batch together), \"load_s\", \
 \"first_token_s\" (from the prompt to the first logits), \"peak_rss_bytes\" (null where the system does not say), \
-\"bytes_per_token\" (what a new token makes the machine read at the least)}, medians.")]
+\"bytes_per_token\" (what a new token makes the machine read at the least)}, medians. With --texts: \
+{\"texts_per_s\", \"load_s\", \"peak_rss_bytes\"}.")]
 pub struct BenchArgs {
     /// A folder, a .gguf file or a hub id
     #[arg(value_name = "MODEL")]
@@ -43,6 +49,10 @@ pub struct BenchArgs {
     /// Sequences side by side
     #[arg(long, short, value_name = "COUNT", default_value_t = 1)]
     batch: usize,
+
+    /// A file with one text a line, to be turned into vectors --batch at a time: for encoders
+    #[arg(long, value_name = "FILE")]
+    texts: Option<PathBuf>,
 
     /// Measurements of each figure
     #[arg(long, short, value_name = "COUNT", default_value_t = 5)]
@@ -64,6 +74,14 @@ struct Medians {
     bytes_per_token: f64,
 }
 
+/// Medians of an encoder, as JSON.
+#[derive(Serialize)]
+struct TextMedians {
+    texts_per_s: f64,
+    load_s: f64,
+    peak_rss_bytes: Option<u64>,
+}
+
 /// Runs it.
 pub fn run(args: &BenchArgs, common: &CommonArgs) -> Result<()> {
     if args.repeat == 0 {
@@ -82,6 +100,10 @@ pub fn run(args: &BenchArgs, common: &CommonArgs) -> Result<()> {
         bar.inc(1);
     }
     let Some(model) = model else { bail!("no model was loaded") };
+    let load = Spread::of(loads[1..].iter().copied());
+    if let Some(path) = &args.texts {
+        return texts(args, &model, path, load, &bar);
+    }
     let mut runs = Vec::new();
     for _ in 0..=args.repeat {
         bar.set_message("reading and continuing");
@@ -91,12 +113,11 @@ pub fn run(args: &BenchArgs, common: &CommonArgs) -> Result<()> {
     bar.finish_and_clear();
 
     // The first of each touched what the others find ready.
-    let (loads, runs) = (&loads[1..], &runs[1..]);
+    let runs = &runs[1..];
     let of = |figure: fn(&fornax::engine::bench::BenchRun) -> f64| Spread::of(runs.iter().map(figure));
     let prefill = of(|run| run.prefill_tokens_per_s);
     let decode = of(|run| run.decode_tokens_per_s);
     let first_token = of(|run| run.first_token_s);
-    let load = Spread::of(loads.iter().copied());
     let medians = Medians {
         prefill_tokens_per_s: prefill.median,
         decode_tokens_per_s: decode.median,
@@ -110,19 +131,14 @@ pub fn run(args: &BenchArgs, common: &CommonArgs) -> Result<()> {
         out.json(&medians)?;
         return out.flush();
     }
-    let row = |name: String, spread: Spread, unit: &str, digits: usize| {
-        let number = |value: f64| format!("{value:.digits$}");
-        vec![name, number(spread.median), number(spread.least), number(spread.most), unit.to_owned()]
-    };
-    let head = ["", "median", "least", "most", ""].map(str::to_owned).to_vec();
     let rows = [
-        head,
+        head(),
         row(format!("prefill of {} × {}", options.batch, options.prompt_tokens), prefill, "tokens/s", 1),
         row(format!("decode of {} × {}", options.batch, options.new_tokens), decode, "tokens/s", 1),
         row("first token".to_owned(), first_token, "s", 3),
         row("load".to_owned(), load, "s", 3),
     ];
-    for line in table(&rows, &[false, true, true, true, false]) {
+    for line in table(&rows, &COLUMNS) {
         out.line(line)?;
     }
     let read = medians.bytes_per_token * medians.decode_tokens_per_s;
@@ -137,6 +153,49 @@ pub fn run(args: &BenchArgs, common: &CommonArgs) -> Result<()> {
         out.line(format_args!("at most {} of memory at once", DecimalBytes(bytes)))?;
     }
     out.flush()
+}
+
+/// Measures an encoder.
+fn texts(args: &BenchArgs, model: &AutoModel, path: &Path, load: Spread, bar: &ProgressBar) -> Result<()> {
+    let file = input::file(path)?;
+    let texts: Vec<&str> = file.lines().filter(|line| !line.trim().is_empty()).collect();
+    if texts.is_empty() {
+        bail!("{}: there is no text in it; expected one a line", path.display());
+    }
+    let embedder = model.embedder();
+    let options = EmbedOptions { batch_size: args.batch, ..embedder.default_options() };
+    let mut speeds = Vec::new();
+    for _ in 0..=args.repeat {
+        bar.set_message("embedding");
+        let start = Instant::now();
+        embedder.embed(&texts, &options)?;
+        speeds.push(texts.len() as f64 / start.elapsed().as_secs_f64());
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    let speed = Spread::of(speeds[1..].iter().copied());
+    let mut out = Output::stdout();
+    if args.json {
+        out.json(&TextMedians { texts_per_s: speed.median, load_s: load.median, peak_rss_bytes: peak_rss_bytes() })?;
+        return out.flush();
+    }
+    let name = format!("{} texts, {} at a time", texts.len(), args.batch);
+    for line in table(&[head(), row(name, speed, "texts/s", 1), row("load".to_owned(), load, "s", 3)], &COLUMNS) {
+        out.line(line)?;
+    }
+    out.flush()
+}
+
+/// Which columns of the table hold numbers.
+const COLUMNS: [bool; 5] = [false, true, true, true, false];
+
+fn head() -> Vec<String> {
+    ["", "median", "least", "most", ""].map(str::to_owned).to_vec()
+}
+
+fn row(name: String, spread: Spread, unit: &str, digits: usize) -> Vec<String> {
+    let number = |value: f64| format!("{value:.digits$}");
+    vec![name, number(spread.median), number(spread.least), number(spread.most), unit.to_owned()]
 }
 
 /// What several measurements of a figure say.

@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use crate::linear::{Activations, OutRows, multiply, prepare};
 use crate::packed::{PANEL, PackedWeight};
+use crate::rows::add_in_place;
 use crate::{Isa, Pool};
 
 /// One of the linear maps that share an input.
@@ -60,7 +61,7 @@ pub fn linear(
         // SAFETY: the tasks of a map are disjoint, and `finish_rows` runs after the product, on this thread.
         unsafe {
             multiply(isa, prepared.of(map), map.weight, panels.clone(), out);
-            finish_rows(rows, map, panels, out, |row, columns, values| finish(index, row, columns, values));
+            finish_rows(isa, rows, map, panels, out, |row, columns, values| finish(index, row, columns, values));
         }
     });
 }
@@ -111,8 +112,8 @@ pub fn gated_linear(
                 let scratch_rows = OutRows::new(first, columns.len(), columns.end);
                 multiply(isa, prepared.of(&gate), gate.weight, panels.clone(), target);
                 multiply(isa, prepared.of(&up), up.weight, panels.clone(), scratch_rows);
-                finish_rows(rows, &up, panels.clone(), scratch_rows, |_, _, _| {});
-                finish_rows(rows, &gate, panels, target, |row, columns, values| {
+                finish_rows(isa, rows, &up, panels.clone(), scratch_rows, |_, _, _| {});
+                finish_rows(isa, rows, &gate, panels, target, |row, columns, values| {
                     let at = row * columns.len();
                     combine(values, &scratch[at..at + columns.len()]);
                 });
@@ -160,7 +161,8 @@ struct Task {
 
 /// Panels that a kernel reads side by side; a task should have no fewer.
 const STREAMS: usize = 4;
-/// Columns of a task of many rows: their part of the result stays in the second-level cache.
+/// Panels of a task of many rows at most: their part of the result stays in the second-level cache. Kernels for many rows
+/// take panels in pairs.
 const MANY_ROWS_PANELS: usize = 8;
 /// Waking a thread pays from about this much of a weight on.
 const TASK_BYTES: usize = 64 << 10;
@@ -172,7 +174,8 @@ fn split(pool: &Pool, rows: usize, maps: &[LinearMap<'_>]) -> Vec<Task> {
     for (map, LinearMap { weight, .. }) in maps.iter().enumerate() {
         let panels = weight.panels();
         let per_task = if rows > PANEL {
-            MANY_ROWS_PANELS
+            let all: usize = maps.iter().map(|map| map.weight.panels()).sum();
+            (all / (4 * pool.threads())).next_multiple_of(2).min(MANY_ROWS_PANELS)
         } else {
             let panel_bytes = (weight.bytes().len() / panels.max(1)).max(1);
             let piece = (bytes / (4 * pool.threads())).max(TASK_BYTES);
@@ -192,6 +195,7 @@ fn split(pool: &Pool, rows: usize, maps: &[LinearMap<'_>]) -> Vec<Task> {
 /// # Safety
 /// As [`multiply`], which has written these columns of `out`.
 unsafe fn finish_rows(
+    isa: Isa,
     rows: usize,
     map: &LinearMap<'_>,
     panels: Range<usize>,
@@ -203,9 +207,7 @@ unsafe fn finish_rows(
         // SAFETY: the caller's promise.
         let values = unsafe { out.columns(row, columns.clone()) };
         if let Some(bias) = map.bias {
-            for (value, bias) in values.iter_mut().zip(&bias[columns.clone()]) {
-                *value += bias;
-            }
+            add_in_place(isa, values, &bias[columns.clone()]);
         }
         finish(row, columns.clone(), values);
     }

@@ -2,11 +2,13 @@
 //! for bit whatever rows are beside it. Products of rows with weights are [`linear`](crate::linear)'s matter.
 
 mod activation;
+mod in_place;
 mod norm;
 
 use std::ops::Range;
 
 pub use activation::{Activation, activate, gated};
+pub use in_place::{add_in_place, multiply_in_place};
 pub use norm::{NormWeights, add_layer_norm_rows, add_rms_norm_rows, layer_norm_rows, rms_norm_rows};
 
 use crate::attention::rotate;

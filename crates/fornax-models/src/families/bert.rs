@@ -2,9 +2,13 @@
 //! its sequence-classification head, and the sentence encoders built on it (MiniLM, BGE, E5 and others).
 //! Layers are normed after the addition, so they are not the decoders' layers.
 
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
 use burn::module::{Initializer, Module, Param};
 use burn::tensor::{Bool, Device, Int, Tensor};
 use fornax_backend::{from_values, values};
+use fornax_cpu::Pool;
 use fornax_nn::slices::{Keys, Scratch, Step};
 use fornax_nn::{
     Attention, AttentionConfig, Embedding, EmbeddingConfig, LayerNorm, Linear, LinearConfig, Mlp, MlpConfig, Weight,
@@ -324,18 +328,46 @@ impl Bert {
         x
     }
 
-    /// The layers with packed weights, over sequences of these lengths.
+    /// The layers with packed weights, over sequences of these lengths. A thread takes a few sequences through all layers, so
+    /// that their rows stay in its cache; padding is left out, and comes back as zeros.
     fn layers_on_slices(&self, x: &Tensor<3>, lengths: &[usize]) -> Tensor<3> {
         let ([batch, seq, size], device) = (x.dims(), x.device());
-        let mut x = values(x).expect("a model with packed weights is on the CPU, in f32").to_vec();
-        let (step, mut scratch, mut sum) = (Step::new(batch, seq), Scratch::default(), Vec::new());
+        let x = values(x).expect("a model with packed weights is on the CPU, in f32");
+        let parts = parts(lengths);
+        let done: Vec<Mutex<Vec<f32>>> = parts.iter().map(|_| Mutex::default()).collect();
+        Pool::global().run(parts.len(), |part| {
+            let (sequences, mut rows, mut starts) = (parts[part].clone(), Vec::new(), vec![0]);
+            for sequence in sequences {
+                let from = sequence * seq * size;
+                rows.extend_from_slice(&x[from..from + lengths[sequence] * size]);
+                starts.push(rows.len() / size);
+            }
+            *done[part].lock().unwrap_or_else(PoisonError::into_inner) = self.layers_on_rows(rows, &starts);
+        });
+        let mut out = vec![0.0; batch * seq * size];
+        for (part, done) in parts.into_iter().zip(done) {
+            let rows = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+            let mut rows = rows.as_slice();
+            for sequence in part {
+                let (own, others) = rows.split_at(lengths[sequence] * size);
+                out[sequence * seq * size..][..own.len()].copy_from_slice(own);
+                rows = others;
+            }
+        }
+        from_values(out, [batch, seq, size], &device)
+    }
+
+    /// `x: [rows, hidden_size]` of the sequences between `starts` through all layers.
+    fn layers_on_rows(&self, mut x: Vec<f32>, starts: &[usize]) -> Vec<f32> {
+        let rows = starts.last().copied().unwrap_or(0);
+        let (step, mut scratch, mut sum) = (Step::new(rows), Scratch::default(), Vec::new());
         for layer in &self.layers {
-            layer.attention.add_to(&step, &x, &x, &mut sum, Keys::Padded { lengths }, &mut scratch);
+            layer.attention.add_to(&step, &x, &x, &mut sum, Keys::Own { starts }, &mut scratch);
             layer.attention_norm.apply_to(&step, &sum, &mut x);
             layer.mlp.add_to(&step, &x, &x, &mut sum, &mut scratch);
             layer.mlp_norm.apply_to(&step, &sum, &mut x);
         }
-        from_values(x, [batch, seq, size], &device)
+        x
     }
 
     /// The first token's state through the pooler: `hidden: [batch, seq, hidden_size]` → `[batch, hidden_size]`.
@@ -379,6 +411,24 @@ impl Weights for Bert {
         self.layers.iter().all(|layer| layer.attention.all_packed() && layer.mlp.all_packed())
     }
 }
+
+/// Cuts sequences of these lengths into runs that a thread takes at once.
+fn parts(lengths: &[usize]) -> Vec<Range<usize>> {
+    let (mut parts, mut first, mut rows) = (Vec::new(), 0, 0);
+    for (sequence, length) in lengths.iter().enumerate() {
+        if rows > 0 && rows + length > PART_ROWS {
+            parts.push(first..sequence);
+            (first, rows) = (sequence, 0);
+        }
+        rows += length;
+    }
+    parts.push(first..lengths.len());
+    parts
+}
+
+/// Rows of a part at most, unless a single sequence has more: with them the widest layer's values fit the second-level
+/// cache beside the weights that pass through, and tiles of 16 rows are mostly full.
+const PART_ROWS: usize = 160;
 
 /// How many tokens of each sequence are visible; `None` when some come after hidden ones, so that no length says which.
 fn lengths(visible: Option<&Tensor<2, Bool>>, [batch, seq, _]: [usize; 3]) -> Option<Vec<usize>> {
