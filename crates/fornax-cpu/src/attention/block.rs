@@ -253,17 +253,29 @@ unsafe fn prepare_queries<S: Simd>(s: S, queries: &Queries<'_>, block: &Block<'_
     // SAFETY: the caller's promise. The page's place serves for one head at a time.
     unsafe {
         scratch.write_bytes(0, layout.weights + S::TILE_ROWS * CHUNK);
-        let head = scratch.add(layout.page);
+        let prepared = scratch.add(layout.page);
         for row in 0..rows {
             let (token, member) = (row / queries.group, row % queries.group);
             let from = queries.q.row(block.row + token);
-            let from = from[(block.kv_head * queries.group + member) * head_dim..].as_ptr();
+            let head = block.kv_head * queries.group + member;
+            let from = &from[head * head_dim..];
+            // Whole rows of a group lie together, so the processor sees more coming than one head.
+            let ahead = heads::AHEAD.div_ceil(queries.group);
+            heads::expect(s, from, ahead * queries.q.stride(), head_dim);
+            let out = queries.out.0.wrapping_add(((block.row + token) * queries.heads + head) * head_dim);
+            for at in (0..head_dim).step_by(16) {
+                s.prefetch_write(out.wrapping_add(at).cast());
+            }
+            let from = from.as_ptr();
             let rope = queries.rope.map(|rope| (rope, block.turn + token));
-            heads::prepare(s, from, head_dim, queries.norm, rope, queries.factor, head);
+            heads::prepare(s, from, head_dim, queries.norm, rope, queries.factor, prepared);
             let to = scratch.add(row / S::TILE_ROWS * layout.tile + row % S::TILE_ROWS * CHUNK);
             for (chunk, at) in (0..head_dim).step_by(CHUNK).enumerate() {
-                let count = CHUNK.min(head_dim - at);
-                to.add(chunk * S::TILE_ROWS * CHUNK).copy_from_nonoverlapping(head.add(at), count);
+                let to = to.add(chunk * S::TILE_ROWS * CHUNK);
+                // Whole vectors; what lies behind the head is never read.
+                for at in (at..head_dim.min(at + CHUNK)).step_by(S::LANES) {
+                    s.store(to.add(at % CHUNK), s.load(prepared.add(at)));
+                }
             }
         }
     }
@@ -290,14 +302,19 @@ unsafe fn attend_span<S: Simd>(
     unsafe {
         sums.clear(rows.next_multiple_of(S::TILE_ROWS));
         for page in keys.start / PAGE_TOKENS..keys.end.div_ceil(PAGE_TOKENS) {
-            let (start, kind) = match block.pages {
-                Pages::Cached(pages) => (pages[page].head(block.kv_head).cast_const(), pages[page].shape().cache_type),
+            let (start, kind, ahead) = match block.pages {
+                Pages::Cached(pages) => {
+                    let start = pages[page].head(block.kv_head);
+                    let next = pages.get(page + 1).map_or(start, |next| next.head(block.kv_head));
+                    let ahead = next.addr().wrapping_sub(start.addr()) as isize;
+                    (start.cast_const(), pages[page].shape().cache_type, ahead)
+                }
                 Pages::Packed(start) => {
                     let size = PAGE_TOKENS * (queries.head_dim + layout.width);
-                    (start.add(page * size).cast(), CacheType::F32)
+                    (start.add(page * size).cast(), CacheType::F32, 0)
                 }
             };
-            let here = OnPage { queries, block, layout, scratch, page, sums };
+            let here = OnPage { queries, block, layout, scratch, page, ahead, sums };
             match kind {
                 CacheType::F32 => s.call(OfType(here, start.cast::<f32>())),
                 CacheType::F16 if rows < CONVERT_ROWS => s.call(OfType(here, start.cast::<f16>())),
@@ -334,6 +351,8 @@ struct OnPage<'a> {
     layout: Layout,
     scratch: *mut f32,
     page: usize,
+    /// From this page to the next one in bytes.
+    ahead: isize,
     sums: Sums,
 }
 
@@ -345,7 +364,7 @@ impl<T: Element> Kernel for OfType<'_, T> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Self(OnPage { queries, block, layout, scratch, page, sums }, keys) = self;
+        let Self(OnPage { queries, block, layout, scratch, page, ahead, sums }, keys) = self;
         let head_dim = queries.head_dim;
         let rows = block.rows(queries);
         let width = layout.width;
@@ -376,7 +395,7 @@ impl<T: Element> Kernel for OfType<'_, T> {
                     count,
                     head_dim,
                     q,
-                    (keys, PAGE_TOKENS),
+                    (keys, PAGE_TOKENS, ahead),
                     PAGE_TOKENS,
                     (weights, CHUNK),
                 );
@@ -385,7 +404,7 @@ impl<T: Element> Kernel for OfType<'_, T> {
                         weigh(s, weights.add(row * CHUNK), seen, width, sums.row(first + row));
                     }
                 }
-                let value = |token: usize| (values.wrapping_add(token * width), width);
+                let value = |token: usize| (values.wrapping_add(token * width), width, ahead);
                 let (from, to) = if from < to { (from, to) } else { (PAGE_TOKENS, PAGE_TOKENS) };
                 if from > 0 {
                     for (row, seen) in seen.iter().enumerate().take(count) {
@@ -509,7 +528,7 @@ unsafe fn finish<S: Simd>(s: S, queries: &Queries<'_>, block: &Block<'_>, row: u
         let factor = s.splat(1.0 / total);
         for at in (0..head_dim).step_by(S::LANES) {
             let count = S::LANES.min(head_dim - at);
-            s.store_first(out.add(at), s.mul(s.load_first(sums.add(at), count), factor), count);
+            s.store_some(out.add(at), s.mul(s.load_some(sums.add(at), count), factor), count);
         }
     }
 }

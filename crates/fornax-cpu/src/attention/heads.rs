@@ -5,6 +5,17 @@ use super::{HeadNorm, Rope};
 use crate::cache::PAGE_TOKENS;
 use crate::simd::{Element, Simd};
 
+/// How many tokens ahead memory is asked for. A head of the next token lies too far off for the processor to guess.
+pub(super) const AHEAD: usize = 8;
+
+/// Asks for the head that lies `ahead` numbers behind the one that begins `row`.
+#[inline(always)]
+pub(super) fn expect<S: Simd>(s: S, row: &[f32], ahead: usize, head_dim: usize) {
+    for at in (0..head_dim).step_by(16) {
+        s.prefetch(row.as_ptr().wrapping_add(ahead + at).cast());
+    }
+}
+
 /// Writes the head at `from` to `to`, normed, rotated by the angles of row `turn`, and multiplied.
 ///
 /// # Safety
@@ -25,7 +36,7 @@ pub(super) unsafe fn prepare<S: Simd>(
         let mut squares = s.splat(0.0);
         for at in (0..head_dim).step_by(S::LANES) {
             // SAFETY: no more than what there is from `at` on.
-            let v = unsafe { s.load_first(from.add(at), S::LANES.min(head_dim - at)) };
+            let v = unsafe { s.load_some(from.add(at), S::LANES.min(head_dim - at)) };
             squares = s.fma(v, v, squares);
         }
         let mean = s.sum(squares) / head_dim as f32;
@@ -36,9 +47,9 @@ pub(super) unsafe fn prepare<S: Simd>(
         let count = S::LANES.min(head_dim - at);
         // SAFETY: as above; the weight has `head_dim` values as well.
         unsafe {
-            let mut v = s.mul(s.load_first(from.add(at), count), scale);
+            let mut v = s.mul(s.load_some(from.add(at), count), scale);
             if !weight.is_null() {
-                v = s.mul(v, s.load_first(weight.add(at), count));
+                v = s.mul(v, s.load_some(weight.add(at), count));
             }
             s.store(to.add(at), v);
         }
@@ -62,10 +73,10 @@ pub(crate) unsafe fn rotate<S: Simd>(s: S, head: *mut f32, cos: &[f32], sin: &[f
         let count = S::LANES.min(half - at);
         // SAFETY: no more than `half` values of each are touched.
         unsafe {
-            let (cos, sin) = (s.load_first(cos.as_ptr().add(at), count), s.load_first(sin.as_ptr().add(at), count));
-            let (first, second) = (s.load_first(head.add(at), count), s.load_first(head.add(half + at), count));
-            s.store_first(head.add(at), s.neg_fma(second, sin, s.mul(first, cos)), count);
-            s.store_first(head.add(half + at), s.fma(first, sin, s.mul(second, cos)), count);
+            let (cos, sin) = (s.load_some(cos.as_ptr().add(at), count), s.load_some(sin.as_ptr().add(at), count));
+            let (first, second) = (s.load_some(head.add(at), count), s.load_some(head.add(half + at), count));
+            s.store_some(head.add(at), s.neg_fma(second, sin, s.mul(first, cos)), count);
+            s.store_some(head.add(half + at), s.fma(first, sin, s.mul(second, cos)), count);
         }
     }
 }
@@ -91,7 +102,7 @@ pub(super) unsafe fn put<S: Simd, T: Element>(
         let mut converted = [std::mem::MaybeUninit::<T>::uninit(); 16];
         for at in (0..head_dim).step_by(S::LANES) {
             let count = S::LANES.min(head_dim - at);
-            T::store(s, values.add(at), s.load_first(value.add(at), count));
+            T::store(s, values.add(at), s.load_some(value.add(at), count));
             T::store(s, converted.as_mut_ptr().cast(), s.load(key.add(at)));
             for (lane, converted) in converted.iter().enumerate().take(count) {
                 page.add((at + lane) * PAGE_TOKENS + token).write(converted.assume_init());

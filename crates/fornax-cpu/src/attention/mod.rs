@@ -287,6 +287,8 @@ impl Append<'_> {
             let position = self.past + token;
             let page = pages[position / PAGE_TOKENS].head(self.head).cast::<T>();
             let rope = self.rope.map(|rope| (rope, token));
+            heads::expect(s, k, heads::AHEAD * self.k.stride(), head_dim);
+            heads::expect(s, v, heads::AHEAD * self.v.stride(), head_dim);
             // SAFETY: the rows hold the heads, by the checks before; the cache grew by these tokens, which made their
             // pages its own, and no task but this one touches their places before it is done.
             unsafe {

@@ -178,6 +178,8 @@ impl Kernel for Pack<'_> {
             let (k, v) = (&k[self.kv_head * head_dim..], &v[self.kv_head * head_dim..]);
             let page = self.pages.wrapping_add(token / PAGE_TOKENS * page);
             let rope = self.rope.map(|rope| (rope, token));
+            heads::expect(s, k, heads::AHEAD * self.k.stride(), head_dim);
+            heads::expect(s, v, heads::AHEAD * self.v.stride(), head_dim);
             // SAFETY: the rows hold the head by the checks before, and the scratch the pages and one head.
             unsafe {
                 heads::prepare(s, k.as_ptr(), head_dim, None, rope, 1.0, key);

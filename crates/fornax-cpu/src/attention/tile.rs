@@ -9,7 +9,7 @@ pub(super) const CHUNK: usize = 32;
 /// `c[row][column] = Σ a[row][k] · b[k][column]`, or `+=` when `ADD`.
 ///
 /// `a` is in chunks of [`CHUNK`] values of `k`: `[chunk, S::TILE_ROWS, CHUNK]`; `b: [k, columns]` and `c: [rows, columns]`
-/// have the strides given. `columns` is a multiple of the vector, and `rows` at most `S::TILE_ROWS`. The work may be done
+/// have the strides given; what lies `ahead` bytes from `b` will be read next. `columns` is a multiple of the vector, and `rows` at most `S::TILE_ROWS`. The work may be done
 /// for more rows than asked for, up to `S::TILE_ROWS`. With one row, `k` may begin anywhere in a chunk if it ends there.
 ///
 /// # Safety
@@ -20,13 +20,13 @@ pub(super) unsafe fn multiply<S: Simd, T: Element, const ADD: bool>(
     rows: usize,
     k: usize,
     a: *const f32,
-    (b, b_stride): (*const T, usize),
+    (b, b_stride, ahead): (*const T, usize, isize),
     columns: usize,
     (c, c_stride): (*mut f32, usize),
 ) {
     let mut column = 0;
     while column < columns {
-        let (b, c) = ((b.wrapping_add(column), b_stride), (c.wrapping_add(column), c_stride));
+        let (b, c) = ((b.wrapping_add(column), b_stride, ahead), (c.wrapping_add(column), c_stride));
         if column + 2 * S::LANES <= columns {
             match rows {
                 1 => s.call(Tile::<T, 1, 2, ADD> { k, a, b, c }),
@@ -53,7 +53,7 @@ pub(super) unsafe fn multiply<S: Simd, T: Element, const ADD: bool>(
 struct Tile<T, const ROWS: usize, const VECTORS: usize, const ADD: bool> {
     k: usize,
     a: *const f32,
-    b: (*const T, usize),
+    b: (*const T, usize, isize),
     c: (*mut f32, usize),
 }
 
@@ -66,7 +66,7 @@ impl<T: Element, const ROWS: usize, const VECTORS: usize, const ADD: bool> Kerne
         if ROWS > S::TILE_ROWS {
             return;
         }
-        let Self { k, mut a, b: (mut b, b_stride), c: (c, c_stride) } = self;
+        let Self { k, mut a, b: (mut b, b_stride, ahead), c: (c, c_stride) } = self;
         let mut sums = [[s.splat(0.0); VECTORS]; ROWS];
         if ADD {
             for (row, sums) in sums.iter_mut().enumerate() {
@@ -84,6 +84,10 @@ impl<T: Element, const ROWS: usize, const VECTORS: usize, const ADD: bool> Kerne
                 for (vector, line) in line.iter_mut().enumerate() {
                     // SAFETY: as above.
                     *line = unsafe { T::load(s, b.add(vector * S::LANES)) };
+                    // Few rows are computed faster than memory brings keys and values. Half a line is asked for once.
+                    if ROWS <= 8 && (vector == 0 || size_of::<T>() == 4) {
+                        s.prefetch(b.wrapping_add(vector * S::LANES).cast::<u8>().wrapping_offset(ahead));
+                    }
                 }
                 for (row, sums) in sums.iter_mut().enumerate() {
                     // SAFETY: as above.

@@ -140,9 +140,9 @@ impl Kernel for Gated<'_> {
             let count = S::LANES.min(self.part.end - at);
             // SAFETY: the rows were checked to be this long.
             unsafe {
-                let v = self.activation.apply(s, s.load_first(self.gate.as_ptr().add(at), count));
-                let v = s.mul(v, s.load_first(self.up.as_ptr().add(at), count));
-                s.store_first(self.out.0.add(self.row * self.columns + at), v, count);
+                let v = self.activation.apply(s, s.load_some(self.gate.as_ptr().add(at), count));
+                let v = s.mul(v, s.load_some(self.up.as_ptr().add(at), count));
+                s.store_some(self.out.0.add(self.row * self.columns + at), v, count);
             }
         }
     }
@@ -164,7 +164,7 @@ impl Kernel for InPlace {
             // SAFETY: there are `len` numbers.
             unsafe {
                 let x = self.x.add(at);
-                s.store_first(x, self.activation.apply(s, s.load_first(x, count)), count);
+                s.store_some(x, self.activation.apply(s, s.load_some(x, count)), count);
             }
         }
     }

@@ -50,6 +50,12 @@ impl<'a> Rows<'a> {
         &self.values[row * self.stride..]
     }
 
+    /// From the begin of a row to that of the next.
+    #[inline(always)]
+    pub(crate) fn stride(&self) -> usize {
+        self.stride
+    }
+
     /// # Panics
     /// When there are not `rows` of `columns` numbers.
     #[track_caller]
@@ -160,20 +166,20 @@ impl Kernel for Softmax<'_> {
                 let mut highest = lowest;
                 for at in (0..columns).step_by(S::LANES) {
                     let count = S::LANES.min(columns - at);
-                    highest = s.max(s.in_lanes(0, count, s.load_first(x.add(at), count), lowest), highest);
+                    highest = s.max(s.in_lanes(0, count, s.load_some(x.add(at), count), lowest), highest);
                 }
                 let highest = s.splat(s.largest(highest));
                 let mut total = s.splat(0.0);
                 for at in (0..columns).step_by(S::LANES) {
                     let count = S::LANES.min(columns - at);
-                    let weight = exp(s, s.sub(s.load_first(x.add(at), count), highest));
+                    let weight = exp(s, s.sub(s.load_some(x.add(at), count), highest));
                     total = s.add(total, s.in_lanes(0, count, weight, s.splat(0.0)));
-                    s.store_first(x.add(at), weight, count);
+                    s.store_some(x.add(at), weight, count);
                 }
                 let factor = s.splat(1.0 / s.sum(total));
                 for at in (0..columns).step_by(S::LANES) {
                     let count = S::LANES.min(columns - at);
-                    s.store_first(x.add(at), s.mul(s.load_first(x.add(at), count), factor), count);
+                    s.store_some(x.add(at), s.mul(s.load_some(x.add(at), count), factor), count);
                 }
             }
         }

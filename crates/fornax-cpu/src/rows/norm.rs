@@ -127,28 +127,19 @@ impl Kernel for Norm<'_> {
                 let mut at = 0;
                 while at < columns {
                     let count = S::LANES.min(columns - at);
-                    let v = s.mul(s.sub(load(s, x.add(at), count), mean), scale);
-                    let weight = load(s, weight.as_ptr().add(at), count);
-                    let v =
-                        if bias.is_null() { s.mul(v, weight) } else { s.fma(v, weight, load(s, bias.add(at), count)) };
-                    if count == S::LANES {
-                        s.store(out.add(at), v)
+                    let v = s.mul(s.sub(s.load_some(x.add(at), count), mean), scale);
+                    let weight = s.load_some(weight.as_ptr().add(at), count);
+                    let v = if bias.is_null() {
+                        s.mul(v, weight)
                     } else {
-                        s.store_first(out.add(at), v, count)
-                    }
+                        s.fma(v, weight, s.load_some(bias.add(at), count))
+                    };
+                    s.store_some(out.add(at), v, count);
                     at += S::LANES;
                 }
             }
         }
     }
-}
-
-/// # Safety
-/// `count` values are there, at most a vector.
-#[inline(always)]
-unsafe fn load<S: Simd>(s: S, from: *const f32, count: usize) -> S::V {
-    // SAFETY: the caller's promise.
-    unsafe { if count == S::LANES { s.load(from) } else { s.load_first(from, count) } }
 }
 
 /// Sums that run beside each other, so that none waits for the one before.

@@ -188,4 +188,14 @@ impl Simd for Avx2 {
             _mm256_blendv_ps(other, a, _mm256_castsi256_ps(inside))
         })
     }
+
+    #[inline(always)]
+    fn prefetch(self, at: *const u8) {
+        present!(_mm_prefetch::<_MM_HINT_T0>(at.cast()))
+    }
+
+    #[inline(always)]
+    fn prefetch_write(self, at: *const u8) {
+        present!(_mm_prefetch::<_MM_HINT_ET0>(at.cast()))
+    }
 }

@@ -177,4 +177,14 @@ impl Simd for Avx512 {
     fn sum(self, v: __m512) -> f32 {
         present!(_mm512_reduce_add_ps(v))
     }
+
+    #[inline(always)]
+    fn prefetch(self, at: *const u8) {
+        present!(_mm_prefetch::<_MM_HINT_T0>(at.cast()))
+    }
+
+    #[inline(always)]
+    fn prefetch_write(self, at: *const u8) {
+        present!(_mm_prefetch::<_MM_HINT_ET0>(at.cast()))
+    }
 }

@@ -30,7 +30,7 @@ pub(crate) fn exp2<S: Simd>(s: S, x: S::V) -> S::V {
 #[inline(always)]
 pub(crate) fn exp<S: Simd>(s: S, x: S::V) -> S::V {
     // On -ln 2 / 2 to ln 2 / 2, within 4e-9.
-    const P: [f32; 7] = [1.0, 1.0, 4.999_999_3e-1, 1.666_652e-1, 4.166_838_7e-2, 8.368_71e-3, 1.381_461_1e-3];
+    const P: [f32; 7] = [1.0, 1.0, 4.999_999_3e-1, 1.666_652e-1, 4.166_838_7e-2, 8.368_71e-3, 1.381_461e-3];
     // The logarithm of 2 in two pieces; the first has few enough bits that its multiples are exact.
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;

@@ -67,6 +67,31 @@ pub(crate) trait Simd: Copy {
     /// `a` in the lanes `from ≤ lane < to`, else `other`.
     fn in_lanes(self, from: usize, to: usize, a: Self::V, other: Self::V) -> Self::V;
 
+    /// Asks for a line of memory that will be read soon; anywhere, also where there is none.
+    fn prefetch(self, at: *const u8);
+    /// As [`prefetch`](Self::prefetch), for what will be written.
+    fn prefetch_write(self, at: *const u8);
+
+    /// [`load_first`](Self::load_first), faster for whole vectors.
+    ///
+    /// # Safety
+    /// As there.
+    #[inline(always)]
+    unsafe fn load_some(self, from: *const f32, count: usize) -> Self::V {
+        // SAFETY: the caller's promise.
+        unsafe { if count == Self::LANES { self.load(from) } else { self.load_first(from, count) } }
+    }
+
+    /// [`store_first`](Self::store_first), faster for whole vectors.
+    ///
+    /// # Safety
+    /// As there.
+    #[inline(always)]
+    unsafe fn store_some(self, to: *mut f32, v: Self::V, count: usize) {
+        // SAFETY: the caller's promise.
+        unsafe { if count == Self::LANES { self.store(to, v) } else { self.store_first(to, v, count) } }
+    }
+
     /// The sum of all lanes, in halves.
     #[inline(always)]
     fn sum(self, v: Self::V) -> f32 {

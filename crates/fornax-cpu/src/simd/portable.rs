@@ -178,4 +178,10 @@ impl Simd for Portable {
     fn in_lanes(self, from: usize, to: usize, a: Self::V, other: Self::V) -> Self::V {
         lanes!(lane => if lane >= from && lane < to { a[lane] } else { other[lane] })
     }
+
+    #[inline(always)]
+    fn prefetch(self, _at: *const u8) {}
+
+    #[inline(always)]
+    fn prefetch_write(self, _at: *const u8) {}
 }

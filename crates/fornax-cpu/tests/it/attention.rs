@@ -195,7 +195,7 @@ fn cut(all: &[f32], tokens: usize, width: usize, from: usize, to: usize) -> Vec<
 fn attention_follows_its_definition() {
     let pool = Pool::new(2);
     let mut random = ChaCha8Rng::seed_from_u64(1);
-    for round in 0..2600 {
+    for round in 0..1800 {
         let case = any_case(&mut random);
         // Mostly short, since the definition is slow; now and then over several pages.
         let tokens = if round % 16 == 0 { random.random_range(60..150) } else { random.random_range(1..24) };
@@ -234,12 +234,13 @@ fn attention_follows_its_definition() {
 fn results_do_not_depend_on_company() {
     let (alone, many) = (Pool::new(1), Pool::new(4));
     let mut random = ChaCha8Rng::seed_from_u64(2);
-    for round in 0..160 {
+    for round in 0..48 {
         let mut case = any_case(&mut random);
-        case.window = (round % 3 == 0).then(|| random.random_range(1..900));
-        case.head_dim = case.head_dim.min(70);
+        case.window = (round % 5 == 0).then(|| random.random_range(1..900));
+        (case.head_dim, case.sequences) = (case.head_dim.min(70), case.sequences.min(2));
+        case.group = case.group.min(8);
         case.rotary_dim = case.rotary_dim.min(case.head_dim / 2 * 2);
-        let tokens = if round % 8 == 0 { random.random_range(500..1200) } else { random.random_range(1..140) };
+        let tokens = if round % 12 == 0 { random.random_range(500..1200) } else { random.random_range(1..140) };
         let mut data = Data::new(&mut random, case, tokens);
         if round % 4 == 1 {
             // Numbers at both ends of the range, and none.
@@ -264,7 +265,7 @@ fn results_do_not_depend_on_company() {
             let mut cache = KvLayer::new(data.shape(), who.len());
             let mut from = 0;
             while from < tokens {
-                let single = tokens < 80 || tokens - from < 12;
+                let single = tokens < 60 || tokens - from < 8;
                 let to = if single { from + 1 } else { tokens.min(from + random.random_range(1..200)) };
                 let piece = data.feed(if to % 2 == 0 { &many } else { &alone }, isa, &mut cache, &who, from, to);
                 assert_same(&piece, &cut(&whole, tokens, width, from, to), &what);
@@ -409,7 +410,7 @@ fn self_attention(data: &Data, rows: std::ops::Range<usize>, attention: &SelfAtt
 fn ragged_and_padded_sequences_follow_the_definition() {
     let (alone, many) = (Pool::new(1), Pool::new(3));
     let mut random = ChaCha8Rng::seed_from_u64(5);
-    for round in 0..900 {
+    for round in 0..700 {
         let mut case = any_case(&mut random);
         (case.sequences, case.norm, case.window, case.cache_type) = (1, false, None, CacheType::F32);
         let lengths: Vec<usize> = (0..random.random_range(1..5))
