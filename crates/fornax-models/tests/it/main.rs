@@ -8,4 +8,5 @@ mod gguf;
 mod gradients;
 mod logits;
 mod packed;
+mod repacked;
 mod saved;
