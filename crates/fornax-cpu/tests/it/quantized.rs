@@ -73,6 +73,30 @@ fn q8_0_and_q4_0_are_quantized_as_gguf_does() {
     assert!(fixture.0.is_empty());
 }
 
+#[test]
+fn quantizing_loses_little() {
+    let mut rng = ChaCha8Rng::seed_from_u64(5);
+    // Sums of uniform numbers, nearly normal, of unit variance, and their groups of different sizes.
+    let values: Vec<f32> = (0..1 << 16)
+        .map(|at| (0..12).map(|_| rng.random_range(-0.5f32..0.5)).sum::<f32>() * (1.0 + (at / 64 % 3) as f32))
+        .collect();
+    let square = |values: &[f32]| values.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>();
+    for (weight_type, most) in
+        [(WeightType::Q8_0, 0.0060), (WeightType::Q6_K, 0.0175), (WeightType::Q4_K, 0.0700), (WeightType::Q4_0, 0.0900)]
+    {
+        let found = PackedWeight::quantize(weight_type, 64, 1024, &values).unwrap().to_f32();
+        let errors: Vec<f32> = found.iter().zip(&values).map(|(found, value)| found - value).collect();
+        let loss = (square(&errors) / square(&values)).sqrt();
+        assert!(loss < most && loss > most / 3.0, "{weight_type}: {loss}");
+        // What a type can express is kept.
+        for row in [vec![0.0; 256], vec![-1.5; 256], vec![2.0; 256]] {
+            let found = PackedWeight::quantize(weight_type, 1, 256, &row).unwrap().to_f32();
+            let kept = found.iter().zip(&row).all(|(found, value)| (found - value).abs() <= value.abs() * 0.01);
+            assert!(kept, "{weight_type}: {} for {}", found[0], row[0]);
+        }
+    }
+}
+
 /// Random blocks with scales of a sensible size, and now and then zero.
 fn random_weight(rng: &mut impl Rng, weight_type: WeightType, rows: usize, columns: usize) -> PackedWeight {
     let mut source = vec![0; rows * weight_type.row_bytes(columns)];

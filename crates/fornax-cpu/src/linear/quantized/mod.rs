@@ -3,6 +3,8 @@
 //! and any level of instructions. Gradients are not its matter.
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -10,6 +12,7 @@ mod blocks;
 mod layout;
 mod pack;
 mod quantize;
+mod quantize_k;
 mod rows;
 mod rowwise;
 mod vector;
@@ -42,6 +45,8 @@ pub(crate) unsafe fn multiply(isa: Isa, x: &Int8Rows, weight: &PackedWeight, pan
             Isa::Portable => rowwise::multiply::<vector::Portable>(x, weight, panels.clone(), out),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => rowwise::multiply::<avx2::Avx2>(x, weight, panels.clone(), out),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx if x.rows() >= amx::MIN_ROWS => amx::multiply(x, weight, panels.clone(), out),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 | Isa::Amx => rowwise::multiply::<avx512::Avx512>(x, weight, panels.clone(), out),
             #[cfg(not(target_arch = "x86_64"))]

@@ -1,8 +1,9 @@
-//! From `f32` into GGUF's blocks.
+//! From `f32` into GGUF's blocks, of Q8_0 and Q4_0 as ggml's reference does.
 
 use half::f16;
 
 use super::layout::BLOCK;
+use super::quantize_k::{q4_k, q6_k};
 use crate::packed::WeightType;
 
 /// Appends a row's blocks to `out`.
@@ -10,6 +11,8 @@ pub fn quantize_row(weight_type: WeightType, row: &[f32], out: &mut Vec<u8>) {
     match weight_type {
         WeightType::Q8_0 => row.as_chunks().0.iter().for_each(|block| q8_0(block, out)),
         WeightType::Q4_0 => row.as_chunks().0.iter().for_each(|block| q4_0(block, out)),
+        WeightType::Q4_K => row.as_chunks().0.iter().for_each(|block| q4_k(block, out)),
+        WeightType::Q6_K => row.as_chunks().0.iter().for_each(|block| q6_k(block, out)),
         _ => unreachable!("{weight_type} is refused earlier"),
     }
 }

@@ -14,10 +14,10 @@ use crate::linear::OutRows;
 use crate::packed::{PANEL, PackedWeight};
 
 /// Panels that are read side by side at most.
-const STREAMS: usize = 8;
+const STREAMS: usize = 4;
 
 /// How far ahead of its use memory is asked for, in bytes of each stream.
-const AHEAD: usize = 2048;
+const AHEAD: usize = 3456;
 
 /// What one call of the kernel computes: some rows against some panels.
 pub struct Args {
@@ -61,8 +61,8 @@ unsafe fn multiply_format<V: Vector, F: Format>(
 
     let panel_bytes = F::LAYOUT.supers(weight.in_features()) * F::LAYOUT.super_bytes();
     let at_once = x.rows_per_block().min(V::MAX_ROWS);
-    // With more rows the panels stay in the nearer caches between them.
-    let streams = if x.rows() > at_once { STREAMS / 2 } else { STREAMS };
+    // The longer the pieces that are read of each, the fewer fit in the nearest cache.
+    let streams = if F::LAYOUT.super_len() == BLOCK * 2 { STREAMS } else { STREAMS / 2 };
     let mut y = Results([0.0; STREAMS * 8 * PANEL]);
     let mut next = panels.start;
     while next < panels.end {
@@ -117,11 +117,8 @@ pub unsafe fn rows<V: Vector, F: Format, const ROWS: usize>(args: &Args) {
             // SAFETY: in bounds by the caller's promise; prefetches may go anywhere.
             unsafe {
                 let base = args.panels.add(panel * args.panel_bytes);
-                for line in 0..layout.super_bytes() / LINE {
-                    V::prefetch(base.wrapping_add(ahead + line * LINE));
-                }
                 let y = args.y.add(panel * ROWS * PANEL);
-                one_super::<V, F, ROWS>(&args.block, args.first, index, base.add(at), y);
+                one_super::<V, F, ROWS>(&args.block, args.first, index, base.add(at), base.wrapping_add(ahead), y);
             }
         }
     }
@@ -137,6 +134,7 @@ unsafe fn one_super<V: Vector, F: Format, const ROWS: usize>(
     first: usize,
     index: usize,
     bytes: *const u8,
+    ahead: *const u8,
     y: *mut f32,
 ) {
     let layout = F::LAYOUT;
@@ -150,6 +148,11 @@ unsafe fn one_super<V: Vector, F: Format, const ROWS: usize>(
             // A row may end in the middle of the last super's room, but rows have whole chunks, as supers do.
             let values = block.values.add(number / 2 * CHUNK * rows + first * CHUNK + number % 2 * BLOCK);
             let lines = bytes.add(in_super * layout.block_bytes());
+            // A few at a time, as the processor keeps track of a dozen or so.
+            let per_block = (layout.super_bytes() / LINE).div_ceil(layout.super_len() / BLOCK);
+            for line in 0..per_block {
+                V::prefetch(ahead.wrapping_add((in_super * per_block + line) * LINE));
+            }
             let groups = BLOCK / layout.group();
             for half in 0..groups {
                 let group = groups * number + half;
