@@ -4,12 +4,17 @@
 //!
 //! The crate deliberately knows no tensors, no models and no files, and so builds in seconds.
 
+pub mod attention;
+pub mod cache;
 mod error;
 mod isa;
+pub mod limits;
 pub mod linear;
 mod memory;
 pub mod packed;
 mod pool;
+pub mod rows;
+mod simd;
 
 pub use error::{CpuError, Result};
 pub use isa::Isa;

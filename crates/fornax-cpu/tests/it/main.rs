@@ -1,3 +1,6 @@
 //! The kernels from outside, at every level of instructions that this machine has.
 
+mod attention;
 mod float;
+mod quantized;
+mod rows;

@@ -4,8 +4,11 @@
 
 use burn::module::{Initializer, Module, Param};
 use burn::tensor::{Bool, Device, Int, Tensor};
+use fornax_backend::{from_values, values};
+use fornax_nn::slices::{Keys, Scratch, Step};
 use fornax_nn::{
-    Attention, AttentionConfig, Embedding, EmbeddingConfig, LayerNorm, Linear, LinearConfig, Mlp, MlpConfig,
+    Attention, AttentionConfig, Embedding, EmbeddingConfig, LayerNorm, Linear, LinearConfig, Mlp, MlpConfig, Weight,
+    Weights,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -287,7 +290,7 @@ impl Bert {
 
     /// Where its weights are.
     pub fn device(&self) -> Device {
-        self.words.weight.lazy_device()
+        self.norm.weight.lazy_device()
     }
 
     /// Runs the layers.
@@ -308,12 +311,31 @@ impl Bert {
         let token_types = token_types.unwrap_or_else(|| tokens.zeros_like());
         let x = self.words.forward(tokens) + self.token_types.forward(token_types) + self.positions.forward(positions);
         let mut x = self.norm.forward(x);
+        if self.all_packed()
+            && let Some(lengths) = lengths(visible.as_ref(), x.dims())
+        {
+            return self.layers_on_slices(&x, &lengths);
+        }
         for layer in &self.layers {
             let mixed = layer.attention.forward(x.clone(), None, None, visible.clone());
             x = layer.attention_norm.forward(x + mixed);
             x = layer.mlp_norm.forward(x.clone() + layer.mlp.forward(x));
         }
         x
+    }
+
+    /// The layers with packed weights, over sequences of these lengths.
+    fn layers_on_slices(&self, x: &Tensor<3>, lengths: &[usize]) -> Tensor<3> {
+        let ([batch, seq, size], device) = (x.dims(), x.device());
+        let mut x = values(x).expect("a model with packed weights is on the CPU, in f32").to_vec();
+        let (step, mut scratch, mut sum) = (Step::new(batch, seq), Scratch::default(), Vec::new());
+        for layer in &self.layers {
+            layer.attention.add_to(&step, &x, &x, &mut sum, Keys::Padded { lengths }, &mut scratch);
+            layer.attention_norm.apply_to(&step, &sum, &mut x);
+            layer.mlp.add_to(&step, &x, &x, &mut sum, &mut scratch);
+            layer.mlp_norm.apply_to(&step, &sum, &mut x);
+        }
+        from_values(x, [batch, seq, size], &device)
     }
 
     /// The first token's state through the pooler: `hidden: [batch, seq, hidden_size]` → `[batch, hidden_size]`.
@@ -336,6 +358,37 @@ impl Bert {
         let classifier = self.classifier.as_ref()?;
         Some(classifier.forward(self.pooled(hidden)?))
     }
+}
+
+/// The tables are looked up in and stay as they are; a row of them is all that a token needs.
+impl Weights for Bert {
+    fn for_each_weight(&mut self, _path: &str, visit: &mut dyn FnMut(&str, &mut Weight)) {
+        for (index, layer) in self.layers.iter_mut().enumerate() {
+            layer.attention.for_each_weight(&format!("layers.{index}.attention"), visit);
+            layer.mlp.for_each_weight(&format!("layers.{index}.mlp"), visit);
+        }
+        if let Some(pooler) = &mut self.pooler {
+            pooler.for_each_weight("pooler", visit);
+        }
+        if let Some(head) = &mut self.masked_lm {
+            head.transform.for_each_weight("masked_lm.transform", visit);
+        }
+    }
+
+    fn all_packed(&self) -> bool {
+        self.layers.iter().all(|layer| layer.attention.all_packed() && layer.mlp.all_packed())
+    }
+}
+
+/// How many tokens of each sequence are visible; `None` when some come after hidden ones, so that no length says which.
+fn lengths(visible: Option<&Tensor<2, Bool>>, [batch, seq, _]: [usize; 3]) -> Option<Vec<usize>> {
+    let Some(visible) = visible else { return Some(vec![seq; batch]) };
+    let visible: Vec<bool> = visible.to_data().iter::<bool>().collect();
+    let length = |row: &[bool]| {
+        let length = row.iter().take_while(|&&visible| visible).count();
+        (!row[length..].contains(&true)).then_some(length)
+    };
+    visible.chunks_exact(seq.max(1)).map(length).collect()
 }
 
 /// The first architecture that the configuration names.

@@ -7,4 +7,5 @@ mod errors;
 mod gguf;
 mod gradients;
 mod logits;
+mod packed;
 mod saved;
