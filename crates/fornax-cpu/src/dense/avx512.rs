@@ -61,8 +61,7 @@ unsafe fn few<const COUNT: usize>(job: &Job) {
             // Towards the end of these rows, memory is asked for those of the next panel.
             let skip = if from + AHEAD < in_features { 0 } else { (PANEL - 1) * in_features };
             for row in rows {
-                // SAFETY: a prefetch may have any address.
-                unsafe { _mm_prefetch::<_MM_HINT_T1>(row.wrapping_add(from + AHEAD + skip).cast()) };
+                _mm_prefetch::<_MM_HINT_T1>(row.wrapping_add(from + AHEAD + skip).cast());
             }
             // SAFETY: `depth` columns are there from `from` on.
             let weights = unsafe { transposed(rows.map(|row| row.add(from)), depth) };

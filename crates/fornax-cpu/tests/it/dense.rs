@@ -63,8 +63,7 @@ fn products_are_right_at_every_level() {
                 for column in 0..out_features {
                     let (mut sum, mut size) = (0.0f64, 0.0f64);
                     for k in 0..in_features {
-                        let product =
-                            f64::from(x[row * in_features + k]) * f64::from(weight[column * in_features + k]);
+                        let product = f64::from(x[row * in_features + k]) * f64::from(weight[column * in_features + k]);
                         sum += product;
                         size += if product.is_finite() { product.abs() } else { 0.0 };
                     }
