@@ -6,6 +6,7 @@
 
 pub mod attention;
 pub mod cache;
+pub mod dense;
 mod error;
 mod isa;
 pub mod limits;

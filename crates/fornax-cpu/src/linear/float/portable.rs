@@ -9,6 +9,9 @@ use crate::packed::PANEL;
 
 type Lanes = [f32; PANEL];
 
+/// The weights of 32 input columns for 16 output columns.
+type Block = [Lanes; BLOCK];
+
 /// # Safety
 /// The job's columns are the caller's to write.
 pub unsafe fn multiply<const F16: bool>(job: &Job) {
@@ -16,20 +19,21 @@ pub unsafe fn multiply<const F16: bool>(job: &Job) {
         let bytes = &job.weight[index * job.panel_bytes()..(index + 1) * job.panel_bytes()];
         for group in 0..job.x.groups() {
             let (x, width) = job.x.group(group);
-            for row in 0..width {
-                let mut sums = [0.0; PANEL];
-                for (block, lines) in bytes.chunks_exact(BLOCK_BYTES).enumerate() {
+            let mut sums = [[0.0; PANEL]; GROUP];
+            for (block, lines) in bytes.chunks_exact(BLOCK_BYTES).enumerate() {
+                let weights = if F16 { f16_weights(lines) } else { bf16_weights(lines) };
+                let (upper, rest) = if F16 { split(&weights) } else { (weights, [[0.0; PANEL]; BLOCK]) };
+                for (row, sums) in sums.iter_mut().enumerate().take(width) {
                     let x: [f32; BLOCK] = std::array::from_fn(|k| x[(block * BLOCK + k) * width + row]);
-                    let lines: &[u8; BLOCK_BYTES] = lines.try_into().expect("chunks of this size");
+                    step(sums, &x, &upper);
                     if F16 {
-                        step(&mut sums, &x, |k| f16_weights(lines, k).map(upper));
-                        step(&mut sums, &x, |k| f16_weights(lines, k).map(rest));
-                    } else {
-                        step(&mut sums, &x, |k| bf16_weights(lines, k));
+                        step(sums, &x, &rest);
                     }
                 }
+            }
+            for (row, sums) in sums.iter().enumerate().take(width) {
                 // SAFETY: the caller's promise, and the row is one of `x`.
-                unsafe { job.out.write(group * GROUP + row, panel, &sums) };
+                unsafe { job.out.write(group * GROUP + row, panel, sums) };
             }
         }
     }
@@ -45,8 +49,7 @@ pub unsafe fn whole_row(job: &Job, row: usize) {
         let mut sums = [0.0; PANEL];
         for (block, lines) in bytes.chunks_exact(BLOCK_BYTES).enumerate() {
             let x: [f32; BLOCK] = std::array::from_fn(|k| job.x.value(row, block * BLOCK + k));
-            let lines: &[u8; BLOCK_BYTES] = lines.try_into().expect("chunks of this size");
-            step(&mut sums, &x, |k| f16_weights(lines, k));
+            step(&mut sums, &x, &f16_weights(lines));
         }
         // SAFETY: the caller's promise, and the row is one of `x`.
         unsafe { job.out.write(row, panel, &sums) };
@@ -55,11 +58,11 @@ pub unsafe fn whole_row(job: &Job, row: usize) {
 
 /// Adds the products of 32 columns to the sums of 16.
 #[inline(always)]
-fn step(sums: &mut Lanes, x: &[f32; BLOCK], weights: impl Fn(usize) -> Lanes) {
+fn step(sums: &mut Lanes, x: &[f32; BLOCK], weights: &Block) {
     let (mut even, mut odd) = ([0.0; PANEL], [0.0; PANEL]);
     for k in (0..BLOCK).step_by(2) {
-        multiply_add(&mut even, x[k], &weights(k));
-        multiply_add(&mut odd, x[k + 1], &weights(k + 1));
+        multiply_add(&mut even, x[k], &weights[k]);
+        multiply_add(&mut odd, x[k + 1], &weights[k + 1]);
     }
     for ((sum, even), odd) in sums.iter_mut().zip(even).zip(odd) {
         let step = to_f32(f64::from(even) + f64::from(odd));
@@ -71,7 +74,7 @@ fn step(sums: &mut Lanes, x: &[f32; BLOCK], weights: impl Fn(usize) -> Lanes) {
 fn multiply_add(sums: &mut Lanes, x: f32, weights: &Lanes) {
     let x = f64::from(normal(x));
     for (sum, &weight) in sums.iter_mut().zip(weights) {
-        *sum = to_f32(x * f64::from(normal(weight)) + f64::from(*sum));
+        *sum = to_f32(x * f64::from(weight) + f64::from(*sum));
     }
 }
 
@@ -94,30 +97,33 @@ fn normal(value: f32) -> f32 {
     if value.abs() < f32::MIN_POSITIVE { 0.0f32.copysign(value) } else { value }
 }
 
-#[inline(always)]
-fn bf16_weights(lines: &[u8; BLOCK_BYTES], k: usize) -> Lanes {
-    std::array::from_fn(|column| {
-        let at = k / 2 * 64 + column * 4 + k % 2 * 2;
-        f32::from_bits(u32::from(u16::from_le_bytes([lines[at], lines[at + 1]])) << 16)
-    })
+fn bf16_weights(lines: &[u8]) -> Block {
+    let mut weights = [[0.0; PANEL]; BLOCK];
+    for (line, pair) in lines.chunks_exact(4 * PANEL).zip(weights.chunks_exact_mut(2)) {
+        for (column, bytes) in line.chunks_exact(4).enumerate() {
+            for (weights, bytes) in pair.iter_mut().zip(bytes.chunks_exact(2)) {
+                weights[column] = normal(f32::from_bits(u32::from(u16::from_le_bytes([bytes[0], bytes[1]])) << 16));
+            }
+        }
+    }
+    weights
 }
 
-#[inline(always)]
-fn f16_weights(lines: &[u8; BLOCK_BYTES], k: usize) -> Lanes {
-    std::array::from_fn(|column| {
-        let at = k * 32 + column * 2;
-        f16::from_le_bytes([lines[at], lines[at + 1]]).to_f32()
-    })
+fn f16_weights(lines: &[u8]) -> Block {
+    let mut weights = [[0.0; PANEL]; BLOCK];
+    for (weight, bytes) in weights.as_flattened_mut().iter_mut().zip(lines.chunks_exact(2)) {
+        *weight = f16::from_le_bytes([bytes[0], bytes[1]]).to_f32_const();
+    }
+    weights
 }
 
-/// The upper 8 bits of an f16.
-#[inline(always)]
-fn upper(weight: f32) -> f32 {
-    f32::from_bits(weight.to_bits() & 0xffff_0000)
-}
-
-/// What [`upper`] leaves of it, nothing of infinities and NaNs.
-#[inline(always)]
-fn rest(weight: f32) -> f32 {
-    if weight.is_finite() { weight - upper(weight) } else { 0.0 }
+/// The upper 8 bits of f16 weights, and what that leaves of them, nothing of infinities and NaNs.
+fn split(weights: &Block) -> (Block, Block) {
+    let (mut uppers, mut rests) = ([[0.0; PANEL]; BLOCK], [[0.0; PANEL]; BLOCK]);
+    let parts = uppers.as_flattened_mut().iter_mut().zip(rests.as_flattened_mut());
+    for (&weight, (upper, rest)) in weights.as_flattened().iter().zip(parts) {
+        *upper = f32::from_bits(weight.to_bits() & 0xffff_0000);
+        *rest = if weight.is_finite() { weight - *upper } else { 0.0 };
+    }
+    (uppers, rests)
 }
