@@ -93,11 +93,4 @@ impl Weights for Network {
             Self::Bert(bert) => bert.for_each_weight(path, visit),
         }
     }
-
-    fn all_packed(&self) -> bool {
-        match self {
-            Self::Decoder(decoder) => decoder.all_packed(),
-            Self::Bert(bert) => bert.all_packed(),
-        }
-    }
 }

@@ -145,8 +145,4 @@ impl Weights for Attention {
         self.value.for_each_weight(&format!("{path}.value"), visit);
         self.output.for_each_weight(&format!("{path}.output"), visit);
     }
-
-    fn all_packed(&self) -> bool {
-        [&self.query, &self.key, &self.value, &self.output].into_iter().all(Linear::all_packed)
-    }
 }

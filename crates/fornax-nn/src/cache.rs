@@ -27,7 +27,7 @@ pub struct KvCacheConfig {
 pub enum CacheFormat {
     /// As tensors of this type, on any device.
     Tensors(DType),
-    /// In pages of main memory, for models that the CPU's kernels run.
+    /// In pages of main memory, for models that run on the CPU in `f32`, without gradients.
     Pages(CacheType),
 }
 
@@ -166,7 +166,7 @@ impl LayerCache {
     /// The tensors.
     ///
     /// # Panics
-    /// When it is pages, which only a model takes whose weights are packed.
+    /// When it is pages, which models on the CPU take.
     pub(crate) fn tensors(&mut self) -> &mut TensorCache {
         match self {
             Self::Tensors(layer) => layer,
@@ -177,7 +177,7 @@ impl LayerCache {
     /// The pages.
     ///
     /// # Panics
-    /// When it is tensors, which a model does not take whose weights are packed.
+    /// When it is tensors, which models on the CPU do not take.
     pub(crate) fn pages(&mut self) -> &mut KvLayer {
         match self {
             Self::Pages(layer) => layer,

@@ -4,7 +4,7 @@
 
 use burn::module::Module;
 use burn::tensor::{DType, Device, Int, Tensor};
-use fornax_backend::{from_values, values};
+use fornax_backend::from_values;
 use fornax_cpu::cache::CacheType;
 
 use crate::slices::{Keys, Scratch, Step};
@@ -162,8 +162,12 @@ impl Decoder {
     pub fn cache_config(&self, batch: usize, capacity: usize) -> KvCacheConfig {
         let (kv_heads, head_dim) =
             self.config.attention.first().map_or((0, 0), |attention| (attention.kv_heads, attention.head_dim));
-        let format =
-            if self.all_packed() { CacheFormat::Pages(CacheType::F16) } else { CacheFormat::Tensors(self.dtype()) };
+        let format = match (self.norm.is_on_slices(), &self.embedding.weight) {
+            (false, _) => CacheFormat::Tensors(self.dtype()),
+            (true, Weight::Packed(_)) => CacheFormat::Pages(CacheType::F16),
+            // Whoever holds weights in full asks for exactness.
+            (true, Weight::Dense(_)) => CacheFormat::Pages(CacheType::F32),
+        };
         KvCacheConfig { layers: self.layers.len(), kv_heads, head_dim, batch, capacity, format }
     }
 
@@ -195,7 +199,7 @@ impl Decoder {
     /// As [`forward`](Self::forward), for a piece of a longer text that is fed in several: `len` is the number of tokens of
     /// the whole, by which dynamic and LongRoPE scalings choose the angles of every piece alike.
     pub fn forward_piece(&self, tokens: Tensor<2, Int>, mut cache: Option<&mut KvCache>, len: usize) -> Tensor<3> {
-        if self.all_packed() {
+        if self.norm.is_on_slices() {
             return self.forward_slices(tokens, cache, len);
         }
         let [_, seq] = tokens.dims();
@@ -217,7 +221,7 @@ impl Decoder {
         self.norm.forward(x)
     }
 
-    /// As [`forward_piece`](Self::forward_piece), for packed weights.
+    /// As [`forward_piece`](Self::forward_piece), on the CPU without gradients.
     fn forward_slices(&self, tokens: Tensor<2, Int>, mut cache: Option<&mut KvCache>, len: usize) -> Tensor<3> {
         let ([batch, seq], device) = (tokens.dims(), tokens.device());
         let ids: Vec<usize> = tokens.into_data().iter::<i64>().map(|id| id as usize).collect();
@@ -227,14 +231,9 @@ impl Decoder {
             assert!(end <= capacity, "kv cache: {end} tokens exceed the capacity of {capacity}");
         }
         let mut x = self.embedding.rows(&ids);
-        if let Some(positions) = &self.positions {
-            let table = values(&positions.weight.dense().expect("position tables are never packed").val());
-            let table = table.expect("a model with packed weights is on the CPU, in f32");
-            let size = self.config.hidden_size;
-            for (row, x) in x.chunks_exact_mut(size.max(1)).enumerate() {
-                let position = start + row % seq;
-                x.iter_mut().zip(&table[position * size..]).for_each(|(x, position)| *x += position);
-            }
+        if let Some(table) = &self.positions {
+            let positions: Vec<usize> = (0..batch).flat_map(|_| start..start + seq).collect();
+            x.iter_mut().zip(table.rows(&positions)).for_each(|(x, position)| *x += position);
         }
         let tables = match &self.config.position {
             Position::Rope(rope) => Some(rope.values(start..start + seq, len)),
@@ -276,10 +275,6 @@ impl Weights for DecoderLayer {
         self.attention.for_each_weight(&format!("{path}.attention"), visit);
         self.mlp.for_each_weight(&format!("{path}.mlp"), visit);
     }
-
-    fn all_packed(&self) -> bool {
-        self.attention.all_packed() && self.mlp.all_packed()
-    }
 }
 
 impl Weights for Decoder {
@@ -292,11 +287,5 @@ impl Weights for Decoder {
         if let Some(output) = &mut self.output {
             output.for_each_weight("output", visit);
         }
-    }
-
-    fn all_packed(&self) -> bool {
-        self.embedding.all_packed()
-            && self.layers.iter().all(DecoderLayer::all_packed)
-            && self.output.as_ref().is_none_or(Linear::all_packed)
     }
 }

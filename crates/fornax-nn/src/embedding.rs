@@ -2,7 +2,7 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor};
-use fornax_backend::from_values;
+use fornax_backend::{from_values, values};
 
 use crate::{Weight, Weights};
 
@@ -49,17 +49,25 @@ impl Embedding {
         }
     }
 
-    /// The vectors of these ids from a packed table, one after the other.
+    /// The vectors of these ids, one after the other, from a table that is on the CPU, without gradients.
     ///
     /// # Panics
-    /// When the table is not packed, or an id is outside of it.
+    /// When the table is elsewhere, or an id is outside of it.
     pub(crate) fn rows(&self, ids: &[usize]) -> Vec<f32> {
-        let weight = self.weight.packed().expect("asked of packed tables alone");
-        let mut rows = vec![0.0; ids.len() * weight.in_features()];
-        for (row, &id) in rows.chunks_exact_mut(weight.in_features().max(1)).zip(ids) {
-            weight.read_row(id, row);
+        let size = self.weight.dims()[1];
+        match &self.weight {
+            Weight::Dense(param) => {
+                let table = values(&param.val()).expect("layers that run on slices are on the CPU, in f32");
+                ids.iter().flat_map(|id| &table[id * size..(id + 1) * size]).copied().collect()
+            }
+            Weight::Packed(packed) => {
+                let mut rows = vec![0.0; ids.len() * size];
+                for (row, &id) in rows.chunks_exact_mut(size.max(1)).zip(ids) {
+                    packed.weight.read_row(id, row);
+                }
+                rows
+            }
         }
-        rows
     }
 
     /// The table as an output layer, for models that tie the two: `x: [..., dim]` → `[..., num_embeddings]`.
@@ -71,9 +79,5 @@ impl Embedding {
 impl Weights for Embedding {
     fn for_each_weight(&mut self, path: &str, visit: &mut dyn FnMut(&str, &mut Weight)) {
         visit(&format!("{path}.weight"), &mut self.weight);
-    }
-
-    fn all_packed(&self) -> bool {
-        self.weight.packed().is_some()
     }
 }

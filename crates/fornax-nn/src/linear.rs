@@ -70,8 +70,4 @@ impl Weights for Linear {
     fn for_each_weight(&mut self, path: &str, visit: &mut dyn FnMut(&str, &mut Weight)) {
         visit(&format!("{path}.weight"), &mut self.weight);
     }
-
-    fn all_packed(&self) -> bool {
-        self.weight.packed().is_some()
-    }
 }

@@ -72,8 +72,4 @@ impl Weights for Mlp {
         self.up.for_each_weight(&format!("{path}.up"), visit);
         self.down.for_each_weight(&format!("{path}.down"), visit);
     }
-
-    fn all_packed(&self) -> bool {
-        self.gate.iter().chain([&self.up, &self.down]).all(Linear::all_packed)
-    }
 }

@@ -2,7 +2,7 @@
 
 use burn::module::{Initializer, Module, Param};
 use burn::tensor::{DType, Device, Tensor};
-use fornax_backend::ops;
+use fornax_backend::{ops, values};
 
 /// Which normalization, and its ε.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -47,6 +47,11 @@ impl Norm {
     /// The type that it computes in.
     pub fn dtype(&self) -> DType {
         self.weight().val().dtype()
+    }
+
+    /// Whether it is on the CPU, computing in `f32` without gradients, so that its layers run on slices.
+    pub(crate) fn is_on_slices(&self) -> bool {
+        values(&self.weight().val()).is_some()
     }
 
     fn weight(&self) -> &Param<Tensor<1>> {

@@ -1,17 +1,17 @@
 //! Layers on the CPU, on slices from a step's beginning to its end: a handful of fused calls a layer, with buffers that all
 //! layers share, where a tensor operation for each addition would cost more than a small model's arithmetic. It serves
-//! models whose weights are all packed; the layers' `forward` over tensors defines what they compute.
+//! models that compute in `f32` without gradients; the layers' `forward` over tensors defines what they compute.
 
 use burn::module::Param;
 use burn::tensor::Tensor;
 use fornax_backend::{Values, values};
 use fornax_cpu::attention::{self, HeadNorm, Mask, Rope, SelfAttention};
 use fornax_cpu::cache::KvLayer;
-use fornax_cpu::linear::{self, LinearMap};
+use fornax_cpu::linear::{self, LinearMap, Matrix};
 use fornax_cpu::rows::{self, NormWeights, Rows};
-use fornax_cpu::{Isa, Pool};
+use fornax_cpu::{Isa, PackedWeight, Pool};
 
-use crate::{Attention, LayerNorm, Linear, Mlp, Norm, RmsNorm};
+use crate::{Attention, LayerNorm, Linear, Mlp, Norm, RmsNorm, Weight};
 
 /// One pass over some rows of tokens.
 #[derive(Debug, Clone, Copy)]
@@ -61,7 +61,7 @@ impl Attention {
     /// `out = residual + attention(x)`, all `[rows, hidden_size]`.
     ///
     /// # Panics
-    /// When a weight is not packed, or a length does not fit.
+    /// When a weight is not on the CPU, or a length does not fit.
     pub fn add_to(
         &self,
         step: &Step,
@@ -117,7 +117,7 @@ impl Mlp {
     /// `out = residual + mlp(x)`, all `[rows, hidden_size]`.
     ///
     /// # Panics
-    /// When a weight is not packed, or a length does not fit.
+    /// When a weight is not on the CPU, or a length does not fit.
     pub fn add_to(&self, step: &Step, x: &[f32], residual: &[f32], out: &mut Vec<f32>, scratch: &mut Scratch) {
         let rows = step.rows;
         let up = Map::of(&self.up);
@@ -179,24 +179,36 @@ fn add_linear(step: &Step, layer: &Linear, x: &[f32], residual: &[f32], out: &mu
     });
 }
 
-/// A linear layer's weight, and its bias as a slice.
+/// A linear layer's weight and bias as the kernels take them.
 struct Map<'a> {
-    layer: &'a Linear,
+    weight: MapWeight<'a>,
     bias: Option<Values>,
+}
+
+enum MapWeight<'a> {
+    Packed(&'a PackedWeight),
+    Dense(Values, usize),
 }
 
 impl<'a> Map<'a> {
     fn of(layer: &'a Linear) -> Self {
-        Self { layer, bias: layer.bias.as_ref().map(plain) }
+        let weight = match &layer.weight {
+            Weight::Packed(packed) => MapWeight::Packed(&packed.weight),
+            Weight::Dense(param) => MapWeight::Dense(plain(param), layer.weight.dims()[1]),
+        };
+        Self { weight, bias: layer.bias.as_ref().map(plain) }
     }
 
     fn map(&self) -> LinearMap<'_> {
-        let weight = self.layer.weight.packed().expect("asked of models whose weights are all packed");
+        let weight = match &self.weight {
+            MapWeight::Packed(weight) => Matrix::Packed(weight),
+            MapWeight::Dense(values, in_features) => Matrix::Dense { values, in_features: *in_features },
+        };
         LinearMap { weight, bias: self.bias.as_deref() }
     }
 }
 
 /// The numbers of a parameter of the CPU.
-fn plain(param: &Param<Tensor<1>>) -> Values {
-    values(&param.val()).expect("a model with packed weights is on the CPU, in f32")
+fn plain<const D: usize>(param: &Param<Tensor<D>>) -> Values {
+    values(&param.val()).expect("layers that run on slices are on the CPU, in f32")
 }

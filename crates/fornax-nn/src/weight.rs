@@ -74,7 +74,4 @@ impl From<PackedWeight> for Weight {
 pub trait Weights {
     /// Calls `visit` with each of them and the name of its parameter, such as `layers.3.mlp.up.weight`, below `path`.
     fn for_each_weight(&mut self, path: &str, visit: &mut dyn FnMut(&str, &mut Weight));
-
-    /// Whether all of them are packed, so that a step can run on slices from its beginning to its end.
-    fn all_packed(&self) -> bool;
 }

@@ -11,8 +11,6 @@
 mod activation;
 mod attention;
 mod cost;
-#[cfg(feature = "cpu")]
-mod kernels;
 mod layer_norm;
 mod linear;
 mod packed_linear;
@@ -22,8 +20,6 @@ mod rope;
 pub use activation::{Activation, UnknownActivation, gated};
 pub use attention::{AttentionOptions, attention};
 pub use cost::Cost;
-#[cfg(feature = "cpu")]
-pub use kernels::CpuKernels;
 pub use layer_norm::layer_norm;
 pub use linear::linear;
 pub use packed_linear::packed_linear;
@@ -47,12 +43,4 @@ pub mod reference {
     pub use super::linear::reference::linear;
     pub use super::packed_linear::reference::packed_linear;
     pub use super::rms_norm::reference::rms_norm;
-}
-
-/// Whether a tensor is held by burn-flex with no gradients recorded, so that a CPU kernel may take it.
-#[cfg(feature = "cpu")]
-fn on_plain_cpu<const D: usize>(tensor: &burn::tensor::Tensor<D>) -> bool {
-    // With gradients the device is `Autodiff(Flex)`, which does not match.
-    matches!(tensor.device().as_dispatch(), burn::backend::DispatchDevice::Flex(_))
-        && tensor.dtype() == burn::tensor::DType::F32
 }

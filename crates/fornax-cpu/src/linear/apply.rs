@@ -4,16 +4,60 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
+use crate::dense;
 use crate::linear::{Activations, OutRows, multiply, prepare};
 use crate::packed::{PANEL, PackedWeight};
 use crate::rows::add_in_place;
 use crate::{Isa, Pool};
 
+/// The matrix of a linear map.
+#[derive(Debug, Clone, Copy)]
+pub enum Matrix<'a> {
+    /// Packed, of any type.
+    Packed(&'a PackedWeight),
+    /// `f32` in rows, used where they lie.
+    Dense {
+        /// `[out_features, in_features]`
+        values: &'a [f32],
+        /// Columns.
+        in_features: usize,
+    },
+}
+
+impl Matrix<'_> {
+    /// Columns of the result.
+    pub fn out_features(&self) -> usize {
+        match self {
+            Self::Packed(weight) => weight.out_features(),
+            Self::Dense { values, in_features } => values.len().checked_div(*in_features).unwrap_or(0),
+        }
+    }
+
+    /// Columns of the input.
+    pub fn in_features(&self) -> usize {
+        match self {
+            Self::Packed(weight) => weight.in_features(),
+            Self::Dense { in_features, .. } => *in_features,
+        }
+    }
+
+    fn panels(&self) -> usize {
+        self.out_features().div_ceil(PANEL)
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Packed(weight) => weight.bytes().len(),
+            Self::Dense { values, .. } => size_of_val(*values),
+        }
+    }
+}
+
 /// One of the linear maps that share an input.
 #[derive(Debug, Clone, Copy)]
 pub struct LinearMap<'a> {
     /// `[out_features, in_features]`
-    pub weight: &'a PackedWeight,
+    pub weight: Matrix<'a>,
     /// `[out_features]`
     pub bias: Option<&'a [f32]>,
 }
@@ -60,7 +104,7 @@ pub fn linear(
         let (map, out) = (&maps[index], targets[index]);
         // SAFETY: the tasks of a map are disjoint, and `finish_rows` runs after the product, on this thread.
         unsafe {
-            multiply(isa, prepared.of(map), map.weight, panels.clone(), out);
+            prepared.multiply(isa, map, panels.clone(), out);
             finish_rows(isa, rows, map, panels, out, |row, columns, values| finish(index, row, columns, values));
         }
     });
@@ -110,8 +154,8 @@ pub fn gated_linear(
             // task's alone.
             unsafe {
                 let scratch_rows = OutRows::new(first, columns.len(), columns.end);
-                multiply(isa, prepared.of(&gate), gate.weight, panels.clone(), target);
-                multiply(isa, prepared.of(&up), up.weight, panels.clone(), scratch_rows);
+                prepared.multiply(isa, &gate, panels.clone(), target);
+                prepared.multiply(isa, &up, panels.clone(), scratch_rows);
                 finish_rows(isa, rows, &up, panels.clone(), scratch_rows, |_, _, _| {});
                 finish_rows(isa, rows, &gate, panels, target, |row, columns, values| {
                     let at = row * columns.len();
@@ -131,24 +175,41 @@ fn check(x: &[f32], rows: usize, maps: &[LinearMap<'_>]) {
     }
 }
 
-/// The input in the forms that the maps need, which may be of both families.
-struct Prepared {
+/// The input in the forms that the maps need, which may be of several kinds.
+struct Prepared<'a> {
+    x: &'a [f32],
+    rows: usize,
     float: Option<Activations>,
     int8: Option<Activations>,
 }
 
-impl Prepared {
-    fn new(pool: &Pool, isa: Isa, x: &[f32], rows: usize, maps: &[LinearMap<'_>]) -> Self {
+impl<'a> Prepared<'a> {
+    fn new(pool: &Pool, isa: Isa, x: &'a [f32], rows: usize, maps: &[LinearMap<'_>]) -> Self {
         let form = |float: bool| {
-            let map = maps.iter().find(|map| map.weight.weight_type().is_float() == float)?;
-            Some(prepare(pool, isa, map.weight, x, rows))
+            let weight = maps.iter().find_map(|map| match map.weight {
+                Matrix::Packed(weight) if weight.weight_type().is_float() == float => Some(weight),
+                _ => None,
+            });
+            weight.map(|weight| prepare(pool, isa, weight, x, rows))
         };
-        Self { float: form(true), int8: form(false) }
+        Self { x, rows, float: form(true), int8: form(false) }
     }
 
-    fn of(&self, map: &LinearMap<'_>) -> &Activations {
-        let form = if map.weight.weight_type().is_float() { &self.float } else { &self.int8 };
-        form.as_ref().expect("prepared for every map")
+    /// # Safety
+    /// As for [`multiply`].
+    unsafe fn multiply(&self, isa: Isa, map: &LinearMap<'_>, panels: Range<usize>, out: OutRows) {
+        match map.weight {
+            Matrix::Packed(weight) => {
+                let form = if weight.weight_type().is_float() { &self.float } else { &self.int8 };
+                let form = form.as_ref().expect("prepared for every map");
+                // SAFETY: the caller's promise.
+                unsafe { multiply(isa, form, weight, panels, out) }
+            }
+            Matrix::Dense { values, in_features } => {
+                // SAFETY: the caller's promise.
+                unsafe { dense::multiply(isa, self.x, self.rows, values, in_features, panels, out) }
+            }
+        }
     }
 }
 
@@ -164,20 +225,26 @@ const STREAMS: usize = 4;
 /// Panels of a task of many rows at most: their part of the result stays in the second-level cache. Kernels for many rows
 /// take panels in pairs.
 const MANY_ROWS_PANELS: usize = 8;
+/// The same for dense weights, of which every task first turns what it needs of the input around.
+const MANY_ROWS_DENSE_PANELS: usize = 24;
 /// Waking a thread pays from about this much of a weight on.
 const TASK_BYTES: usize = 64 << 10;
 
 /// Cuts the maps into tasks, several for each thread so that a slower one takes fewer.
 fn split(pool: &Pool, rows: usize, maps: &[LinearMap<'_>]) -> Vec<Task> {
-    let bytes: usize = maps.iter().map(|map| map.weight.bytes().len()).sum();
+    let bytes: usize = maps.iter().map(|map| map.weight.bytes()).sum();
     let mut tasks = Vec::new();
     for (map, LinearMap { weight, .. }) in maps.iter().enumerate() {
         let panels = weight.panels();
         let per_task = if rows > PANEL {
             let all: usize = maps.iter().map(|map| map.weight.panels()).sum();
-            (all / (4 * pool.threads())).next_multiple_of(2).min(MANY_ROWS_PANELS)
+            let most = match weight {
+                Matrix::Packed(_) => MANY_ROWS_PANELS,
+                Matrix::Dense { .. } => MANY_ROWS_DENSE_PANELS,
+            };
+            (all / (4 * pool.threads())).next_multiple_of(2).min(most)
         } else {
-            let panel_bytes = (weight.bytes().len() / panels.max(1)).max(1);
+            let panel_bytes = (weight.bytes() / panels.max(1)).max(1);
             let piece = (bytes / (4 * pool.threads())).max(TASK_BYTES);
             (piece / panel_bytes).next_multiple_of(STREAMS)
         };

@@ -8,7 +8,7 @@ pub(crate) mod quantized;
 
 use std::ops::Range;
 
-pub use apply::{LinearMap, gated_linear, linear};
+pub use apply::{LinearMap, Matrix, gated_linear, linear};
 
 use crate::packed::{PANEL, PackedWeight, WeightType};
 use crate::{Isa, Pool};

@@ -302,7 +302,7 @@ impl Bert {
     /// - `tokens`: `[batch, seq]`
     /// - `token_types`: `[batch, seq]`, 0 for the first segment and 1 for the second; all 0 without
     /// - `visible`: `[batch, seq]`, false for padding; all visible without
-    /// - returns the last layer's states, `[batch, seq, hidden_size]`
+    /// - returns the last layer's states, `[batch, seq, hidden_size]`; those of padding mean nothing
     pub fn forward(
         &self,
         tokens: Tensor<2, Int>,
@@ -315,7 +315,7 @@ impl Bert {
         let token_types = token_types.unwrap_or_else(|| tokens.zeros_like());
         let x = self.words.forward(tokens) + self.token_types.forward(token_types) + self.positions.forward(positions);
         let mut x = self.norm.forward(x);
-        if self.all_packed()
+        if values(&x).is_some()
             && let Some(lengths) = lengths(visible.as_ref(), x.dims())
         {
             return self.layers_on_slices(&x, &lengths);
@@ -328,11 +328,11 @@ impl Bert {
         x
     }
 
-    /// The layers with packed weights, over sequences of these lengths. A thread takes a few sequences through all layers, so
+    /// The layers on slices, over sequences of these lengths. A thread takes a few sequences through all layers, so
     /// that their rows stay in its cache; padding is left out, and comes back as zeros.
     fn layers_on_slices(&self, x: &Tensor<3>, lengths: &[usize]) -> Tensor<3> {
         let ([batch, seq, size], device) = (x.dims(), x.device());
-        let x = values(x).expect("a model with packed weights is on the CPU, in f32");
+        let x = values(x).expect("asked of values on the CPU");
         let parts = parts(lengths);
         let done: Vec<Mutex<Vec<f32>>> = parts.iter().map(|_| Mutex::default()).collect();
         Pool::global().run(parts.len(), |part| {
@@ -405,10 +405,6 @@ impl Weights for Bert {
         if let Some(head) = &mut self.masked_lm {
             head.transform.for_each_weight("masked_lm.transform", visit);
         }
-    }
-
-    fn all_packed(&self) -> bool {
-        self.layers.iter().all(|layer| layer.attention.all_packed() && layer.mlp.all_packed())
     }
 }
 

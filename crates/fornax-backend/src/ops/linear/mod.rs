@@ -1,11 +1,13 @@
-//! `y = x Wᵀ + b`. Weights are `[out, in]`, as checkpoints hold them, so that they can be used where they lie.
+//! `y = x Wᵀ + b`. On the CPU without gradients `fornax-cpu` computes it, burn everywhere else. Weights are `[out, in]`, as checkpoints hold them, so that they can be used where they lie.
 
 pub mod cases;
-#[cfg(feature = "cpu")]
-pub(super) mod cpu;
 pub mod reference;
 
 use burn::tensor::Tensor;
+use fornax_cpu::linear::{self, LinearMap, Matrix};
+use fornax_cpu::{Isa, Pool};
+
+use crate::{from_values, values};
 
 /// Applies a linear map to the last dimension.
 ///
@@ -34,30 +36,21 @@ pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tens
         // burn's reshape reads a size of 0 as "the size before", so what is empty cannot be seen as a matrix.
         return Tensor::zeros(dims, (&x.device(), x.dtype()));
     }
-    let y = product(x, weight);
+    let device = x.device();
+    let rows = dims[..D - 1].iter().product();
+    let bias_values = bias.as_ref().and_then(values);
+    if let (Some(x), Some(weight)) = (values(&x), values(&weight))
+        && bias_values.is_some() == bias.is_some()
+    {
+        let map = LinearMap { weight: Matrix::Dense { values: &weight, in_features }, bias: bias_values.as_deref() };
+        let mut y = vec![0.0; rows * out_features];
+        linear::linear(Pool::global(), Isa::active(), &x, rows, &[map], &mut [&mut y], |_, _, _, _| {});
+        return from_values(y, dims, &device);
+    }
+    let y = reference::linear(x, weight);
     debug_assert_eq!(y.dims(), dims);
     match bias {
         Some(bias) => y + bias.unsqueeze::<D>(),
         None => y,
     }
-}
-
-#[cfg(feature = "cpu")]
-fn product<const D: usize>(x: Tensor<D>, weight: Tensor<2>) -> Tensor<D> {
-    use burn::backend::Dispatch;
-
-    let mut dims = x.dims();
-    let rows: usize = dims[..D - 1].iter().product();
-    if !(1..=cpu::FEW_ROWS).contains(&rows) || !super::on_plain_cpu(&x) || !super::on_plain_cpu(&weight) {
-        return reference::linear(x, weight);
-    }
-    let x = x.reshape([rows, dims[D - 1]]);
-    dims[D - 1] = weight.dims()[0];
-    let y = <Dispatch as super::CpuKernels>::linear_few_rows(x.into_dispatch(), weight.into_dispatch());
-    Tensor::<2>::from_dispatch(y).reshape(dims)
-}
-
-#[cfg(not(feature = "cpu"))]
-fn product<const D: usize>(x: Tensor<D>, weight: Tensor<2>) -> Tensor<D> {
-    reference::linear(x, weight)
 }

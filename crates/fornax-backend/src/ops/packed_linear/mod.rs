@@ -5,7 +5,7 @@ pub mod cases;
 pub mod reference;
 
 use burn::tensor::Tensor;
-use fornax_cpu::linear::{self, LinearMap};
+use fornax_cpu::linear::{self, LinearMap, Matrix};
 use fornax_cpu::{Isa, PackedWeight, Pool};
 
 use crate::{from_values, values};
@@ -37,7 +37,7 @@ pub fn packed_linear<const D: usize>(x: Tensor<D>, weight: &PackedWeight, bias: 
     let bias_values = bias.as_ref().and_then(values);
     match values(&x) {
         Some(x_values) if bias_values.is_some() == bias.is_some() => {
-            let map = LinearMap { weight, bias: bias_values.as_deref() };
+            let map = LinearMap { weight: Matrix::Packed(weight), bias: bias_values.as_deref() };
             let mut y = vec![0.0; rows * out_features];
             linear::linear(Pool::global(), Isa::active(), &x_values, rows, &[map], &mut [&mut y], |_, _, _, _| {});
             from_values(y, dims, &x.device())

@@ -2,11 +2,13 @@
 //! <https://arxiv.org/abs/1910.07467>). It neither subtracts the mean nor adds a bias; that is layer norm.
 
 pub mod cases;
-#[cfg(feature = "cpu")]
-pub(super) mod cpu;
 pub mod reference;
 
 use burn::tensor::Tensor;
+use fornax_cpu::rows::{self, NormWeights};
+use fornax_cpu::{Isa, Pool};
+
+use crate::{from_values, values};
 
 /// Normalizes the last dimension by its root mean square and scales it.
 ///
@@ -23,14 +25,11 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, epsilon: f64) -
         // burn's reshape reads a size of 0 as "the size before", so what is empty cannot be seen as a matrix.
         return x;
     }
-    #[cfg(feature = "cpu")]
-    if super::on_plain_cpu(&x) && super::on_plain_cpu(&weight) {
-        use burn::backend::Dispatch;
-
-        let rows = dims[..D - 1].iter().product();
-        let x = x.reshape([rows, dims[D - 1]]);
-        let y = <Dispatch as super::CpuKernels>::rms_norm_rows(x.into_dispatch(), weight.into_dispatch(), epsilon);
-        return Tensor::<2>::from_dispatch(y).reshape(dims);
+    if let (Some(x_values), Some(weight)) = (values(&x), values(&weight)) {
+        let mut y = vec![0.0; x_values.len()];
+        let weights = NormWeights { weight: &weight, bias: None, epsilon: epsilon as f32 };
+        rows::rms_norm_rows(Pool::global(), Isa::active(), &x_values, weights, &mut y);
+        return from_values(y, dims, &x.device());
     }
     reference::rms_norm(x, weight, epsilon)
 }
