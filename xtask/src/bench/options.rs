@@ -14,24 +14,29 @@ pub const BACKENDS: [&str; 6] = ["cpu", "wgpu", "vulkan", "metal", "cuda", "rocm
 /// What follows the options in the help.
 const EXAMPLES: &str = "\
 What it does:
-  Builds Fornax's runner with the backends, measures the limits of each device (memory bandwidth, peak FLOP/s), then
-  times every case on each device and peer in turn, A B A B, so that all see the same machine. Prints a table and
-  writes a page with pictures (report.html), the table as Markdown (report.md) and the figures (results.json) into
-  target/bench.
+  Builds Fornax's runner with the backends, measures the limits of each device (memory bandwidth,
+  peak FLOP/s), then times every case on each device and peer in turn, A B A B, so that all see
+  the same machine. Prints a table, and writes a page with pictures (report.html), the table as
+  Markdown (report.md) and the figures (results.json) into target/bench.
 
 How to read it:
-  A case states the least bytes it must move and the least operations it must compute. \"of limit\" is the time that the
-  machine needs for them at its best, over the time measured: 100% cannot be beaten, unless a cache helps. ± is half
-  of what lies between the fastest and the slowest round; differences below it mean nothing.
+  A case states the least bytes it must move and the least operations it must compute. \"of limit\"
+  is the time that the machine needs for them at its best, over the time measured: 100% of \"mem\"
+  or \"comp\" (memory, arithmetic) cannot be beaten; \"cache\" says that the operands fit in a
+  cache, which can beat memory. ± is half of what lies between the fastest and the slowest round:
+  smaller differences mean nothing.
 
 Examples:
-  cargo xtask bench --quick                                    the processor, in less than five minutes
-  cargo xtask bench --quick --filter linear                    one operation
-  cargo xtask bench --filter 'decode|1x2048x2048'              cases by a regular expression (x stands for ×)
-  cargo xtask bench --backends cpu,vulkan,cuda:1               several devices side by side
-  cargo xtask bench --peers torch,llama.cpp --python ../venv/bin/python
-  cargo xtask bench --quick --save before                      keep the figures under a name, then change the code, and
-  cargo xtask bench --quick --compare before --fail-on-regression
+  The processor, in less than five minutes; one operation; some cases (x stands for ×):
+    cargo xtask bench --quick
+    cargo xtask bench --quick --filter linear
+    cargo xtask bench --filter 'decode|1x2048x2048'
+  Devices side by side, and other libraries:
+    cargo xtask bench --backends cpu,vulkan,cuda:1
+    cargo xtask bench --peers torch,llama.cpp --python ../venv/bin/python
+  What a change does to the times:
+    cargo xtask bench --quick --save before
+    cargo xtask bench --quick --compare before --fail-on-regression
 ";
 
 /// Measure Fornax on this machine: against its limits, an earlier run, and other libraries

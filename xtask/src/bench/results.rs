@@ -119,6 +119,23 @@ pub struct Peak {
 }
 
 impl Limits {
+    /// The better of two measurements of one device: whatever disturbed one of them made it less.
+    #[must_use]
+    pub fn best(mut self, other: &Self) -> Self {
+        let best =
+            |mine: &mut Option<f64>, other: Option<f64>| *mine = mine.zip(other).map(|(a, b)| a.max(b)).or(*mine);
+        best(&mut self.memory.one_thread, other.memory.one_thread);
+        if other.memory.all_threads > self.memory.all_threads {
+            self.memory.all_threads = other.memory.all_threads;
+            self.memory.how.clone_from(&other.memory.how);
+        }
+        for (mine, other) in self.peaks.iter_mut().zip(&other.peaks).filter(|(mine, other)| mine.how == other.how) {
+            best(&mut mine.one_thread, other.one_thread);
+            mine.all_threads = mine.all_threads.max(other.all_threads);
+        }
+        self
+    }
+
     /// Operations a second for this arithmetic; those of f32 where it has none of its own.
     pub fn peak(&self, arithmetic: &str) -> f64 {
         let best = |arithmetic: &str| {
@@ -132,18 +149,37 @@ impl Limits {
     pub fn least_seconds(&self, case: &Case) -> Bound {
         let memory = case.bytes as f64 / self.memory.all_threads;
         let compute = case.flops as f64 / self.peak(&case.arithmetic);
-        Bound { seconds: memory.max(compute), by_memory: memory >= compute }
+        let by = match memory >= compute {
+            true if case.in_cache() => By::Cache,
+            true => By::Memory,
+            false => By::Arithmetic,
+        };
+        Bound { seconds: memory.max(compute), by }
     }
 }
 
-/// A time that cannot be beaten.
+/// The least time that a case takes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Bound {
     /// The time.
     pub seconds: f64,
-    /// Whether it is memory, rather than arithmetic, that sets it.
-    pub by_memory: bool,
+    /// What sets it.
+    pub by: By,
 }
+
+/// What sets the least time of a case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// Memory, from which its operands come.
+    Memory,
+    /// Memory by the numbers; but all of its operands fit in a cache, so that it can be beaten.
+    Cache,
+    /// Arithmetic.
+    Arithmetic,
+}
+
+/// Operands of fewer bytes than this stay in the caches of many processors.
+const CACHED: u64 = 32 << 20;
 
 /// A case, as the runner lists it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -182,6 +218,11 @@ impl Case {
     /// Operation and sizes: `linear 1×2048×2048`.
     pub fn label(&self) -> String {
         format!("{} {}", self.op, self.name)
+    }
+
+    /// Whether all that its calls touch may stay in a cache, as what was just computed does in a model too.
+    pub fn in_cache(&self) -> bool {
+        self.bytes.saturating_mul(self.copies) < CACHED
     }
 }
 
@@ -256,7 +297,7 @@ pub struct Row<'a> {
     pub bytes_per_second: f64,
     /// Least operations over the time.
     pub flops_per_second: f64,
-    /// The time that cannot be beaten, where the device's limits are known.
+    /// The least time that the case takes, where the device's limits are known.
     pub bound: Option<Bound>,
     /// That time over the one measured.
     pub share: Option<f64>,
@@ -275,7 +316,7 @@ pub mod tests {
             bytes,
             flops,
             arithmetic: "f32".into(),
-            copies: 1,
+            copies: 4,
             shape: Value::Null,
             yields: None,
         }
@@ -349,7 +390,7 @@ pub mod tests {
         let [cpu, torch] = &results.contestants[..] else { panic!("two") };
         let row = results.row(&results.cases[0], cpu).expect("a time");
         assert!((row.bytes_per_second - 1e7 / 2.1e-3).abs() < 1.0);
-        assert_eq!(row.bound, Some(Bound { seconds: 1e-3, by_memory: true }));
+        assert_eq!(row.bound, Some(Bound { seconds: 1e-3, by: By::Memory }));
         assert!((row.share.expect("limits") - 1.0 / 2.1).abs() < 1e-9);
         assert_eq!(row.to_first, Some(1.0));
         // The library on the processor is held against the processor's limits.
@@ -365,9 +406,25 @@ pub mod tests {
         let results = example();
         let limits = &results.limits["cpu"];
         let mut case = results.cases[1].case.clone();
-        assert_eq!(limits.least_seconds(&case), Bound { seconds: 1e-2, by_memory: false });
+        assert_eq!(limits.least_seconds(&case), Bound { seconds: 1e-2, by: By::Arithmetic });
+        let small = results.cases[2].case.clone();
+        assert_eq!(limits.least_seconds(&small).by, By::Cache);
         case.arithmetic = "int8".into();
         assert_eq!(limits.least_seconds(&case).seconds, 1e-2);
+    }
+
+    #[test]
+    fn of_two_measurements_the_better_counts() {
+        let limits = example().limits["cpu"].clone();
+        let mut other = limits.clone();
+        other.memory.all_threads *= 2.0;
+        other.memory.one_thread = Some(1.0);
+        other.peaks[0].all_threads /= 2.0;
+        let best = limits.clone().best(&other);
+        assert_eq!(best.memory.all_threads, 2e10);
+        assert_eq!(best.memory.one_thread, limits.memory.one_thread);
+        assert_eq!(best.peaks, limits.peaks);
+        assert_eq!(other.best(&limits), best);
     }
 
     #[test]

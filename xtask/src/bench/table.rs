@@ -1,7 +1,7 @@
 //! The results as text: a table for the terminal, and the same in Markdown. The page with pictures is `report`'s.
 
 use super::baseline::{Change, Comparison};
-use super::results::{CaseResult, Contestant, Outcome, Results, Row};
+use super::results::{By, CaseResult, Contestant, Outcome, Results, Row};
 use super::statistics::geometric_mean;
 use super::units;
 
@@ -48,9 +48,14 @@ fn line(
     ]
 }
 
-/// The share of the limit, and which limit it is: `78% mem`.
+/// The share of the limit, and which limit it is: `78% mem`. Of the three words, `cache` is the limit of memory too, for a
+/// case that need not keep to it.
 pub fn share(row: &Row) -> Option<String> {
-    let by = if row.bound?.by_memory { "mem" } else { "comp" };
+    let by = match row.bound?.by {
+        By::Memory => "mem",
+        By::Cache => "cache",
+        By::Arithmetic => "comp",
+    };
     Some(format!("{} {by}", units::percent(row.share?)))
 }
 
@@ -112,6 +117,7 @@ pub fn summary(results: &Results) -> Vec<String> {
 /// The lines of a comparison, regressions first.
 pub fn comparison(comparison: &Comparison) -> Vec<String> {
     let mut lines = vec![format!("Against `{}` ({}):", comparison.name, comparison.about)];
+    lines.extend(comparison.warnings.iter().map(|warning| format!("note: {warning}")));
     let change = |words: &str, change: &Change| {
         let (before, now) = (units::time(change.before), units::time(change.now));
         format!(
@@ -128,7 +134,6 @@ pub fn comparison(comparison: &Comparison) -> Vec<String> {
         0 => "no case in common".to_owned(),
         compared => format!("{} of {compared} times are unchanged within noise", compared - changed),
     });
-    lines.extend(comparison.warnings.iter().map(|warning| format!("note: {warning}")));
     lines
 }
 
@@ -171,7 +176,8 @@ pub fn markdown(results: &Results, compared: Option<&Comparison>) -> String {
     }
     text += "\nTimes are medians of the rounds, ± half of what lies between the fastest and the slowest round. Memory and \
              compute are the least bytes and operations of a case over its time; \"of limit\" is the time that memory (mem) or \
-             arithmetic (comp) needs at the least, over the time measured.\n";
+             arithmetic (comp) needs at the least, over the time measured; \
+             \"cache\" is memory's limit for operands that fit in a cache, which can beat it.\n";
     let remarks = remarks(results);
     if !remarks.is_empty() {
         text += "\n## Remarks\n\n";

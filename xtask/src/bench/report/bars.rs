@@ -1,7 +1,7 @@
 //! Bars: what share of the limit each contestant reached, operation by operation. Where no limit is known, a bar is the
 //! speed beside the fastest's.
 
-use super::super::results::{CaseResult, Results};
+use super::super::results::{By, CaseResult, Results};
 use super::super::units;
 use super::{color, escaped};
 
@@ -57,9 +57,10 @@ fn case(results: &Results, result: &CaseResult, end: f64) -> String {
         return String::new();
     }
     let first = results.contestants.first().and_then(|first| results.row(result, first));
-    let by = match first.and_then(|row| row.bound) {
-        Some(bound) if bound.by_memory => "held by memory",
-        Some(_) => "held by arithmetic",
+    let by = match first.and_then(|row| row.bound).map(|bound| bound.by) {
+        Some(By::Memory) => "held by memory",
+        Some(By::Cache) => "operands in a cache",
+        Some(By::Arithmetic) => "held by arithmetic",
         None => "",
     };
     format!(

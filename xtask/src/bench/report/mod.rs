@@ -52,9 +52,15 @@ fn tiles(results: &Results) -> String {
                 }
             }
         }
-        let shares: Vec<f64> = results.cases.iter().filter_map(|result| results.row(result, first)?.share).collect();
+        let shares: Vec<f64> = results
+            .cases
+            .iter()
+            .filter(|result| !result.case.in_cache())
+            .filter_map(|result| results.row(result, first)?.share)
+            .collect();
         if let Some(middle) = median(&shares) {
-            let words = format!("of the limit reached by {}, median of {} cases", first.label, shares.len());
+            let words =
+                format!("of the limit reached by {}, median of {} cases beyond caches", first.label, shares.len());
             tiles.push((units::percent(middle), words));
         }
         for other in results.contestants.iter().skip(1) {
@@ -93,10 +99,11 @@ fn changes(comparison: &Comparison) -> String {
     let better: String = comparison.improvements.iter().map(|change| line("better", "faster", change)).collect();
     let changed = comparison.regressions.len() + comparison.improvements.len();
     let warnings: String =
-        comparison.warnings.iter().map(|warning| format!("<p class=\"soft\">{}</p>\n", escaped(warning))).collect();
+        comparison.warnings.iter().map(|warning| format!("<p><b>{}</b></p>\n", escaped(warning))).collect();
     format!(
-        "<h2>Against “{}”</h2>\n<div class=\"card\"><p class=\"soft\">{}</p>\n<ul class=\"changes\">\n{worse}{better}</ul>\n\
-         <p class=\"soft\">{} of {} times are unchanged within noise.</p>\n{warnings}</div>\n",
+        "<h2>Against “{}”</h2>\n<div class=\"card\"><p class=\"soft\">{}</p>\n{warnings}\
+         <ul class=\"changes\">\n{worse}{better}</ul>\n\
+         <p class=\"soft\">{} of {} times are unchanged within noise.</p></div>\n",
         escaped(&comparison.name),
         escaped(&comparison.about),
         comparison.compared - changed,
@@ -117,7 +124,7 @@ fn rooflines(results: &Results) -> String {
         Some(format!(
             "<h2>Roofline of {}</h2>\n<figure class=\"card\" style=\"margin:0\">{}<div class=\"scroll\">{plot}</div>\
              <figcaption>Each point is a case. No point can be above the roof: on its slope memory holds it up, on its flat \
-             part arithmetic does. Points above it found their operands in a cache.</figcaption></figure>\n",
+             part arithmetic does. Pale points have their operands in a cache, and may be above it.</figcaption></figure>\n",
             escaped(label),
             legend(&on_it)
         ))
@@ -229,7 +236,8 @@ fn figures(results: &Results) -> String {
     format!(
         "<h2>Figures</h2>\n<p class=\"soft\">Medians of the rounds, in which the contestants took turns; ± is half of what lies \
          between the fastest and the slowest round. Memory and compute are the least bytes and operations of a case over its \
-         time; “of limit” is the time that memory (mem) or arithmetic (comp) needs at the least, over the time measured.</p>\n\
+         time; “of limit” is the time that memory (mem) or arithmetic (comp) needs at the least, over the time measured; “cache” is memory’s limit for operands that fit in a cache, \
+         which can beat it.</p>\n\
          <div class=\"card scroll\"><table>\n<tr><th class=\"word\">case</th><th class=\"word\">on</th><th>time</th><th>±</th>\
          <th>memory</th><th>compute</th><th>of limit</th><th>time ÷ {}</th><th>yields</th></tr>\n{rows}</table></div>\n",
         escaped(reference)

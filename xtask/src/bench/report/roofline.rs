@@ -19,6 +19,7 @@ struct Point {
     /// The contestant's place in the list, for its colour.
     index: usize,
     op: String,
+    in_cache: bool,
     title: String,
 }
 
@@ -38,10 +39,11 @@ pub fn svg(results: &Results, limits: &Limits, contestants: &[(usize, &Contestan
     // The first contestant's points are drawn last, on top of the others.
     for point in points.iter().rev() {
         svg += &format!(
-            "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"6\" style=\"fill:{}\"><title>{}</title></circle>\n",
+            "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"6\" style=\"fill:{}{}\"><title>{}</title></circle>\n",
             axes.x(point.intensity),
             axes.y(point.speed),
             color(point.index),
+            if point.in_cache { ";fill-opacity:0.4" } else { "" },
             escaped(&point.title)
         );
     }
@@ -60,6 +62,7 @@ fn points(results: &Results, contestants: &[(usize, &Contestant)]) -> Vec<Point>
                 speed: row.flops_per_second,
                 index,
                 op: result.case.op.clone(),
+                in_cache: result.case.in_cache(),
                 title: format!(
                     "{} on {}: {}, {}, {}{share}",
                     result.case.label(),
@@ -139,11 +142,13 @@ impl Axes {
 fn roofs(axes: &Axes, limits: &Limits) -> String {
     let memory = limits.memory.all_threads;
     let mut kinds: Vec<&str> = limits.peaks.iter().map(|peak| peak.arithmetic.as_str()).collect();
-    kinds.sort_unstable();
+    // The lowest first, so that the name of a higher one can be lifted above its.
+    kinds.sort_by(|a, b| limits.peak(a).total_cmp(&limits.peak(b)));
     kinds.dedup();
+    let mut free = f64::INFINITY;
     let mut roofs = String::new();
     let (left, right) = (10f64.powf(axes.x.0), 10f64.powf(axes.x.1));
-    for (place, kind) in kinds.iter().enumerate() {
+    for kind in &kinds {
         let peak = limits.peak(kind);
         let ridge = (peak / memory).clamp(left, right);
         // Where the slope comes in at the bottom of the plot, if not at its left.
@@ -159,11 +164,11 @@ fn roofs(axes: &Axes, limits: &Limits) -> String {
             axes.y(peak.min(memory * right))
         );
         if peak < memory * right {
-            // Side by side, since two peaks may be near each other.
+            let y = (axes.y(peak) - 6.0).min(free);
+            free = y - 14.0;
             roofs += &format!(
-                "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{kind} {}</text>\n",
-                WIDTH - RIGHT - 4.0 - 120.0 * place as f64,
-                axes.y(peak) - 6.0,
+                "<text x=\"{:.1}\" y=\"{y:.1}\" text-anchor=\"end\">{kind} {}</text>\n",
+                WIDTH - RIGHT - 4.0,
                 units::compute(peak)
             );
         }
