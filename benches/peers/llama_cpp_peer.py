@@ -281,9 +281,17 @@ OPERATIONS = {
 
 
 def prepare(op, name, shape, copies):
+    if op in MODELS:
+        return MODELS[op](name, shape)
     if op not in OPERATIONS:
         raise peer.Unsupported(f"no runner for {op}")
     return OPERATIONS[op](shape, copies)
 
+
+from llama_cpp_models import MODELS  # noqa: E402 (after the libraries that it shares)
+
+# It says much of what it loads, and the log is for what goes wrong.
+QUIET = llama_cpp.llama_log_callback(lambda level, text, _: None)
+llama_cpp.llama_log_set(QUIET, None)
 
 peer.serve("llama.cpp", f"(llama-cpp-python {llama_cpp.__version__})", prepare)
