@@ -177,6 +177,14 @@ impl Device {
         self.backend
     }
 
+    /// Whether tensors made on it lie in main memory, without gradients recorded.
+    pub fn is_plain_cpu(&self) -> bool {
+        #[cfg(feature = "cpu")]
+        return matches!(self.inner.as_dispatch(), burn::backend::DispatchDevice::Flex(_));
+        #[cfg(not(feature = "cpu"))]
+        false
+    }
+
     /// Whether it is something other than the processor.
     pub fn is_gpu(&self) -> bool {
         self.backend != Backend::Cpu

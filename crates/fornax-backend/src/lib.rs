@@ -9,7 +9,9 @@ mod device;
 mod dtype;
 pub mod ops;
 mod threads;
+mod values;
 
 pub use device::{Backend, Device, DeviceError};
 pub use dtype::{DtypeError, FloatDtype};
 pub use threads::{ThreadsError, set_threads, threads};
+pub use values::{Values, from_values, values};

@@ -1,4 +1,7 @@
-//! How many threads the CPU kernels share. It does not start them: rayon does, at first use.
+//! How many threads the CPU's operations share: this project's kernels and burn's own, which have a pool each. Neither is
+//! started here, but at first use.
+
+use fornax_cpu::Pool;
 
 /// Why the number of threads could not be set.
 #[derive(Debug, thiserror::Error)]
@@ -32,10 +35,11 @@ pub fn set_threads(count: usize) -> Result<(), ThreadsError> {
         return Err(ThreadsError::OutOfRange { found: count });
     }
     match rayon::ThreadPoolBuilder::new().num_threads(count).build_global() {
-        Ok(()) => Ok(()),
-        Err(_) if threads() == count => Ok(()),
-        Err(_) => Err(ThreadsError::AlreadyRunning { running: threads() }),
+        Ok(()) => {}
+        Err(_) if threads() == count => {}
+        Err(_) => return Err(ThreadsError::AlreadyRunning { running: threads() }),
     }
+    fornax_cpu::set_threads(count).map_err(|_| ThreadsError::AlreadyRunning { running: Pool::global().threads() })
 }
 
 /// The number of threads that CPU operations share.

@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
-    error::{Blame, CheckpointError, Result, shorten},
+    error::{Blame, CheckpointError, Result, nearest, shorten},
     folder,
     gguf::{self, Gguf},
     mapping::Mapping,
@@ -184,7 +184,7 @@ impl Checkpoint {
         let entry = self.find(name).ok_or_else(|| CheckpointError::MissingTensor {
             path: self.path.clone(),
             tensor: shorten(name),
-            similar: self.nearest(name),
+            similar: nearest(name, self.tensors().map(|info| info.name.as_str())),
         })?;
         Ok(TensorView {
             info: entry.info.clone(),
@@ -227,17 +227,6 @@ impl Checkpoint {
         let named = |index: &u32| self.entries[*index as usize].info.name.as_str();
         let at = self.sorted.binary_search_by(|index| named(index).cmp(name)).ok()?;
         Some(&self.entries[self.sorted[at] as usize])
-    }
-
-    /// The name that ends in the same words as `name`, or starts like it; the longer the common part, the nearer.
-    fn nearest(&self, name: &str) -> Option<String> {
-        let common = |other: &str| {
-            let back = name.bytes().rev().zip(other.bytes().rev()).take_while(|(a, b)| a == b).count();
-            let front = name.bytes().zip(other.bytes()).take_while(|(a, b)| a == b).count();
-            back.max(front)
-        };
-        let (nearest, score) = self.tensors().map(|info| (&info.name, common(&info.name))).max_by_key(|pair| pair.1)?;
-        (score * 2 >= name.len()).then(|| shorten(nearest))
     }
 }
 

@@ -255,6 +255,63 @@ pub enum CheckpointError {
         /// The caller's error.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+
+    /// A file of repacked weights cannot be used: it is damaged, cut short, of another version, or no such file at all.
+    /// It is made anew from the model's own files.
+    #[error(
+        "{} cannot be used as repacked weights: {what}: expected {expected}, found {found}; it will be made anew from the model's files",
+        path.display()
+    )]
+    UnusableCache {
+        /// The file.
+        path: PathBuf,
+        /// The field or the entry.
+        what: String,
+        /// What the format asks for.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+
+    /// The folder of repacked weights cannot be written: it is read-only, or full. The model works without it, and
+    /// starts more slowly. Nothing was left behind.
+    #[error("cannot {operation} {}: {source}; {}", path.display(), cache_help(source))]
+    UnwritableCache {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was being done, as a verb ("create", "write").
+        operation: &'static str,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+
+    /// A model's file changed while its weights were repacked, so that the result belongs to no one content.
+    #[error("{} changed while it was being read; load the model again once nothing writes to it", path.display())]
+    SourceChanged {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// A setting, of the environment or of a caller, makes no sense.
+    #[error("{setting} is {found:?}: expected {expected}")]
+    InvalidSetting {
+        /// What was set.
+        setting: &'static str,
+        /// What would be accepted.
+        expected: &'static str,
+        /// What it was set to.
+        found: String,
+    },
+}
+
+/// The next step after the cache could not be written.
+fn cache_help(source: &std::io::Error) -> &'static str {
+    match source.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+            "free some space, or set FORNAX_CACHE to a folder on a larger disk"
+        }
+        _ => "set FORNAX_CACHE to a folder that can be written",
+    }
 }
 
 /// What a folder must hold to be opened.
@@ -332,6 +389,26 @@ impl Blame<'_> {
         CheckpointError::Limit { path: self.path.into(), what, limit: limit as u64, found }
     }
 
+    /// A file of repacked weights is not what it should be.
+    pub fn unusable(
+        &self,
+        what: impl Into<String>,
+        expected: impl Into<String>,
+        found: impl Into<String>,
+    ) -> CheckpointError {
+        CheckpointError::UnusableCache {
+            path: self.path.into(),
+            what: what.into(),
+            expected: expected.into(),
+            found: found.into(),
+        }
+    }
+
+    /// The system refused to write to the cache.
+    pub fn unwritable(&self, operation: &'static str, source: std::io::Error) -> CheckpointError {
+        CheckpointError::UnwritableCache { path: self.path.into(), operation, source }
+    }
+
     /// The system refused.
     pub fn io(&self, operation: &'static str, source: std::io::Error) -> CheckpointError {
         CheckpointError::Io { path: self.path.into(), operation, source }
@@ -345,4 +422,15 @@ pub(crate) fn shorten(name: &str) -> String {
         return name.to_owned();
     }
     name.chars().take(MAX).chain(['…']).collect()
+}
+
+/// The name among `others` that shares the longest beginning or end with `name`, if that is half of it.
+pub(crate) fn nearest<'a>(name: &str, others: impl Iterator<Item = &'a str>) -> Option<String> {
+    let common = |other: &str| {
+        let back = name.bytes().rev().zip(other.bytes().rev()).take_while(|(a, b)| a == b).count();
+        let front = name.bytes().zip(other.bytes()).take_while(|(a, b)| a == b).count();
+        back.max(front)
+    };
+    let (nearest, score) = others.map(|other| (other, common(other))).max_by_key(|pair| pair.1)?;
+    (score * 2 >= name.len()).then(|| shorten(nearest))
 }

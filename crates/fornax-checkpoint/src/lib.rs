@@ -5,6 +5,9 @@
 //! one tensor at a time and is atomic. Nothing in a file is trusted: whatever lies about its sizes is a
 //! [`CheckpointError`] that names the file, the tensor, what was expected and what was found.
 //!
+//! A program that brings weights into another layout before it computes keeps the result in a [`RepackedCache`], and maps
+//! it on the next start.
+//!
 //! The crate deliberately knows no models, no devices and no tensor library.
 //!
 //! ```no_run
@@ -18,6 +21,7 @@
 //! # Ok::<(), fornax_checkpoint::CheckpointError>(())
 //! ```
 
+mod atomic;
 mod checkpoint;
 mod convert;
 mod dtype;
@@ -26,6 +30,7 @@ mod folder;
 mod gguf;
 mod mapping;
 mod pytorch;
+mod repacked;
 mod safetensors;
 mod view;
 
@@ -33,5 +38,6 @@ pub use checkpoint::{Checkpoint, Format};
 pub use dtype::Dtype;
 pub use error::{CheckpointError, Result};
 pub use gguf::{Gguf, GgufArray, GgufType, GgufValue};
+pub use repacked::{CachedFile, Removed, RepackedCache, RepackedEntry, RepackedFile, RepackedKey, RepackedWriter};
 pub use safetensors::{SafetensorsWriter, SaveOptions, Saved, save_safetensors};
 pub use view::{TensorInfo, TensorView, dequantize};

@@ -5,7 +5,6 @@ use std::time::Instant;
 use anyhow::{Result, anyhow};
 use clap::Args;
 use fornax::backend::{Backend, DeviceError};
-use fornax::burn::module::Module;
 use fornax::hub::HubConfig;
 use fornax::prelude::*;
 
@@ -27,6 +26,11 @@ pub struct CommonArgs {
     #[arg(long, global = true, value_name = "TYPE")]
     pub dtype: Option<String>,
 
+    /// How to hold matrices on the cpu: auto (what a file holds in 16 bits or fewer as it is), dense (numbers of the dtype),
+    /// or packed as f16, bf16, q8_0, q4_0, q4_k or q6_k, rounding what is held in another type [default: auto]
+    #[arg(long, global = true, value_name = "TYPE")]
+    pub weights: Option<String>,
+
     /// Makes everything random repeatable [default: a new seed each time]
     #[arg(long, global = true, value_name = "NUMBER")]
     pub seed: Option<u64>,
@@ -34,6 +38,11 @@ pub struct CommonArgs {
     /// How many threads the cpu's operations share [default: one for each core]
     #[arg(long, global = true, value_name = "COUNT")]
     pub threads: Option<usize>,
+
+    /// The instructions that the cpu's operations use: portable, avx2, avx512 or amx, to measure one or to
+    /// reproduce what another machine computes [default: the best there is]
+    #[arg(long, global = true, value_name = "LEVEL")]
+    pub isa: Option<String>,
 
     /// Use models that are on this machine already, and no network
     #[arg(long, global = true)]
@@ -75,6 +84,11 @@ impl CommonArgs {
         Ok(self.dtype.as_deref().map(str::parse).transpose()?)
     }
 
+    /// The form of weights asked for.
+    pub fn weight_format(&self) -> Result<WeightFormat> {
+        Ok(self.weights.as_deref().map(str::parse).transpose()?.unwrap_or_default())
+    }
+
     /// Where models of the hub come from: the environment's settings, changed by the arguments.
     pub fn hub_config(&self) -> HubConfig {
         let mut config = HubConfig::from_env();
@@ -92,19 +106,27 @@ impl CommonArgs {
 
     /// Loads a model onto the device, with bars for what has to be fetched.
     pub fn load(&self, model: &str) -> Result<AutoModel> {
-        let notices = self.notices();
-        let dtype = self.float_dtype()?;
-        let device = self.open_device()?;
-        let downloads = Downloads::new(notices);
         let start = Instant::now();
-        let options = LoadOptions { dtype, hub: self.hub_config(), progress: &downloads };
-        let loaded = AutoModel::load_with(model, &device, &options)?;
-        notices.info(format_args!(
-            "{model}: {}, {} parameters, on {device}, loaded in {:.1} s",
+        let loaded = self.load_quietly(model)?;
+        self.notices().info(format_args!(
+            "{model}: {}, {} parameters, on {}, loaded in {:.1} s",
             loaded.family().name,
-            short_count(loaded.network().num_params() as u64),
+            short_count(loaded.num_parameters() as u64),
+            loaded.device(),
             start.elapsed().as_secs_f64(),
         ));
+        Ok(loaded)
+    }
+
+    /// As [`load`](Self::load), without saying so.
+    pub fn load_quietly(&self, model: &str) -> Result<AutoModel> {
+        let (dtype, weights) = (self.float_dtype()?, self.weight_format()?);
+        let device = self.open_device()?;
+        let downloads = Downloads::new(self.notices());
+        let options =
+            LoadOptions { dtype, weights, hub: self.hub_config(), progress: &downloads, ..LoadOptions::default() };
+        let loaded = AutoModel::load_with(model, &device, &options)?;
+        loaded.warnings().iter().for_each(|warning| self.notices().warn(warning));
         Ok(loaded)
     }
 }

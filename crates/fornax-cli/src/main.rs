@@ -18,10 +18,10 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
-use fornax::backend;
+use fornax::{backend, cpu};
 
 use crate::args::CommonArgs;
-use crate::commands::{chat, download, embed, generate, inspect, score};
+use crate::commands::{bench, cache, chat, download, embed, generate, inspect, score};
 
 /// Language models in Rust: train, load, generate, chat and embed, on any device.
 #[derive(Debug, Parser)]
@@ -54,8 +54,10 @@ enum Command {
     Chat(chat::ChatArgs),
     Score(score::ScoreArgs),
     Embed(embed::EmbedArgs),
+    Bench(bench::BenchArgs),
     Inspect(inspect::InspectArgs),
     Download(download::DownloadArgs),
+    Cache(cache::CacheArgs),
 }
 
 fn main() -> ExitCode {
@@ -85,14 +87,19 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     if let Some(count) = common.threads {
         backend::set_threads(count)?;
     }
+    if let Some(level) = &common.isa {
+        level.parse::<cpu::Isa>()?.force()?;
+    }
     match &cli.command {
         Command::Quickstart(args) => quickstart::run(args, common),
         Command::Generate(args) => generate::run(args, common),
         Command::Chat(args) => chat::run(args, common),
         Command::Score(args) => score::run(args, common),
         Command::Embed(args) => embed::run(args, common),
+        Command::Bench(args) => bench::run(args, common),
         Command::Inspect(args) => inspect::run(args, common),
         Command::Download(args) => download::run(args, common),
+        Command::Cache(args) => cache::run(args),
     }
 }
 

@@ -4,6 +4,9 @@
 //!
 //! The crate deliberately knows no tensors, no models and no files, and so builds in seconds.
 
+pub mod attention;
+pub mod cache;
+pub mod dense;
 mod error;
 mod isa;
 pub mod limits;
@@ -11,6 +14,8 @@ pub mod linear;
 mod memory;
 pub mod packed;
 mod pool;
+pub mod rows;
+mod simd;
 
 pub use error::{CpuError, Result};
 pub use isa::Isa;

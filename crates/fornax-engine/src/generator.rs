@@ -15,7 +15,7 @@ use crate::stream::Stream;
 use crate::{EngineError, Prompt};
 
 /// Tokens of a prompt that run through the layers at once. More of them would only make the scores of attention larger.
-const PREFILL_CHUNK: usize = 512;
+pub(crate) const PREFILL_CHUNK: usize = 512;
 
 /// Why a sequence ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -241,7 +241,7 @@ pub(crate) fn forward_last(
 }
 
 /// `hidden: [batch, seq, hidden_size]` → the logits after each row's last token.
-fn last_logits(decoder: &Decoder, hidden: Tensor<3>) -> Result<Vec<f32>, EngineError> {
+pub(crate) fn last_logits(decoder: &Decoder, hidden: Tensor<3>) -> Result<Vec<f32>, EngineError> {
     let [batch, seq, size] = hidden.dims();
     let last: Tensor<2> = hidden.narrow(1, seq - 1, 1).reshape([batch, size]);
     to_host(decoder.logits(last))

@@ -18,6 +18,7 @@
 //! ```
 
 pub mod beam;
+pub mod bench;
 mod chat;
 mod embed;
 mod error;

@@ -2,24 +2,30 @@
 
 use std::path::{Path, PathBuf};
 
+use burn::module::Module;
 use fornax_backend::{Device, FloatDtype};
-use fornax_checkpoint::Checkpoint;
+use fornax_checkpoint::{Checkpoint, RepackedCache};
 use fornax_hub::{HubConfig, ModelSource, Progress, Silent};
-use fornax_nn::Decoder;
+use fornax_nn::{Decoder, Weights};
 use fornax_text::Tokenizer;
 use serde_json::Value;
 
 use crate::families::bert::Bert;
 use crate::gguf::GgufModel;
 use crate::registry::{self, Family};
+use crate::repacked::Repacked;
 use crate::weights::WeightMap;
-use crate::{ModelError, Network, NetworkConfig, gguf, load};
+use crate::{ModelError, Network, NetworkConfig, WeightFormat, gguf, load};
 
 /// How to load a model; the default is what [`AutoModel::load`] does.
 #[derive(Clone)]
 pub struct LoadOptions<'a> {
     /// The type to hold the weights in and to compute in; the device's choice without.
     pub dtype: Option<FloatDtype>,
+    /// The form to hold matrices in. A model that is to be trained must be dense, which a dtype asks for too.
+    pub weights: WeightFormat,
+    /// Where packed weights are kept from one start to the next; without, they are packed at every start.
+    pub repacked: Option<RepackedCache>,
     /// Where hub ids are fetched from and kept.
     pub hub: HubConfig,
     /// Who is told how a download goes on.
@@ -28,7 +34,13 @@ pub struct LoadOptions<'a> {
 
 impl Default for LoadOptions<'_> {
     fn default() -> Self {
-        Self { dtype: None, hub: HubConfig::from_env(), progress: &Silent }
+        Self {
+            dtype: None,
+            weights: WeightFormat::Auto,
+            repacked: RepackedCache::from_env().ok(),
+            hub: HubConfig::from_env(),
+            progress: &Silent,
+        }
     }
 }
 
@@ -68,6 +80,7 @@ pub struct AutoModel {
     pooling: Option<&'static str>,
     device: Device,
     source: Option<PathBuf>,
+    warnings: Vec<String>,
 }
 
 impl AutoModel {
@@ -87,7 +100,7 @@ impl AutoModel {
         let path = match fornax_hub::resolve(model, &options.hub, options.progress)? {
             ModelSource::Folder(path) | ModelSource::File(path) => path,
         };
-        let mut loaded = Self::from_path(&path, device, options.dtype)?;
+        let mut loaded = Self::from_path(&path, device, options)?;
         loaded.source = Some(path);
         Ok(loaded)
     }
@@ -152,6 +165,16 @@ impl AutoModel {
         }
     }
 
+    /// How many numbers its weights are.
+    pub fn num_parameters(&self) -> usize {
+        let mut packed = 0;
+        // Cloning shares the weights; only a walk that could change them shows the packed ones.
+        self.network.clone().for_each_weight("", &mut |_, weight| {
+            packed += weight.packed().map_or(0, |weight| weight.out_features() * weight.in_features());
+        });
+        self.network.num_params() + packed
+    }
+
     /// Its family.
     pub fn family(&self) -> &'static Family {
         self.family
@@ -178,6 +201,11 @@ impl AutoModel {
         self.pooling
     }
 
+    /// What went otherwise than a user may expect while it was loaded, and cost nothing but time.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
     /// Where it runs.
     pub fn device(&self) -> &Device {
         &self.device
@@ -188,7 +216,7 @@ impl AutoModel {
         self.source.as_deref()
     }
 
-    fn from_path(path: &Path, device: &Device, dtype: Option<FloatDtype>) -> Result<Self, ModelError> {
+    fn from_path(path: &Path, device: &Device, options: &LoadOptions) -> Result<Self, ModelError> {
         let folder = if path.is_dir() {
             path
         } else {
@@ -201,7 +229,7 @@ impl AutoModel {
             other => other?,
         };
         if let Some(gguf) = GgufModel::new(&checkpoint) {
-            return Self::from_gguf(&checkpoint, &gguf?, device, dtype);
+            return Self::from_gguf(&checkpoint, &gguf?, device, options);
         }
         if !config_path.exists() {
             return Err(no_config(folder));
@@ -218,11 +246,12 @@ impl AutoModel {
         let generation_path = folder.join("generation_config.json");
         let generation = if generation_path.exists() { Some(read_json(&generation_path)?) } else { None };
         let family = registry::find(&config)?;
-        let network = load_network(family, &family.weights, &mut config, &checkpoint, device, dtype)?;
+        let (network, warnings) = load_network(family, &family.weights, &mut config, &checkpoint, device, options)?;
         let tokenizer =
             if folder.join("tokenizer.json").exists() { Some(Tokenizer::from_folder(folder)?) } else { None };
         let mut model = Self::assembled(family, config, network, tokenizer, generation.as_ref(), device)?;
         model.pooling = pooling_mode(&folder.join("1_Pooling/config.json"))?;
+        model.warnings = warnings;
         Ok(model)
     }
 
@@ -230,7 +259,7 @@ impl AutoModel {
         checkpoint: &Checkpoint,
         gguf: &GgufModel,
         device: &Device,
-        dtype: Option<FloatDtype>,
+        options: &LoadOptions,
     ) -> Result<Self, ModelError> {
         let (family, in_gguf) = registry::find_gguf(gguf.architecture())?;
         let mut config = (in_gguf.config)(gguf)?;
@@ -238,13 +267,15 @@ impl AutoModel {
             config["architectures"] = vec![family.architectures[0]].into();
         }
         config["model_type"] = family.model_types[0].into();
-        let network = load_network(family, &in_gguf.weights, &mut config, checkpoint, device, dtype)?;
+        let (network, warnings) = load_network(family, &in_gguf.weights, &mut config, checkpoint, device, options)?;
         let vocab = match checkpoint.gguf() {
             Some(metadata) => gguf::vocab(metadata)?,
             None => None,
         };
         let tokenizer = vocab.as_ref().map(Tokenizer::from_gguf).transpose()?;
-        Self::assembled(family, config, network, tokenizer, None, device)
+        let mut model = Self::assembled(family, config, network, tokenizer, None, device)?;
+        model.warnings = warnings;
+        Ok(model)
     }
 
     /// Puts a model together, once its tokenizer is found to fit its network.
@@ -263,7 +294,17 @@ impl AutoModel {
         }
         let generation = generation_defaults(&config, generation, tokenizer.as_ref());
         let device = device.clone();
-        Ok(Self { network, family, config, tokenizer, generation, pooling: None, device, source: None })
+        Ok(Self {
+            network,
+            family,
+            config,
+            tokenizer,
+            generation,
+            pooling: None,
+            device,
+            source: None,
+            warnings: Vec::new(),
+        })
     }
 }
 
@@ -273,8 +314,8 @@ fn load_network(
     config: &mut Value,
     checkpoint: &Checkpoint,
     device: &Device,
-    dtype: Option<FloatDtype>,
-) -> Result<Network, ModelError> {
+    options: &LoadOptions,
+) -> Result<(Network, Vec<String>), ModelError> {
     let mut network = (family.network)(config, &|name| checkpoint.contains(name))?;
     if let NetworkConfig::Decoder(decoder) = &mut network
         && decoder.tie_embeddings
@@ -287,8 +328,15 @@ fn load_network(
     if config["architectures"][0] == "BertForPreTraining" {
         config["architectures"] = vec!["BertForMaskedLM"].into();
     }
-    let dtype = FloatDtype::for_device(device, dtype, load::stored_dtype(checkpoint))?;
-    load::load_weights(network.init(device), checkpoint, weights, device, dtype)
+    let format = options.weights.on(device, options.dtype)?;
+    let dtype = FloatDtype::for_device(device, options.dtype, load::stored_dtype(checkpoint))?;
+    let mut repacked = match format {
+        WeightFormat::Dense => Repacked::default(),
+        _ => Repacked::open(options.repacked.as_ref(), checkpoint, format),
+    };
+    let network = load::load_weights(network.init(device), checkpoint, weights, device, dtype, format, &mut repacked)?;
+    repacked.finish();
+    Ok((network, repacked.warnings))
 }
 
 /// Token ids from the generation configuration, else the model's, else the tokenizer.

@@ -73,6 +73,30 @@ pub enum ModelError {
     /// The device does not compute in the dtype asked for.
     #[error(transparent)]
     Dtype(#[from] fornax_backend::DtypeError),
+    /// No form of weights has this name.
+    #[error("weights {found:?}: expected auto, dense or one of {expected}")]
+    WeightFormat {
+        /// The name as it was given.
+        found: String,
+        /// The packed types there are.
+        expected: String,
+    },
+    /// Packed weights asked for on a device whose kernels do not take them.
+    #[error("weights {weight_type} on {device}: packed weights are for the CPU; use --device cpu, or weights auto")]
+    PackedDevice {
+        /// The type asked for.
+        weight_type: String,
+        /// The device.
+        device: String,
+    },
+    /// A tensor that cannot be packed as asked.
+    #[error("tensor {tensor:?}: {source}")]
+    Pack {
+        /// The tensor's name in the checkpoint.
+        tensor: String,
+        /// Why.
+        source: fornax_cpu::CpuError,
+    },
     /// The device failed while weights were brought from it.
     #[error("the device failed while weights were read from it: {reason}")]
     Device {

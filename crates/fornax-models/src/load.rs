@@ -7,21 +7,26 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{AllocationProperty, Bytes, DType, Device, Tensor, TensorData};
 use fornax_backend::FloatDtype;
 use fornax_checkpoint::{Checkpoint, Dtype, TensorView};
+use fornax_nn::{Weight, Weights};
 
+use crate::packing::{self, WeightFormat};
 use crate::path::ParameterPath;
+use crate::repacked::Repacked;
 use crate::weights::{Layout, WeightMap};
 use crate::{ModelError, Network, TensorMismatch};
 
-/// The network with its weights from the checkpoint, as `dtype` on `device`.
+/// The network with its weights from the checkpoint, as `dtype` on `device`, its matrices in `format`.
 ///
 /// # Errors
 /// [`ModelError::Tensors`] with every tensor that is missing, left over or misshapen; errors of the file.
 pub(crate) fn load_weights(
-    network: Network,
+    mut network: Network,
     checkpoint: &Checkpoint,
     map: &WeightMap,
     device: &Device,
     dtype: FloatDtype,
+    format: WeightFormat,
+    repacked: &mut Repacked,
 ) -> Result<Network, ModelError> {
     let mut loader = Loader {
         checkpoint,
@@ -34,6 +39,9 @@ pub(crate) fn load_weights(
         mismatch: TensorMismatch::default(),
         error: None,
     };
+    if format != WeightFormat::Dense {
+        network.for_each_weight("", &mut |parameter, weight| loader.pack(parameter, weight, format, repacked));
+    }
     let network = network.map(&mut loader);
     let Loader { used, mut mismatch, error, .. } = loader;
     if let Some(error) = error {
@@ -109,17 +117,59 @@ impl ModuleMapper for Loader<'_> {
 }
 
 impl Loader<'_> {
-    /// The numbers of a parameter, or `None` once their absence is noted.
-    fn read(&mut self, parameter: &str, shape: &[usize]) -> Result<Option<TensorData>, ModelError> {
-        let Some((names, layout)) = self.map.names(parameter) else {
-            self.mismatch.missing.push(format!("{parameter} (the family has no rule for it)"));
+    /// Packs a matrix if its tensor is of a type to be packed; else leaves it as it is, to be read as numbers.
+    fn pack(&mut self, parameter: &str, weight: &mut Weight, format: WeightFormat, repacked: &mut Repacked) {
+        if self.error.is_some() {
+            return;
+        }
+        match self.try_pack(parameter, weight.dims(), format, repacked) {
+            Ok(Some(packed)) => *weight = packed,
+            Ok(None) => {}
+            Err(error) => self.error = Some(error),
+        }
+    }
+
+    fn try_pack(
+        &mut self,
+        parameter: &str,
+        shape: [usize; 2],
+        format: WeightFormat,
+        repacked: &mut Repacked,
+    ) -> Result<Option<Weight>, ModelError> {
+        // What is wrong with a tensor is noted when it is asked for as numbers.
+        let Some((name, layout)) = self.locate(parameter) else { return Ok(None) };
+        let view = self.checkpoint.tensor(&name)?;
+        if view.info.shape != layout.stored_shape(&shape) || !is_number(view.info.dtype) {
             return Ok(None);
+        }
+        let Some(target) = format.of(view.info.dtype) else { return Ok(None) };
+        let packed = match repacked.take(parameter, shape) {
+            Some(packed) => packed,
+            None => {
+                let packed = packing::pack(&view, layout, shape, self.head_dim, target)?;
+                repacked.keep(parameter, &packed);
+                self.checkpoint.release(&name);
+                packed
+            }
         };
+        self.used.insert(name);
+        Ok(Some(packed.into()))
+    }
+
+    /// The tensor that holds a parameter, and how; `None` when there is none.
+    fn locate(&self, parameter: &str) -> Option<(String, Layout)> {
+        let (names, layout) = self.map.names(parameter)?;
         let there = |names: &[String]| names.iter().find(|name| self.checkpoint.contains(name)).cloned();
         // Tied models are sometimes stored with the output layer alone.
         let stand_in = || (parameter == EMBEDDING).then(|| there(&self.map.names(OUTPUT)?.0)).flatten();
-        let Some(name) = there(&names).or_else(stand_in) else {
-            self.mismatch.missing.push(names[0].clone());
+        Some((there(&names).or_else(stand_in)?, layout))
+    }
+
+    /// The numbers of a parameter, or `None` once their absence is noted.
+    fn read(&mut self, parameter: &str, shape: &[usize]) -> Result<Option<TensorData>, ModelError> {
+        let Some((name, layout)) = self.locate(parameter) else {
+            let missing = self.map.name(parameter).map(|(name, _)| name);
+            self.mismatch.missing.push(missing.unwrap_or(format!("{parameter} (the family has no rule for it)")));
             return Ok(None);
         };
         let view = self.checkpoint.tensor(&name)?;
@@ -180,7 +230,7 @@ impl Layout {
     }
 
     /// The parameter's numbers, in the network's order, out of the stored tensor's.
-    fn unpack(self, stored: Vec<f32>, shape: &[usize], head_dim: usize) -> Vec<f32> {
+    pub(crate) fn unpack(self, stored: Vec<f32>, shape: &[usize], head_dim: usize) -> Vec<f32> {
         let columns = shape.get(1).copied().unwrap_or(1);
         let part = |all: Vec<f32>, index: usize| {
             let len: usize = shape.iter().product();
@@ -191,7 +241,7 @@ impl Layout {
             Self::Transposed => transposed(&stored, shape[0], columns),
             Self::Part { index, .. } => part(stored, index),
             Self::TransposedPart { index, of } => part(transposed(&stored, shape[0] * of, columns), index),
-            Self::PairedRows => halved_rows(&stored, columns, head_dim),
+            Self::PairedRows => packing::halved_rows(&stored, columns, head_dim),
         }
     }
 }
@@ -204,20 +254,6 @@ pub(crate) fn transposed(stored: &[f32], rows: usize, columns: usize) -> Vec<f32
     let mut values = Vec::with_capacity(stored.len());
     for row in 0..rows {
         values.extend((0..columns).map(|column| stored[column * rows + row]));
-    }
-    values
-}
-
-/// Rows of each head from `(0, d/2), (1, d/2 + 1), …` to `0, 1, …, d − 1`.
-fn halved_rows(stored: &[f32], columns: usize, head_dim: usize) -> Vec<f32> {
-    let mut values = Vec::with_capacity(stored.len());
-    for head in stored.chunks(head_dim * columns) {
-        for half in 0..2 {
-            for pair in 0..head_dim / 2 {
-                let row = 2 * pair + half;
-                values.extend_from_slice(&head[row * columns..(row + 1) * columns]);
-            }
-        }
     }
     values
 }

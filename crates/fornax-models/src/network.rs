@@ -2,7 +2,7 @@
 
 use burn::module::Module;
 use burn::tensor::Device;
-use fornax_nn::{Decoder, DecoderConfig};
+use fornax_nn::{Decoder, DecoderConfig, Weight, Weights};
 use serde_json::Value;
 
 use crate::families::bert::{Bert, BertNetworkConfig};
@@ -82,6 +82,22 @@ impl Network {
         match self {
             Self::Decoder(decoder) => decoder.config().attention.first().map_or(1, |attention| attention.head_dim),
             Self::Bert(_) => 1,
+        }
+    }
+}
+
+impl Weights for Network {
+    fn for_each_weight(&mut self, path: &str, visit: &mut dyn FnMut(&str, &mut Weight)) {
+        match self {
+            Self::Decoder(decoder) => decoder.for_each_weight(path, visit),
+            Self::Bert(bert) => bert.for_each_weight(path, visit),
+        }
+    }
+
+    fn all_packed(&self) -> bool {
+        match self {
+            Self::Decoder(decoder) => decoder.all_packed(),
+            Self::Bert(bert) => bert.all_packed(),
         }
     }
 }

@@ -8,6 +8,8 @@ use std::path::Path;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{DType, Tensor, TensorData};
 use fornax_checkpoint::{Dtype, SaveOptions, TensorInfo, save_safetensors};
+use fornax_cpu::{PackedWeight, WeightType};
+use fornax_nn::Weights;
 use serde_json::{Value, json};
 
 use crate::load::transposed;
@@ -19,7 +21,7 @@ impl AutoModel {
     /// Writes `config.json`, `generation_config.json`, the weights as safetensors (in shards above 5 GB) and the
     /// tokenizer into `folder`, which is made if need be. Each file appears only when it is complete.
     ///
-    /// Models loaded from GGUF files are written with their dequantized weights.
+    /// Quantized weights are written as the `f32` that they stand for, packed 16-bit floats as they are.
     ///
     /// # Errors
     /// [`ModelError::Io`] and [`ModelError::Checkpoint`], naming the file.
@@ -39,6 +41,12 @@ impl AutoModel {
             unnamed: TensorMismatch::default(),
         };
         self.network().visit(&mut collector);
+        // Cloning shares the weights; only a walk that could change them shows the packed ones.
+        self.network().clone().for_each_weight("", &mut |parameter, weight| {
+            if let Some(packed) = weight.packed() {
+                collector.add(parameter, packed.into());
+            }
+        });
         let Collector { order, mut stored, unnamed, .. } = collector;
         if !unnamed.is_empty() {
             return Err(unnamed.into());
@@ -49,7 +57,8 @@ impl AutoModel {
             fs::remove_file(&config_path).map_err(ModelError::io("replace", &config_path))?;
         }
         let infos: Vec<TensorInfo> = order.iter().map(|name| stored[name].info(name)).collect();
-        let dtype = infos.first().map_or("float32", |info| torch_name(info.dtype));
+        let largest = infos.iter().max_by_key(|info| info.elements());
+        let dtype = largest.map_or("float32", |info| torch_name(info.dtype));
         save_safetensors(folder, infos, &SaveOptions::default(), |info| -> Result<_, ModelError> {
             // Taken out, so that a tensor brought to the host is given back before the next.
             let tensor = stored.remove(&info.name);
@@ -108,11 +117,44 @@ struct Collector<'a> {
 /// A tensor to be written, of one parameter or of several side by side.
 struct Stored {
     layout: Layout,
+    /// In order, of one dtype and shape.
+    parts: Vec<Part>,
+}
+
+/// One parameter's numbers.
+struct Part {
     dtype: DType,
-    /// Shape of each part.
     shape: Vec<usize>,
-    /// Flat, in order.
-    parts: Vec<Tensor<1>>,
+    numbers: Numbers,
+}
+
+enum Numbers {
+    /// Flat.
+    Tensor(Tensor<1>),
+    Packed(PackedWeight),
+}
+
+impl From<&PackedWeight> for Part {
+    fn from(weight: &PackedWeight) -> Self {
+        let dtype = match weight.weight_type() {
+            WeightType::F16 => DType::F16,
+            WeightType::BF16 => DType::BF16,
+            _ => DType::F32,
+        };
+        let shape = vec![weight.out_features(), weight.in_features()];
+        Self { dtype, shape, numbers: Numbers::Packed(weight.clone()) }
+    }
+}
+
+impl Part {
+    fn data(self) -> Result<TensorData, ModelError> {
+        match self.numbers {
+            Numbers::Tensor(tensor) => {
+                tensor.try_into_data().map_err(|error| ModelError::Device { reason: error.to_string() })
+            }
+            Numbers::Packed(weight) => Ok(TensorData::new(weight.to_f32(), self.shape).convert_dtype(self.dtype)),
+        }
+    }
 }
 
 impl ModuleVisitor for Collector<'_> {
@@ -125,22 +167,27 @@ impl ModuleVisitor for Collector<'_> {
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let parameter = self.path.name();
-        let Some((name, layout)) = self.map.name(&parameter) else {
+        let value = param.val();
+        let shape = value.dims().to_vec();
+        let elements = shape.iter().product::<usize>();
+        let part = Part { dtype: value.dtype(), shape, numbers: Numbers::Tensor(value.reshape([elements])) };
+        self.add(&self.path.name(), part);
+    }
+}
+
+impl Collector<'_> {
+    fn add(&mut self, parameter: &str, part: Part) {
+        let Some((name, layout)) = self.map.name(parameter) else {
             self.unnamed.missing.push(format!("{parameter} (the family has no rule for it)"));
             return;
         };
         let name = name.strip_prefix(self.prefix).map_or(name.clone(), str::to_owned);
-        let value = param.val();
-        let shape = value.dims().to_vec();
-        let elements = shape.iter().product::<usize>();
-        let part = value.clone().reshape([elements]);
         match self.stored.get_mut(&name) {
             // A network lists its parts in the order in which they are stored.
             Some(stored) => stored.parts.push(part),
             None => {
                 self.order.push(name.clone());
-                self.stored.insert(name, Stored { layout, dtype: value.dtype(), shape, parts: vec![part] });
+                self.stored.insert(name, Stored { layout, parts: vec![part] });
             }
         }
     }
@@ -148,12 +195,12 @@ impl ModuleVisitor for Collector<'_> {
 
 impl Stored {
     fn info(&self, name: &str) -> TensorInfo {
-        let dtype = match self.dtype {
+        let dtype = match self.parts[0].dtype {
             DType::F16 => Dtype::F16,
             DType::BF16 => Dtype::BF16,
             _ => Dtype::F32,
         };
-        let mut shape = self.shape.clone();
+        let mut shape = self.parts[0].shape.clone();
         shape[0] *= self.parts.len();
         if matches!(self.layout, Layout::Transposed | Layout::TransposedPart { .. }) {
             shape.reverse();
@@ -163,19 +210,17 @@ impl Stored {
 
     fn bytes(self) -> Result<Vec<u8>, ModelError> {
         let is_transposed = matches!(self.layout, Layout::Transposed | Layout::TransposedPart { .. });
-        let mut data = Vec::with_capacity(self.parts.len());
-        for part in self.parts {
-            data.push(part.try_into_data().map_err(|error| ModelError::Device { reason: error.to_string() })?);
-        }
-        if !is_transposed || self.shape.len() == 1 {
+        let (dtype, shape) = (self.parts[0].dtype, self.parts[0].shape.clone());
+        let data: Vec<TensorData> = self.parts.into_iter().map(Part::data).collect::<Result<_, _>>()?;
+        if !is_transposed || shape.len() == 1 {
             return Ok(data.iter().flat_map(TensorData::as_bytes).copied().collect());
         }
-        let rows = self.shape[0] * data.len();
+        let rows = shape[0] * data.len();
         let values: Vec<f32> =
             data.into_iter().flat_map(|part| part.convert::<f32>().iter::<f32>().collect::<Vec<_>>()).collect();
-        let values = transposed(&values, self.shape[1], rows);
+        let values = transposed(&values, shape[1], rows);
         let shape = [values.len()];
-        Ok(TensorData::new(values, shape).convert_dtype(self.dtype).as_bytes().to_vec())
+        Ok(TensorData::new(values, shape).convert_dtype(dtype).as_bytes().to_vec())
     }
 }
 
@@ -214,11 +259,13 @@ mod tests {
     #[test]
     fn parts_are_written_as_they_are_read() {
         let device = Device::cpu();
-        let part = |values: [f32; 4]| Tensor::<1>::from_floats(values, device.as_burn());
-        let stored = Stored {
-            layout: Layout::TransposedPart { index: 0, of: 2 },
+        let part = |values: [f32; 4]| Part {
             dtype: FloatDtype::F32.into(),
             shape: vec![2, 2],
+            numbers: Numbers::Tensor(Tensor::<1>::from_floats(values, device.as_burn())),
+        };
+        let stored = Stored {
+            layout: Layout::TransposedPart { index: 0, of: 2 },
             parts: vec![part([1.0, 2.0, 3.0, 4.0]), part([5.0, 6.0, 7.0, 8.0])],
         };
         assert_eq!(stored.info("x").shape, [2, 4]);

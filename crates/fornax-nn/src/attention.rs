@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::tensor::{Bool, Device, Tensor};
 use fornax_backend::ops::{self, AttentionOptions};
 
-use crate::{LayerCache, Linear, LinearConfig, RmsNorm, RopeTables};
+use crate::{LayerCache, Linear, LinearConfig, RmsNorm, RopeTables, Weight, Weights};
 
 /// Configuration of an [`Attention`].
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -91,6 +91,11 @@ pub struct Attention {
 }
 
 impl Attention {
+    /// The configuration that it was made from.
+    pub fn config(&self) -> &AttentionConfig {
+        &self.config
+    }
+
     /// - `x`: `[batch, seq, hidden_size]`
     /// - `rope`: the tables of the positions of `x`, for models that turn queries and keys
     /// - `cache`: keys and values of the tokens before `x`, which those of `x` are appended to
@@ -116,7 +121,7 @@ impl Attention {
             key = ops::rope(key, cos.clone(), sin.clone());
         }
         let (key, value) = match cache {
-            Some(cache) => cache.append(key, value),
+            Some(cache) => cache.tensors().append(key, value),
             None => (key, value),
         };
         let options =
@@ -130,5 +135,18 @@ fn normed(x: Tensor<4>, norm: Option<&RmsNorm>) -> Tensor<4> {
     match norm {
         Some(norm) => norm.forward(x),
         None => x,
+    }
+}
+
+impl Weights for Attention {
+    fn for_each_weight(&mut self, path: &str, visit: &mut dyn FnMut(&str, &mut Weight)) {
+        self.query.for_each_weight(&format!("{path}.query"), visit);
+        self.key.for_each_weight(&format!("{path}.key"), visit);
+        self.value.for_each_weight(&format!("{path}.value"), visit);
+        self.output.for_each_weight(&format!("{path}.output"), visit);
+    }
+
+    fn all_packed(&self) -> bool {
+        [&self.query, &self.key, &self.value, &self.output].into_iter().all(Linear::all_packed)
     }
 }

@@ -1,7 +1,9 @@
-//! The keys and values of the tokens seen so far, written in place into buffers that double up to a known capacity.
-//! Pages shared between requests are the engine's later matter; here each sequence owns its row.
+//! The keys and values of the tokens seen so far: on the CPU in pages that sequences share until they differ, elsewhere
+//! written in place into buffers that double up to a known capacity. Sharing pages between requests is the engine's
+//! later matter.
 
 use burn::tensor::{Bool, DType, Device, Int, Tensor};
+use fornax_cpu::cache::{CacheType, KvLayer, KvShape, PAGE_TOKENS};
 
 /// Sizes of a [`KvCache`].
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -16,29 +18,61 @@ pub struct KvCacheConfig {
     pub batch: usize,
     /// Tokens that each can grow to.
     pub capacity: usize,
-    /// Type of the keys and values.
-    pub dtype: DType,
+    /// In which form keys and values are kept.
+    pub format: CacheFormat,
+}
+
+/// In which form a [`KvCache`] keeps keys and values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CacheFormat {
+    /// As tensors of this type, on any device.
+    Tensors(DType),
+    /// In pages of main memory, for models that the CPU's kernels run.
+    Pages(CacheType),
 }
 
 impl KvCacheConfig {
     /// Bytes that the cache takes on the device once it is full.
     pub fn bytes(&self) -> usize {
-        [2, self.layers, self.batch, self.kv_heads, self.capacity, self.head_dim, self.dtype.size()]
-            .into_iter()
-            .fold(1, usize::saturating_mul)
+        let product = |factors: &[usize]| factors.iter().fold(1, |product: usize, &one| product.saturating_mul(one));
+        match self.format {
+            CacheFormat::Tensors(dtype) => {
+                product(&[2, self.layers, self.batch, self.kv_heads, self.capacity, self.head_dim, dtype.size()])
+            }
+            CacheFormat::Pages(cache_type) => {
+                let page = self.page_shape(cache_type).page_bytes();
+                product(&[self.layers, self.batch, self.capacity.div_ceil(PAGE_TOKENS), page])
+            }
+        }
     }
 
     /// Allocates the cache, empty, with room for the first tokens. The rest is allocated as it is needed, for a long
     /// context may be more than the device has, and few sequences fill it.
     pub fn init(&self, device: &Device) -> KvCache {
         let shape = [self.batch, self.kv_heads, self.capacity.min(FIRST_TOKENS), self.head_dim];
-        let layer = || LayerCache {
-            key: Tensor::zeros(shape, (device, self.dtype)),
-            value: Tensor::zeros(shape, (device, self.dtype)),
-            len: 0,
-            capacity: self.capacity,
+        let layer = || match self.format {
+            CacheFormat::Tensors(dtype) => LayerCache::Tensors(TensorCache {
+                key: Tensor::zeros(shape, (device, dtype)),
+                value: Tensor::zeros(shape, (device, dtype)),
+                len: 0,
+                capacity: self.capacity,
+            }),
+            CacheFormat::Pages(_) => LayerCache::Pages(self.pages()),
         };
         KvCache { layers: (0..self.layers).map(|_| layer()).collect(), capacity: self.capacity }
+    }
+
+    /// One layer's pages, empty.
+    pub(crate) fn pages(&self) -> KvLayer {
+        let cache_type = match self.format {
+            CacheFormat::Pages(cache_type) => cache_type,
+            CacheFormat::Tensors(_) => CacheType::F32,
+        };
+        KvLayer::new(self.page_shape(cache_type), self.batch)
+    }
+
+    fn page_shape(&self, cache_type: CacheType) -> KvShape {
+        KvShape { kv_heads: self.kv_heads, head_dim: self.head_dim, cache_type }
     }
 }
 
@@ -55,7 +89,7 @@ pub struct KvCache {
 impl KvCache {
     /// Tokens held of each sequence.
     pub fn len(&self) -> usize {
-        self.layers.first().map_or(0, |layer| layer.len)
+        self.layers.first().map_or(0, LayerCache::len)
     }
 
     /// Whether nothing was fed yet.
@@ -81,30 +115,82 @@ impl KvCache {
     pub fn select_sequences(&mut self, sequences: &[usize]) {
         let identity = sequences.iter().copied().eq(0..sequences.len());
         let Some(first) = self.layers.first() else { return };
-        let batch = first.key.dims()[0];
+        let batch = first.sequences();
         if identity && sequences.len() == batch {
             return;
         }
         assert!(sequences.iter().all(|&sequence| sequence < batch), "select_sequences: {sequences:?} of {batch}");
-        let ids: Vec<i64> = sequences.iter().map(|&sequence| sequence as i64).collect();
-        let indices = Tensor::<1, Int>::from_data(ids.as_slice(), &first.key.device());
         for layer in &mut self.layers {
-            layer.key.inplace(|key| key.select(0, indices.clone()));
-            layer.value.inplace(|value| value.select(0, indices.clone()));
+            match layer {
+                LayerCache::Tensors(layer) => layer.select_sequences(sequences),
+                LayerCache::Pages(layer) => layer.select(sequences),
+            }
         }
     }
 
     /// Forgets the tokens from `len` on; what is shorter already stays.
     pub fn truncate(&mut self, len: usize) {
         for layer in &mut self.layers {
-            layer.len = layer.len.min(len);
+            match layer {
+                LayerCache::Tensors(layer) => layer.len = layer.len.min(len),
+                LayerCache::Pages(layer) => layer.truncate(len),
+            }
         }
     }
 }
 
 /// Keys and values of one layer.
 #[derive(Debug, Clone)]
-pub struct LayerCache {
+pub enum LayerCache {
+    /// As tensors.
+    Tensors(TensorCache),
+    /// In pages.
+    Pages(KvLayer),
+}
+
+impl LayerCache {
+    fn len(&self) -> usize {
+        match self {
+            Self::Tensors(layer) => layer.len,
+            Self::Pages(layer) => layer.len(),
+        }
+    }
+
+    fn sequences(&self) -> usize {
+        match self {
+            Self::Tensors(layer) => layer.key.dims()[0],
+            Self::Pages(layer) => layer.sequences(),
+        }
+    }
+
+    /// The tensors.
+    ///
+    /// # Panics
+    /// When it is pages, which only a model takes whose weights are packed.
+    pub(crate) fn tensors(&mut self) -> &mut TensorCache {
+        match self {
+            Self::Tensors(layer) => layer,
+            Self::Pages(_) => panic!("kv cache: pages for a model that keeps tensors; take the model's own new_cache"),
+        }
+    }
+
+    /// The pages.
+    ///
+    /// # Panics
+    /// When it is tensors, which a model does not take whose weights are packed.
+    pub(crate) fn pages(&mut self) -> &mut KvLayer {
+        match self {
+            Self::Pages(layer) => layer,
+            Self::Tensors(_) => {
+                panic!("kv cache: tensors for a model that keeps pages; take the model's own new_cache")
+            }
+        }
+    }
+}
+
+/// Keys and values of one layer as tensors.
+#[derive(Debug, Clone)]
+pub struct TensorCache {
     /// `[batch, kv_heads, allocated, head_dim]`
     key: Tensor<4>,
     value: Tensor<4>,
@@ -112,7 +198,14 @@ pub struct LayerCache {
     capacity: usize,
 }
 
-impl LayerCache {
+impl TensorCache {
+    fn select_sequences(&mut self, sequences: &[usize]) {
+        let ids: Vec<i64> = sequences.iter().map(|&sequence| sequence as i64).collect();
+        let indices = Tensor::<1, Int>::from_data(ids.as_slice(), &self.key.device());
+        self.key.inplace(|key| key.select(0, indices.clone()));
+        self.value.inplace(|value| value.select(0, indices.clone()));
+    }
+
     /// Appends `key` and `value` (`[batch, kv_heads, new, head_dim]`) and returns all held so far as views.
     ///
     /// # Panics
@@ -135,7 +228,7 @@ impl LayerCache {
     }
 }
 
-impl LayerCache {
+impl TensorCache {
     /// Moves what is held to buffers for `allocated` tokens.
     fn grow(&mut self, allocated: usize) {
         let [batch, heads, _, dim] = self.key.dims();
@@ -172,7 +265,8 @@ mod tests {
     use super::*;
 
     fn cache(batch: usize, capacity: usize) -> KvCache {
-        let config = KvCacheConfig { layers: 1, kv_heads: 1, head_dim: 2, batch, capacity, dtype: DType::F32 };
+        let format = CacheFormat::Tensors(DType::F32);
+        let config = KvCacheConfig { layers: 1, kv_heads: 1, head_dim: 2, batch, capacity, format };
         assert_eq!(config.bytes(), 2 * batch * capacity * 2 * 4);
         config.init(Device::cpu().as_burn())
     }
@@ -191,8 +285,8 @@ mod tests {
     #[test]
     fn what_is_appended_comes_back_in_order() {
         let mut cache = cache(2, 3);
-        cache.layers_mut()[0].append(rows(&[1.0, 2.0], 2), rows(&[1.0, 2.0], 2));
-        let (key, value) = cache.layers_mut()[0].append(rows(&[3.0, 4.0], 1), rows(&[5.0, 6.0], 1));
+        cache.layers_mut()[0].tensors().append(rows(&[1.0, 2.0], 2), rows(&[1.0, 2.0], 2));
+        let (key, value) = cache.layers_mut()[0].tensors().append(rows(&[3.0, 4.0], 1), rows(&[5.0, 6.0], 1));
         assert_eq!(key.into_data().iter::<f32>().collect::<Vec<_>>(), [1., 1., 1., 1., 3., 3., 2., 2., 2., 2., 4., 4.]);
         assert_eq!(value.dims(), [2, 1, 3, 2]);
         assert_eq!((cache.len(), cache.capacity()), (3, 3));
@@ -201,12 +295,12 @@ mod tests {
     #[test]
     fn sequences_are_chosen_and_repeated() {
         let mut cache = cache(2, 4);
-        cache.layers_mut()[0].append(rows(&[1.0, 2.0], 1), rows(&[1.0, 2.0], 1));
+        cache.layers_mut()[0].tensors().append(rows(&[1.0, 2.0], 1), rows(&[1.0, 2.0], 1));
         cache.select_sequences(&[1, 1, 0]);
-        let (key, _) = cache.layers_mut()[0].append(rows(&[0.0; 3], 1), rows(&[0.0; 3], 1));
+        let (key, _) = cache.layers_mut()[0].tensors().append(rows(&[0.0; 3], 1), rows(&[0.0; 3], 1));
         assert_eq!(firsts(key), [2.0, 2.0, 1.0]);
         cache.select_sequences(&[2]);
-        let (key, _) = cache.layers_mut()[0].append(rows(&[0.0], 1), rows(&[0.0], 1));
+        let (key, _) = cache.layers_mut()[0].tensors().append(rows(&[0.0], 1), rows(&[0.0], 1));
         assert_eq!(firsts(key), [1.0]);
     }
 
@@ -215,9 +309,9 @@ mod tests {
         let mut cache = cache(1, FIRST_TOKENS + 7);
         for start in (0..FIRST_TOKENS).step_by(FIRST_TOKENS / 2) {
             let piece = rows(&[start as f32 + 1.0], FIRST_TOKENS / 2);
-            cache.layers_mut()[0].append(piece.clone(), piece);
+            cache.layers_mut()[0].tensors().append(piece.clone(), piece);
         }
-        let (key, value) = cache.layers_mut()[0].append(rows(&[9.0], 7), rows(&[8.0], 7));
+        let (key, value) = cache.layers_mut()[0].tensors().append(rows(&[9.0], 7), rows(&[8.0], 7));
         assert_eq!((key.dims(), cache.len()), ([1, 1, FIRST_TOKENS + 7, 2], FIRST_TOKENS + 7));
         let (key, value): (Vec<f32>, Vec<f32>) = (key.into_data().iter().collect(), value.into_data().iter().collect());
         assert_eq!((key[0], key[FIRST_TOKENS], key[2 * FIRST_TOKENS], value[2 * FIRST_TOKENS]), (1.0, 257.0, 9.0, 8.0));
@@ -226,16 +320,16 @@ mod tests {
     #[test]
     fn forgotten_tokens_are_overwritten() {
         let mut cache = cache(1, 2);
-        cache.layers_mut()[0].append(rows(&[1.0], 2), rows(&[1.0], 2));
+        cache.layers_mut()[0].tensors().append(rows(&[1.0], 2), rows(&[1.0], 2));
         cache.truncate(0);
         assert!(cache.is_empty());
-        let (key, _) = cache.layers_mut()[0].append(rows(&[9.0], 1), rows(&[9.0], 1));
+        let (key, _) = cache.layers_mut()[0].tensors().append(rows(&[9.0], 1), rows(&[9.0], 1));
         assert_eq!(key.into_data().iter::<f32>().collect::<Vec<_>>(), [9.0, 9.0]);
     }
 
     #[test]
     #[should_panic(expected = "exceed the capacity of 1")]
     fn more_than_the_capacity_is_refused() {
-        cache(1, 1).layers_mut()[0].append(rows(&[1.0], 2), rows(&[1.0], 2));
+        cache(1, 1).layers_mut()[0].tensors().append(rows(&[1.0], 2), rows(&[1.0], 2));
     }
 }

@@ -4,10 +4,13 @@
 
 use burn::module::Module;
 use burn::tensor::{DType, Device, Int, Tensor};
+use fornax_backend::{from_values, values};
+use fornax_cpu::cache::CacheType;
 
+use crate::slices::{Keys, Scratch, Step};
 use crate::{
-    Attention, AttentionConfig, Embedding, EmbeddingConfig, KvCache, KvCacheConfig, LayerCache, Linear, LinearConfig,
-    Mlp, MlpConfig, Norm, NormConfig, RopeConfig, RopeScaling, RopeTables,
+    Attention, AttentionConfig, CacheFormat, Embedding, EmbeddingConfig, KvCache, KvCacheConfig, LayerCache, Linear,
+    LinearConfig, Mlp, MlpConfig, Norm, NormConfig, RopeConfig, RopeScaling, RopeTables, Weight, Weights,
 };
 
 /// How the stack knows where a token stands.
@@ -142,12 +145,12 @@ impl Decoder {
 
     /// Where its weights are.
     pub fn device(&self) -> Device {
-        self.embedding.weight.lazy_device()
+        self.norm.device()
     }
 
-    /// The type of its weights.
+    /// The type that it computes in.
     pub fn dtype(&self) -> DType {
-        self.embedding.weight.val().dtype()
+        self.norm.dtype()
     }
 
     /// An empty cache for `batch` sequences of up to `capacity` tokens.
@@ -159,7 +162,25 @@ impl Decoder {
     pub fn cache_config(&self, batch: usize, capacity: usize) -> KvCacheConfig {
         let (kv_heads, head_dim) =
             self.config.attention.first().map_or((0, 0), |attention| (attention.kv_heads, attention.head_dim));
-        KvCacheConfig { layers: self.layers.len(), kv_heads, head_dim, batch, capacity, dtype: self.dtype() }
+        let format =
+            if self.all_packed() { CacheFormat::Pages(CacheType::F16) } else { CacheFormat::Tensors(self.dtype()) };
+        KvCacheConfig { layers: self.layers.len(), kv_heads, head_dim, batch, capacity, format }
+    }
+
+    /// Bytes of weights that a step reads at the least, however many tokens it computes: all of them but the embedding,
+    /// of which a token needs a row, unless it is the output layer too.
+    pub fn step_bytes(&self) -> usize {
+        let bytes = |weight: &Weight| match weight {
+            Weight::Dense(param) => param.lazy_shape().num_elements() * self.dtype().size(),
+            Weight::Packed(packed) => packed.weight.bytes().len(),
+        };
+        let layers = self.layers.iter().flat_map(|layer| {
+            let (attention, mlp) = (&layer.attention, &layer.mlp);
+            let maps = [&attention.query, &attention.key, &attention.value, &attention.output, &mlp.up, &mlp.down];
+            maps.into_iter().chain(&mlp.gate)
+        });
+        let output = self.output.as_ref().map_or(&self.embedding.weight, |output| &output.weight);
+        layers.map(|linear| bytes(&linear.weight)).sum::<usize>() + bytes(output)
     }
 
     /// Runs the layers.
@@ -174,6 +195,9 @@ impl Decoder {
     /// As [`forward`](Self::forward), for a piece of a longer text that is fed in several: `len` is the number of tokens of
     /// the whole, by which dynamic and LongRoPE scalings choose the angles of every piece alike.
     pub fn forward_piece(&self, tokens: Tensor<2, Int>, mut cache: Option<&mut KvCache>, len: usize) -> Tensor<3> {
+        if self.all_packed() {
+            return self.forward_slices(tokens, cache, len);
+        }
         let [_, seq] = tokens.dims();
         let start = cache.as_ref().map_or(0, |cache| cache.len());
         let mut x = self.embedding.forward(tokens);
@@ -193,11 +217,86 @@ impl Decoder {
         self.norm.forward(x)
     }
 
+    /// As [`forward_piece`](Self::forward_piece), for packed weights.
+    fn forward_slices(&self, tokens: Tensor<2, Int>, mut cache: Option<&mut KvCache>, len: usize) -> Tensor<3> {
+        let ([batch, seq], device) = (tokens.dims(), tokens.device());
+        let ids: Vec<usize> = tokens.into_data().iter::<i64>().map(|id| id as usize).collect();
+        let start = cache.as_ref().map_or(0, |cache| cache.len());
+        if let Some(cache) = &cache {
+            let (end, capacity) = (start + seq, cache.capacity());
+            assert!(end <= capacity, "kv cache: {end} tokens exceed the capacity of {capacity}");
+        }
+        let mut x = self.embedding.rows(&ids);
+        if let Some(positions) = &self.positions {
+            let table = values(&positions.weight.dense().expect("position tables are never packed").val());
+            let table = table.expect("a model with packed weights is on the CPU, in f32");
+            let size = self.config.hidden_size;
+            for (row, x) in x.chunks_exact_mut(size.max(1)).enumerate() {
+                let position = start + row % seq;
+                x.iter_mut().zip(&table[position * size..]).for_each(|(x, position)| *x += position);
+            }
+        }
+        let tables = match &self.config.position {
+            Position::Rope(rope) => Some(rope.values(start..start + seq, len)),
+            Position::Learned { .. } => None,
+        };
+        let rope = tables.as_ref().map(|(cos, sin)| (cos.as_slice(), sin.as_slice()));
+        let (step, mut scratch) = (Step::new(batch * seq), Scratch::default());
+        let (mut normed, mut sum) = (Vec::new(), Vec::new());
+        // A pass without a cache needs one layer's at a time.
+        let config = self.cache_config(batch, seq);
+        for (index, layer) in self.layers.iter().enumerate() {
+            let mut own = None;
+            let cache = match cache.as_mut() {
+                Some(cache) => cache.layers_mut()[index].pages(),
+                None => own.insert(config.pages()),
+            };
+            layer.attention_norm.apply_to(&step, &x, &mut normed);
+            layer.attention.add_to(&step, &normed, &x, &mut sum, Keys::Cached { cache, seq, rope }, &mut scratch);
+            std::mem::swap(&mut x, &mut sum);
+            layer.mlp_norm.apply_to(&step, &x, &mut normed);
+            layer.mlp.add_to(&step, &normed, &x, &mut sum, &mut scratch);
+            std::mem::swap(&mut x, &mut sum);
+        }
+        self.norm.apply_to(&step, &x, &mut normed);
+        from_values(normed, [batch, seq, self.config.hidden_size], &device)
+    }
+
     /// Scores of every token of the vocabulary to come next: `hidden: [..., hidden_size]` → `[..., vocab_size]`.
     pub fn logits<const D: usize>(&self, hidden: Tensor<D>) -> Tensor<D> {
         match &self.output {
             Some(output) => output.forward(hidden),
             None => self.embedding.project(hidden),
         }
+    }
+}
+
+impl Weights for DecoderLayer {
+    fn for_each_weight(&mut self, path: &str, visit: &mut dyn FnMut(&str, &mut Weight)) {
+        self.attention.for_each_weight(&format!("{path}.attention"), visit);
+        self.mlp.for_each_weight(&format!("{path}.mlp"), visit);
+    }
+
+    fn all_packed(&self) -> bool {
+        self.attention.all_packed() && self.mlp.all_packed()
+    }
+}
+
+impl Weights for Decoder {
+    /// The root's path is empty.
+    fn for_each_weight(&mut self, _path: &str, visit: &mut dyn FnMut(&str, &mut Weight)) {
+        self.embedding.for_each_weight("embedding", visit);
+        for (index, layer) in self.layers.iter_mut().enumerate() {
+            layer.for_each_weight(&format!("layers.{index}"), visit);
+        }
+        if let Some(output) = &mut self.output {
+            output.for_each_weight("output", visit);
+        }
+    }
+
+    fn all_packed(&self) -> bool {
+        self.embedding.all_packed()
+            && self.layers.iter().all(DecoderLayer::all_packed)
+            && self.output.as_ref().is_none_or(Linear::all_packed)
     }
 }

@@ -12,13 +12,17 @@ mod linear;
 mod mlp;
 mod norm;
 mod rope;
+pub mod slices;
+mod weight;
 
 pub use attention::{Attention, AttentionConfig};
-pub use cache::{KvCache, KvCacheConfig, LayerCache, visible_positions};
+pub use cache::{CacheFormat, KvCache, KvCacheConfig, LayerCache, TensorCache, visible_positions};
 pub use decoder::{Decoder, DecoderConfig, DecoderLayer, Position};
 pub use embedding::{Embedding, EmbeddingConfig};
 pub use fornax_backend::ops::Activation;
+pub use fornax_cpu::cache::CacheType;
 pub use linear::{Linear, LinearConfig};
 pub use mlp::{Mlp, MlpConfig};
 pub use norm::{LayerNorm, Norm, NormConfig, RmsNorm};
 pub use rope::{RopeConfig, RopeScaling, RopeTables};
+pub use weight::{Packed, Weight, Weights};

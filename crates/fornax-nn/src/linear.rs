@@ -1,8 +1,9 @@
-//! A linear map with its weights. Packed and adapted weights will be kinds of weight in here, not other layers.
+//! A linear map with its weights, of whatever kind. Adapted weights will be a kind of weight too, not another layer.
 
 use burn::module::{Initializer, Module, Param};
 use burn::tensor::{Device, Tensor};
-use fornax_backend::ops;
+
+use crate::{Weight, Weights};
 
 /// Configuration of a [`Linear`].
 ///
@@ -43,7 +44,7 @@ impl LinearConfig {
     pub fn init(&self, device: &Device) -> Linear {
         let shape = [self.out_features, self.in_features];
         Linear {
-            weight: Initializer::Normal { mean: 0.0, std: self.initializer_range }.init(shape, device),
+            weight: Weight::init(shape, self.initializer_range, device),
             bias: self.bias.then(|| Initializer::Zeros.init([self.out_features], device)),
         }
     }
@@ -53,7 +54,7 @@ impl LinearConfig {
 #[derive(Module, Debug)]
 pub struct Linear {
     /// `[out_features, in_features]`, as checkpoints hold it.
-    pub weight: Param<Tensor<2>>,
+    pub weight: Weight,
     /// `[out_features]`.
     pub bias: Option<Param<Tensor<1>>>,
 }
@@ -61,6 +62,16 @@ pub struct Linear {
 impl Linear {
     /// `x: [..., in_features]` → `[..., out_features]`.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        ops::linear(x, self.weight.val(), self.bias.as_ref().map(Param::val))
+        self.weight.linear(x, self.bias.as_ref().map(Param::val))
+    }
+}
+
+impl Weights for Linear {
+    fn for_each_weight(&mut self, path: &str, visit: &mut dyn FnMut(&str, &mut Weight)) {
+        visit(&format!("{path}.weight"), &mut self.weight);
+    }
+
+    fn all_packed(&self) -> bool {
+        self.weight.packed().is_some()
     }
 }

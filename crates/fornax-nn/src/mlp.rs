@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use fornax_backend::ops::{self, Activation};
 
-use crate::{Linear, LinearConfig};
+use crate::{Linear, LinearConfig, Weight, Weights};
 
 /// Configuration of an [`Mlp`].
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -61,5 +61,19 @@ impl Mlp {
             None => self.activation.apply(self.up.forward(x)),
         };
         self.down.forward(inner)
+    }
+}
+
+impl Weights for Mlp {
+    fn for_each_weight(&mut self, path: &str, visit: &mut dyn FnMut(&str, &mut Weight)) {
+        if let Some(gate) = &mut self.gate {
+            gate.for_each_weight(&format!("{path}.gate"), visit);
+        }
+        self.up.for_each_weight(&format!("{path}.up"), visit);
+        self.down.for_each_weight(&format!("{path}.down"), visit);
+    }
+
+    fn all_packed(&self) -> bool {
+        self.gate.iter().chain([&self.up, &self.down]).all(Linear::all_packed)
     }
 }

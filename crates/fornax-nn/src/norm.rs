@@ -1,7 +1,7 @@
 //! The two normalizations of transformers, and a choice between them for stacks that take either.
 
 use burn::module::{Initializer, Module, Param};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 use fornax_backend::ops;
 
 /// Which normalization, and its ε.
@@ -39,6 +39,23 @@ pub enum Norm {
 }
 
 impl Norm {
+    /// Where its weights are.
+    pub fn device(&self) -> Device {
+        self.weight().lazy_device()
+    }
+
+    /// The type that it computes in.
+    pub fn dtype(&self) -> DType {
+        self.weight().val().dtype()
+    }
+
+    fn weight(&self) -> &Param<Tensor<1>> {
+        match self {
+            Self::Rms(norm) => &norm.weight,
+            Self::Layer(norm) => &norm.weight,
+        }
+    }
+
     /// `x: [..., features]` → the same shape.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         match self {

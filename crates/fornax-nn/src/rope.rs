@@ -89,6 +89,17 @@ pub struct RopeTables {
 impl RopeConfig {
     /// The tables for `positions` of a text of `len` tokens, by which some scalings choose their angles.
     pub fn tables(&self, positions: Range<usize>, len: usize, dtype: DType, device: &Device) -> RopeTables {
+        let (count, pairs) = (positions.len(), self.rotary_dim / 2);
+        let (cos, sin) = self.values(positions, len);
+        let table = |values| {
+            let data = TensorData::new(values, [count, pairs]);
+            Tensor::from_data(data.convert_dtype(dtype), (device, dtype))
+        };
+        RopeTables { cos: table(cos), sin: table(sin) }
+    }
+
+    /// The numbers of the tables: cosines and sines, each `[positions, rotary_dim / 2]`.
+    pub(crate) fn values(&self, positions: Range<usize>, len: usize) -> (Vec<f32>, Vec<f32>) {
         let (frequencies, scale) = self.frequencies(len);
         let count = positions.len();
         let mut cos = Vec::with_capacity(count * frequencies.len());
@@ -100,11 +111,7 @@ impl RopeConfig {
                 sin.push(angle.sin() * scale);
             }
         }
-        let table = |values| {
-            let data = TensorData::new(values, [count, frequencies.len()]);
-            Tensor::from_data(data.convert_dtype(dtype), (device, dtype))
-        };
-        RopeTables { cos: table(cos), sin: table(sin) }
+        (cos, sin)
     }
 
     /// Radians per position of each pair of dimensions, and the factor of cosines and sines, for a sequence of `len`.

@@ -22,6 +22,8 @@ pub use burn;
 pub use fornax_backend as backend;
 /// Reading and writing weights.
 pub use fornax_checkpoint as checkpoint;
+/// The CPU's kernels.
+pub use fornax_cpu as cpu;
 /// Generation, scores and embeddings.
 pub use fornax_engine as engine;
 /// Finding and fetching models.
@@ -42,7 +44,7 @@ pub mod prelude {
         Chat, Chunk, EmbedOptions, FinishReason, Generation, Generator, Message, ModelExt, Pooling, Prompt,
         SamplingParams, Score, cosine_similarity, score,
     };
-    pub use fornax_models::{AutoModel, LoadOptions};
+    pub use fornax_models::{AutoModel, LoadOptions, WeightFormat};
     pub use fornax_text::Tokenizer;
 }
 

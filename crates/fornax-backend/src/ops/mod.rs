@@ -15,6 +15,7 @@ mod cost;
 mod kernels;
 mod layer_norm;
 mod linear;
+mod packed_linear;
 mod rms_norm;
 mod rope;
 
@@ -25,6 +26,7 @@ pub use cost::Cost;
 pub use kernels::CpuKernels;
 pub use layer_norm::layer_norm;
 pub use linear::linear;
+pub use packed_linear::packed_linear;
 pub use rms_norm::rms_norm;
 pub use rope::rope;
 
@@ -34,6 +36,7 @@ pub mod cases {
     pub use super::attention::cases as attention;
     pub use super::layer_norm::cases as layer_norm;
     pub use super::linear::cases as linear;
+    pub use super::packed_linear::cases as packed_linear;
     pub use super::rms_norm::cases as rms_norm;
     pub use super::rope::cases as rope;
 }
@@ -42,6 +45,7 @@ pub mod cases {
 pub mod reference {
     pub use super::attention::reference::attention;
     pub use super::linear::reference::linear;
+    pub use super::packed_linear::reference::packed_linear;
     pub use super::rms_norm::reference::rms_norm;
 }
 

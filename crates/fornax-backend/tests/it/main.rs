@@ -10,5 +10,6 @@ mod activation;
 mod attention;
 mod layer_norm;
 mod linear;
+mod packed_linear;
 mod rms_norm;
 mod rope;

@@ -4,7 +4,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    fs::{self, File},
+    fs,
     io::{Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
@@ -15,6 +15,7 @@ use tempfile::NamedTempFile;
 
 use super::read::{MAX_HEADER, METADATA};
 use crate::{
+    atomic::{sync_folder, temporary},
     error::{Blame, CheckpointError, Result, shorten},
     view::TensorInfo,
 };
@@ -24,6 +25,8 @@ const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 /// The ending that makes a path a file's.
 const EXTENSION: &str = "safetensors";
+/// How the names of files under way begin.
+const PREFIX: &str = ".saving-";
 /// The header's length is padded to this, so that the data after it is aligned.
 const HEADER_ALIGNMENT: usize = 8;
 
@@ -306,7 +309,7 @@ impl Shard {
         for slot in &mut slots {
             slot.offset += start;
         }
-        let mut file = temporary(folder).map_err(|error| blame.io("create", error))?;
+        let mut file = temporary(folder, PREFIX).map_err(|error| blame.io("create", error))?;
         file.write_all(&(text.len() as u64).to_le_bytes())
             .and_then(|()| file.write_all(&text))
             .and_then(|()| file.as_file().set_len(start + offset))
@@ -375,25 +378,12 @@ fn index_of(shards: &[Shard], total_bytes: u64) -> String {
 
 fn write_index(folder: &Path, text: &str, blame: Blame<'_>) -> Result<NamedTempFile> {
     let write = || {
-        let mut file = temporary(folder)?;
+        let mut file = temporary(folder, PREFIX)?;
         file.write_all(text.as_bytes())?;
         file.as_file().sync_all()?;
         Ok(file)
     };
     write().map_err(|error| blame.io("write the index of", error))
-}
-
-/// A hidden file that removes itself unless it is given a name. It gets the rights any new file gets, not those of a
-/// secret.
-fn temporary(folder: &Path) -> std::io::Result<NamedTempFile> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".saving-").suffix(".tmp");
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt as _;
-        builder.permissions(fs::Permissions::from_mode(0o666));
-    }
-    builder.tempfile_in(folder)
 }
 
 /// Weights of an earlier save that a reader would find beside the new ones, or instead of them.
@@ -418,11 +408,6 @@ fn remove_if_there(path: &Path) -> std::io::Result<()> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
-}
-
-/// Makes renames last through a loss of power. Windows has no such call, and needs none.
-fn sync_folder(folder: &Path) -> std::io::Result<()> {
-    if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
 }
 
 /// Files that have their names already; removed again if a later one fails to get its own.

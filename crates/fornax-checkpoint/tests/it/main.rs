@@ -9,6 +9,8 @@ mod gguf;
 mod memory;
 mod pytorch;
 mod real;
+mod repacked;
+mod repacked_damage;
 mod safetensors;
 mod support;
 mod write;

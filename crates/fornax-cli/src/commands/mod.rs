@@ -1,5 +1,7 @@
 //! The subcommands, one file each: its arguments, and what it writes. What several share lies beside this folder.
 
+pub mod bench;
+pub mod cache;
 pub mod chat;
 pub mod download;
 pub mod embed;

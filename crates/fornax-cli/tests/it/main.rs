@@ -11,3 +11,4 @@ mod inspect;
 mod pipes;
 mod score;
 mod support;
+mod weights;

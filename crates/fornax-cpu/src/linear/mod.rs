@@ -2,10 +2,13 @@
 //! to int8 in blocks of 32), then threads take panels of the weight. A row's result depends on that row and the weight
 //! alone: not on the rows beside it, nor on the number of threads, nor on which kernel its batch size selects.
 
+mod apply;
 pub(crate) mod float;
 pub(crate) mod quantized;
 
 use std::ops::Range;
+
+pub use apply::{LinearMap, gated_linear, linear};
 
 use crate::packed::{PANEL, PackedWeight, WeightType};
 use crate::{Isa, Pool};
@@ -45,8 +48,19 @@ impl OutRows {
     #[inline(always)]
     pub fn whole(&self, row: usize, panel: usize) -> Option<*mut f32> {
         let column = panel * PANEL;
-        // SAFETY: inside of the rows by the constructor's contract.
-        (column + PANEL <= self.columns).then(|| unsafe { self.start.add(row * self.stride + column) })
+        (column + PANEL <= self.columns).then(|| self.start.wrapping_add(row * self.stride + column))
+    }
+
+    /// Some columns of a row.
+    ///
+    /// # Safety
+    /// The row and the columns exist, and nobody else holds or writes them while the slice lives.
+    pub unsafe fn columns<'a>(&self, row: usize, columns: Range<usize>) -> &'a mut [f32] {
+        // SAFETY: inside of the rows by the constructor's contract, and the caller's alone.
+        unsafe {
+            let start = self.start.wrapping_add(row * self.stride + columns.start);
+            std::slice::from_raw_parts_mut(start, columns.len())
+        }
     }
 
     /// Writes those of the 16 values of `row` in `panel` that exist.
@@ -59,7 +73,7 @@ impl OutRows {
         let count = PANEL.min(self.columns - column);
         // SAFETY: inside of the rows by the constructor's contract.
         unsafe {
-            std::ptr::copy_nonoverlapping(values.as_ptr(), self.start.add(row * self.stride + column), count);
+            std::ptr::copy_nonoverlapping(values.as_ptr(), self.start.wrapping_add(row * self.stride + column), count);
         }
     }
 }

@@ -63,6 +63,11 @@ impl WeightType {
         Self::Q6_K,
     ];
 
+    /// Whether it is a float type, without blocks.
+    pub fn is_float(self) -> bool {
+        matches!(self, Self::F16 | Self::BF16)
+    }
+
     /// Weights of a block; a weight's columns must be a multiple of it.
     pub fn block(self) -> usize {
         self.block_size().0

@@ -2,10 +2,17 @@
 //! its sequence-classification head, and the sentence encoders built on it (MiniLM, BGE, E5 and others).
 //! Layers are normed after the addition, so they are not the decoders' layers.
 
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
 use burn::module::{Initializer, Module, Param};
 use burn::tensor::{Bool, Device, Int, Tensor};
+use fornax_backend::{from_values, values};
+use fornax_cpu::Pool;
+use fornax_nn::slices::{Keys, Scratch, Step};
 use fornax_nn::{
-    Attention, AttentionConfig, Embedding, EmbeddingConfig, LayerNorm, Linear, LinearConfig, Mlp, MlpConfig,
+    Attention, AttentionConfig, Embedding, EmbeddingConfig, LayerNorm, Linear, LinearConfig, Mlp, MlpConfig, Weight,
+    Weights,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -287,7 +294,7 @@ impl Bert {
 
     /// Where its weights are.
     pub fn device(&self) -> Device {
-        self.words.weight.lazy_device()
+        self.norm.weight.lazy_device()
     }
 
     /// Runs the layers.
@@ -308,10 +315,57 @@ impl Bert {
         let token_types = token_types.unwrap_or_else(|| tokens.zeros_like());
         let x = self.words.forward(tokens) + self.token_types.forward(token_types) + self.positions.forward(positions);
         let mut x = self.norm.forward(x);
+        if self.all_packed()
+            && let Some(lengths) = lengths(visible.as_ref(), x.dims())
+        {
+            return self.layers_on_slices(&x, &lengths);
+        }
         for layer in &self.layers {
             let mixed = layer.attention.forward(x.clone(), None, None, visible.clone());
             x = layer.attention_norm.forward(x + mixed);
             x = layer.mlp_norm.forward(x.clone() + layer.mlp.forward(x));
+        }
+        x
+    }
+
+    /// The layers with packed weights, over sequences of these lengths. A thread takes a few sequences through all layers, so
+    /// that their rows stay in its cache; padding is left out, and comes back as zeros.
+    fn layers_on_slices(&self, x: &Tensor<3>, lengths: &[usize]) -> Tensor<3> {
+        let ([batch, seq, size], device) = (x.dims(), x.device());
+        let x = values(x).expect("a model with packed weights is on the CPU, in f32");
+        let parts = parts(lengths);
+        let done: Vec<Mutex<Vec<f32>>> = parts.iter().map(|_| Mutex::default()).collect();
+        Pool::global().run(parts.len(), |part| {
+            let (sequences, mut rows, mut starts) = (parts[part].clone(), Vec::new(), vec![0]);
+            for sequence in sequences {
+                let from = sequence * seq * size;
+                rows.extend_from_slice(&x[from..from + lengths[sequence] * size]);
+                starts.push(rows.len() / size);
+            }
+            *done[part].lock().unwrap_or_else(PoisonError::into_inner) = self.layers_on_rows(rows, &starts);
+        });
+        let mut out = vec![0.0; batch * seq * size];
+        for (part, done) in parts.into_iter().zip(done) {
+            let rows = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+            let mut rows = rows.as_slice();
+            for sequence in part {
+                let (own, others) = rows.split_at(lengths[sequence] * size);
+                out[sequence * seq * size..][..own.len()].copy_from_slice(own);
+                rows = others;
+            }
+        }
+        from_values(out, [batch, seq, size], &device)
+    }
+
+    /// `x: [rows, hidden_size]` of the sequences between `starts` through all layers.
+    fn layers_on_rows(&self, mut x: Vec<f32>, starts: &[usize]) -> Vec<f32> {
+        let rows = starts.last().copied().unwrap_or(0);
+        let (step, mut scratch, mut sum) = (Step::new(rows), Scratch::default(), Vec::new());
+        for layer in &self.layers {
+            layer.attention.add_to(&step, &x, &x, &mut sum, Keys::Own { starts }, &mut scratch);
+            layer.attention_norm.apply_to(&step, &sum, &mut x);
+            layer.mlp.add_to(&step, &x, &x, &mut sum, &mut scratch);
+            layer.mlp_norm.apply_to(&step, &sum, &mut x);
         }
         x
     }
@@ -336,6 +390,55 @@ impl Bert {
         let classifier = self.classifier.as_ref()?;
         Some(classifier.forward(self.pooled(hidden)?))
     }
+}
+
+/// The tables are looked up in and stay as they are; a row of them is all that a token needs.
+impl Weights for Bert {
+    fn for_each_weight(&mut self, _path: &str, visit: &mut dyn FnMut(&str, &mut Weight)) {
+        for (index, layer) in self.layers.iter_mut().enumerate() {
+            layer.attention.for_each_weight(&format!("layers.{index}.attention"), visit);
+            layer.mlp.for_each_weight(&format!("layers.{index}.mlp"), visit);
+        }
+        if let Some(pooler) = &mut self.pooler {
+            pooler.for_each_weight("pooler", visit);
+        }
+        if let Some(head) = &mut self.masked_lm {
+            head.transform.for_each_weight("masked_lm.transform", visit);
+        }
+    }
+
+    fn all_packed(&self) -> bool {
+        self.layers.iter().all(|layer| layer.attention.all_packed() && layer.mlp.all_packed())
+    }
+}
+
+/// Cuts sequences of these lengths into runs that a thread takes at once.
+fn parts(lengths: &[usize]) -> Vec<Range<usize>> {
+    let (mut parts, mut first, mut rows) = (Vec::new(), 0, 0);
+    for (sequence, length) in lengths.iter().enumerate() {
+        if rows > 0 && rows + length > PART_ROWS {
+            parts.push(first..sequence);
+            (first, rows) = (sequence, 0);
+        }
+        rows += length;
+    }
+    parts.push(first..lengths.len());
+    parts
+}
+
+/// Rows of a part at most, unless a single sequence has more: with them the widest layer's values fit the second-level
+/// cache beside the weights that pass through, and tiles of 16 rows are mostly full.
+const PART_ROWS: usize = 160;
+
+/// How many tokens of each sequence are visible; `None` when some come after hidden ones, so that no length says which.
+fn lengths(visible: Option<&Tensor<2, Bool>>, [batch, seq, _]: [usize; 3]) -> Option<Vec<usize>> {
+    let Some(visible) = visible else { return Some(vec![seq; batch]) };
+    let visible: Vec<bool> = visible.to_data().iter::<bool>().collect();
+    let length = |row: &[bool]| {
+        let length = row.iter().take_while(|&&visible| visible).count();
+        (!row[length..].contains(&true)).then_some(length)
+    };
+    visible.chunks_exact(seq.max(1)).map(length).collect()
 }
 
 /// The first architecture that the configuration names.

@@ -44,7 +44,7 @@ fn chunked_prefill() {
     }
 }
 
-fn in_pieces(
+pub fn in_pieces(
     expected: &Expected,
     size: usize,
     device: &Device,

@@ -7,4 +7,6 @@ mod errors;
 mod gguf;
 mod gradients;
 mod logits;
+mod packed;
+mod repacked;
 mod saved;

@@ -67,6 +67,21 @@ impl Activation {
     ];
 }
 
+impl From<Activation> for fornax_cpu::rows::Activation {
+    fn from(activation: Activation) -> Self {
+        match activation {
+            Activation::Relu => Self::Relu,
+            Activation::ReluSquared => Self::ReluSquared,
+            Activation::Gelu => Self::Gelu,
+            Activation::GeluTanh => Self::GeluTanh,
+            Activation::QuickGelu => Self::QuickGelu,
+            Activation::Silu => Self::Silu,
+            Activation::Tanh => Self::Tanh,
+            Activation::Sigmoid => Self::Sigmoid,
+        }
+    }
+}
+
 /// `activation(gate) · up`, elementwise; both of the same shape.
 ///
 /// # Panics

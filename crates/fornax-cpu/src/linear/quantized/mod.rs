@@ -1,38 +1,83 @@
-//! Kernels for weights that are quantized in blocks.
+//! Kernels for weights that are quantized in blocks, on activations quantized to int8: exact integer dot products of
+//! blocks, scaled and summed in `f32` in one fixed order, so that results are the same for any number of rows, any threads
+//! and any level of instructions. Gradients are not its matter.
+
+#[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod blocks;
+mod layout;
+mod pack;
+mod quantize;
+mod quantize_k;
+mod rows;
+mod rowwise;
+mod vector;
 
 use std::ops::Range;
 
+pub(crate) use layout::panel_bytes;
+pub(crate) use pack::{pack_panel, read_row};
+pub(crate) use quantize::quantize_row;
+pub use rows::Int8Rows;
+
+use crate::Isa;
 use crate::linear::OutRows;
-use crate::packed::{PackedWeight, WeightType};
-use crate::{Isa, Pool};
+use crate::packed::{PANEL, PackedWeight};
 
-/// Rows quantized to int8 in blocks of 32.
-#[derive(Debug)]
-pub struct Int8Rows {}
-
-impl Int8Rows {
-    /// Prepares `x: [rows, in_features]`.
-    pub fn prepare(_pool: &Pool, _isa: Isa, _x: &[f32], _rows: usize, _in_features: usize) -> Self {
-        unimplemented!()
+/// Multiplies all rows with some panels.
+///
+/// # Safety
+/// The columns of `panels` in `out` are the caller's to write.
+///
+/// # Panics
+/// When the rows have another number of columns than the weight, or it has fewer panels.
+pub(crate) unsafe fn multiply(isa: Isa, x: &Int8Rows, weight: &PackedWeight, panels: Range<usize>, out: OutRows) {
+    assert!(isa.is_available(), "instruction set {isa} is not available");
+    assert_eq!(x.in_features(), weight.in_features(), "columns of the rows and of the weight");
+    assert!(panels.end <= weight.panels(), "panels {panels:?} of {}", weight.panels());
+    // SAFETY: the processor has the level, as just checked; the rest is the caller's promise.
+    unsafe {
+        match isa {
+            Isa::Portable => rowwise::multiply::<vector::Portable>(x, weight, panels.clone(), out),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => rowwise::multiply::<avx2::Avx2>(x, weight, panels.clone(), out),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx if x.rows() >= amx::MIN_ROWS => amx::multiply(x, weight, panels.clone(), out),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 | Isa::Amx => rowwise::multiply::<avx512::Avx512>(x, weight, panels.clone(), out),
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => unreachable!("other levels are x86-64's"),
+        }
+        multiply_special(x, weight, panels, out);
     }
 }
 
-pub(crate) fn panel_bytes(_type: WeightType, _in_features: usize) -> usize {
-    unimplemented!()
-}
-
-pub(crate) fn pack_panel(_weight_type: WeightType, _in_features: usize, _rows: &[u8], _panel: &mut [u8]) {
-    unimplemented!()
-}
-
-pub(crate) fn quantize_row(_weight_type: WeightType, _row: &[f32], _out: &mut Vec<u8>) {
-    unimplemented!()
-}
-
-pub(crate) fn read_row(_type: WeightType, _in_features: usize, _panel: &[u8], _column: usize, _out: &mut [f32]) {
-    unimplemented!()
-}
-
-pub(crate) unsafe fn multiply(_isa: Isa, _x: &Int8Rows, _w: &PackedWeight, _panels: Range<usize>, _out: OutRows) {
-    unimplemented!()
+/// Computes the rows that cannot be quantized, with the weights' exact values and sums in `f64`: slow, and with infinities
+/// and NaN where they belong.
+///
+/// # Safety
+/// As for `multiply`.
+unsafe fn multiply_special(x: &Int8Rows, weight: &PackedWeight, panels: Range<usize>, out: OutRows) {
+    if x.special().is_empty() {
+        return;
+    }
+    let mut values = vec![0.0; weight.in_features()];
+    for panel in panels {
+        let mut results = vec![[0.0; PANEL]; x.special().len()];
+        for column in 0..PANEL.min(weight.out_features() - panel * PANEL) {
+            weight.read_row(panel * PANEL + column, &mut values);
+            for ((_, row), result) in x.special().iter().zip(&mut results) {
+                let products = row.iter().zip(&values).map(|(&x, &weight)| f64::from(x) * f64::from(weight));
+                result[column] = products.sum::<f64>() as f32;
+            }
+        }
+        for ((row, _), result) in x.special().iter().zip(&results) {
+            // SAFETY: the row exists, the panel is the caller's.
+            unsafe { out.write(*row, panel, result) };
+        }
+    }
 }

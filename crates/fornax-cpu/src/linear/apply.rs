@@ -1,0 +1,214 @@
+//! Linear maps over all threads: who computes which panels, and what happens to a result while it is in the cache
+//! (bias, residual, activation). It knows no kernel; those are chosen by the weight.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use crate::linear::{Activations, OutRows, multiply, prepare};
+use crate::packed::{PANEL, PackedWeight};
+use crate::rows::add_in_place;
+use crate::{Isa, Pool};
+
+/// One of the linear maps that share an input.
+#[derive(Debug, Clone, Copy)]
+pub struct LinearMap<'a> {
+    /// `[out_features, in_features]`
+    pub weight: &'a PackedWeight,
+    /// `[out_features]`
+    pub bias: Option<&'a [f32]>,
+}
+
+/// `outs[i] = finish(x Wᵢᵀ + bᵢ)`.
+///
+/// - `x`: `[rows, in_features]`
+/// - `outs[i]`: `[rows, out_features of maps[i]]`
+/// - `finish(i, row, columns, values)`: changes some of a row's finished values; called once for each, on any thread
+///
+/// # Panics
+/// When the lengths of the slices do not fit the maps.
+pub fn linear(
+    pool: &Pool,
+    isa: Isa,
+    x: &[f32],
+    rows: usize,
+    maps: &[LinearMap<'_>],
+    outs: &mut [&mut [f32]],
+    finish: impl Fn(usize, usize, Range<usize>, &mut [f32]) + Sync,
+) {
+    check(x, rows, maps);
+    assert_eq!(maps.len(), outs.len(), "results and maps");
+    for (map, out) in maps.iter().zip(outs.iter()) {
+        assert_eq!(out.len(), rows * map.weight.out_features(), "values of a result");
+    }
+    if rows == 0 {
+        return;
+    }
+    let prepared = Prepared::new(pool, isa, x, rows, maps);
+    // SAFETY: `outs` is borrowed for the whole call, and each task writes its own columns of one of them.
+    let targets: Vec<OutRows> = outs
+        .iter_mut()
+        .zip(maps)
+        .map(|(out, map)| {
+            let columns = map.weight.out_features();
+            // SAFETY: as above.
+            unsafe { OutRows::new(out.as_mut_ptr(), columns, columns) }
+        })
+        .collect();
+    let tasks = split(pool, rows, maps);
+    pool.run(tasks.len(), |task| {
+        let Task { map: index, panels } = tasks[task].clone();
+        let (map, out) = (&maps[index], targets[index]);
+        // SAFETY: the tasks of a map are disjoint, and `finish_rows` runs after the product, on this thread.
+        unsafe {
+            multiply(isa, prepared.of(map), map.weight, panels.clone(), out);
+            finish_rows(isa, rows, map, panels, out, |row, columns, values| finish(index, row, columns, values));
+        }
+    });
+}
+
+/// `out = combine(x Gᵀ + g, x Uᵀ + u)`, without holding the two in memory: the input half of a gated MLP.
+///
+/// - `x`: `[rows, in_features]`
+/// - `out`: `[rows, out_features]`, of which both maps have as many
+/// - `combine(gate, up)`: turns some of a row's gate values into results, in place
+///
+/// # Panics
+/// When the lengths of the slices do not fit the maps, or the maps one another.
+pub fn gated_linear(
+    pool: &Pool,
+    isa: Isa,
+    x: &[f32],
+    rows: usize,
+    [gate, up]: [LinearMap<'_>; 2],
+    out: &mut [f32],
+    combine: impl Fn(&mut [f32], &[f32]) + Sync,
+) {
+    thread_local! {
+        static UP: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    }
+
+    check(x, rows, &[gate, up]);
+    let features = gate.weight.out_features();
+    assert_eq!(up.weight.out_features(), features, "output features of gate and up");
+    assert_eq!(out.len(), rows * features, "values of the result");
+    if rows == 0 {
+        return;
+    }
+    let prepared = Prepared::new(pool, isa, x, rows, &[gate, up]);
+    // SAFETY: `out` is borrowed for the whole call, and each task writes its own columns.
+    let target = unsafe { OutRows::new(out.as_mut_ptr(), features, features) };
+    // Both maps of a task's columns: the pieces are cut for the gate, so they hold twice the bytes.
+    let tasks = split(pool, rows, &[gate]);
+    pool.run(tasks.len(), |task| {
+        let panels = tasks[task].panels.clone();
+        let columns = panels.start * PANEL..(panels.end * PANEL).min(features);
+        UP.with_borrow_mut(|scratch| {
+            scratch.resize(rows * columns.len(), 0.0);
+            // The kernels count columns from the weight's first, which lies before the scratch.
+            let first = scratch.as_mut_ptr().wrapping_sub(columns.start);
+            // SAFETY: the columns of these panels lie inside of the scratch, with its stride; those of `out` are this
+            // task's alone.
+            unsafe {
+                let scratch_rows = OutRows::new(first, columns.len(), columns.end);
+                multiply(isa, prepared.of(&gate), gate.weight, panels.clone(), target);
+                multiply(isa, prepared.of(&up), up.weight, panels.clone(), scratch_rows);
+                finish_rows(isa, rows, &up, panels.clone(), scratch_rows, |_, _, _| {});
+                finish_rows(isa, rows, &gate, panels, target, |row, columns, values| {
+                    let at = row * columns.len();
+                    combine(values, &scratch[at..at + columns.len()]);
+                });
+            }
+        });
+    });
+}
+
+fn check(x: &[f32], rows: usize, maps: &[LinearMap<'_>]) {
+    for LinearMap { weight, bias } in maps {
+        assert_eq!(x.len(), rows * weight.in_features(), "values of {rows} rows");
+        if let Some(bias) = bias {
+            assert_eq!(bias.len(), weight.out_features(), "values of a bias");
+        }
+    }
+}
+
+/// The input in the forms that the maps need, which may be of both families.
+struct Prepared {
+    float: Option<Activations>,
+    int8: Option<Activations>,
+}
+
+impl Prepared {
+    fn new(pool: &Pool, isa: Isa, x: &[f32], rows: usize, maps: &[LinearMap<'_>]) -> Self {
+        let form = |float: bool| {
+            let map = maps.iter().find(|map| map.weight.weight_type().is_float() == float)?;
+            Some(prepare(pool, isa, map.weight, x, rows))
+        };
+        Self { float: form(true), int8: form(false) }
+    }
+
+    fn of(&self, map: &LinearMap<'_>) -> &Activations {
+        let form = if map.weight.weight_type().is_float() { &self.float } else { &self.int8 };
+        form.as_ref().expect("prepared for every map")
+    }
+}
+
+/// Some panels of one of the maps.
+#[derive(Debug, Clone, PartialEq)]
+struct Task {
+    map: usize,
+    panels: Range<usize>,
+}
+
+/// Panels that a kernel reads side by side; a task should have no fewer.
+const STREAMS: usize = 4;
+/// Panels of a task of many rows at most: their part of the result stays in the second-level cache. Kernels for many rows
+/// take panels in pairs.
+const MANY_ROWS_PANELS: usize = 8;
+/// Waking a thread pays from about this much of a weight on.
+const TASK_BYTES: usize = 64 << 10;
+
+/// Cuts the maps into tasks, several for each thread so that a slower one takes fewer.
+fn split(pool: &Pool, rows: usize, maps: &[LinearMap<'_>]) -> Vec<Task> {
+    let bytes: usize = maps.iter().map(|map| map.weight.bytes().len()).sum();
+    let mut tasks = Vec::new();
+    for (map, LinearMap { weight, .. }) in maps.iter().enumerate() {
+        let panels = weight.panels();
+        let per_task = if rows > PANEL {
+            let all: usize = maps.iter().map(|map| map.weight.panels()).sum();
+            (all / (4 * pool.threads())).next_multiple_of(2).min(MANY_ROWS_PANELS)
+        } else {
+            let panel_bytes = (weight.bytes().len() / panels.max(1)).max(1);
+            let piece = (bytes / (4 * pool.threads())).max(TASK_BYTES);
+            (piece / panel_bytes).next_multiple_of(STREAMS)
+        };
+        let per_task = per_task.clamp(1, panels.max(1));
+        tasks.extend((0..panels).step_by(per_task).map(|start| {
+            let panels = start..(start + per_task).min(panels);
+            Task { map, panels }
+        }));
+    }
+    tasks
+}
+
+/// Adds the bias and calls `finish` for the columns of some panels, row by row.
+///
+/// # Safety
+/// As [`multiply`], which has written these columns of `out`.
+unsafe fn finish_rows(
+    isa: Isa,
+    rows: usize,
+    map: &LinearMap<'_>,
+    panels: Range<usize>,
+    out: OutRows,
+    finish: impl Fn(usize, Range<usize>, &mut [f32]),
+) {
+    let columns = panels.start * PANEL..(panels.end * PANEL).min(map.weight.out_features());
+    for row in 0..rows {
+        // SAFETY: the caller's promise.
+        let values = unsafe { out.columns(row, columns.clone()) };
+        if let Some(bias) = map.bias {
+            add_in_place(isa, values, &bias[columns.clone()]);
+        }
+        finish(row, columns.clone(), values);
+    }
+}

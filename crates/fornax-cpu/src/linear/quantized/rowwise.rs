@@ -1,0 +1,259 @@
+//! The kernel for a few rows: each row of activations is held against the 16 columns of a panel at a time. It reads
+//! several panels side by side, as one stream of memory alone is slower than several. It is written once for all levels.
+//!
+//! For each output, `y` starts at zero. For each group of weights with a common scale `w` in ascending order, with the
+//! integer dot product `s`, the row's scale `d`, and the sum `a` of the row's quantized values there:
+//! `y = fma(f32(s), w · d, y)`, then with a minimum `m`: `y = fma(m, d · f32(a), y)`.
+
+use std::ops::Range;
+
+use super::layout::{BLOCK, ForFormat, Format, LINE, Layout, Scales, for_format};
+use super::rows::{CHUNK, Int8Rows, RowBlock};
+use super::vector::Vector;
+use crate::linear::OutRows;
+use crate::packed::{PANEL, PackedWeight};
+
+/// Panels that are read side by side at most.
+const STREAMS: usize = 4;
+
+/// How far ahead of its use memory is asked for, in bytes of each stream.
+const AHEAD: usize = 3456;
+
+/// What one call of the kernel computes: some rows against some panels.
+pub struct Args {
+    /// The rows' block.
+    block: RowBlock,
+    /// The first of the rows in it.
+    first: usize,
+    /// The first of the panels, their number and the bytes of each.
+    panels: *const u8,
+    count: usize,
+    panel_bytes: usize,
+    /// Results, `[panel, row, 16]`.
+    y: *mut f32,
+}
+
+/// Multiplies all rows with some panels.
+///
+/// # Safety
+/// The processor has the level's instructions; the columns of `panels` in `out` are the caller's to write.
+pub unsafe fn multiply<V: Vector>(x: &Int8Rows, weight: &PackedWeight, panels: Range<usize>, out: OutRows) {
+    struct Task<'a, V>(&'a Int8Rows, &'a PackedWeight, Range<usize>, OutRows, std::marker::PhantomData<V>);
+    impl<V: Vector> ForFormat for Task<'_, V> {
+        fn with<F: Format>(self) {
+            // SAFETY: the promise to `multiply`.
+            unsafe { multiply_format::<V, F>(self.0, self.1, self.2, self.3) }
+        }
+    }
+    for_format(weight.weight_type(), Task(x, weight, panels, out, std::marker::PhantomData::<V>));
+}
+
+/// # Safety
+/// As for `multiply`.
+unsafe fn multiply_format<V: Vector, F: Format>(
+    x: &Int8Rows,
+    weight: &PackedWeight,
+    panels: Range<usize>,
+    out: OutRows,
+) {
+    #[repr(align(64))]
+    struct Results([f32; STREAMS * 8 * PANEL]);
+
+    let panel_bytes = F::LAYOUT.supers(weight.in_features()) * F::LAYOUT.super_bytes();
+    let at_once = x.rows_per_block().min(V::MAX_ROWS);
+    // The longer the pieces that are read of each, the fewer fit in the nearest cache.
+    let streams = if F::LAYOUT.super_len() == BLOCK * 2 { STREAMS } else { STREAMS / 2 };
+    let mut y = Results([0.0; STREAMS * 8 * PANEL]);
+    let mut next = panels.start;
+    while next < panels.end {
+        let count = streams.min(panels.end - next);
+        for first in (0..x.rows()).step_by(at_once) {
+            let args = Args {
+                block: x.row_block(first / x.rows_per_block()),
+                first: first % x.rows_per_block(),
+                panels: weight.panel(next).as_ptr(),
+                count,
+                panel_bytes,
+                y: y.0.as_mut_ptr(),
+            };
+            y.0[..count * at_once * PANEL].fill(0.0);
+            // SAFETY: the caller has the level; the arguments are in bounds by construction.
+            unsafe {
+                match at_once {
+                    1 => V::run::<F, 1>(&args),
+                    2 => V::run::<F, 2>(&args),
+                    4 => V::run::<F, 4>(&args),
+                    _ => V::run::<F, 8>(&args),
+                }
+            }
+            let (results, _) = y.0.as_chunks::<PANEL>();
+            for (panel, results) in results.chunks_exact(at_once).take(count).enumerate() {
+                for (row, result) in results.iter().enumerate().take(x.rows() - first) {
+                    // SAFETY: the row exists, the panel is the caller's.
+                    unsafe { out.write(first + row, next + panel, result) };
+                }
+            }
+        }
+        next += count;
+    }
+}
+
+/// The kernel.
+///
+/// # Safety
+/// The processor has the level's instructions; `args` are in bounds.
+#[inline(always)]
+pub unsafe fn rows<V: Vector, F: Format, const ROWS: usize>(args: &Args) {
+    let layout = F::LAYOUT;
+    let supers = args.panel_bytes / layout.super_bytes();
+    for index in 0..supers {
+        let at = index * layout.super_bytes();
+        // Beyond the end of a panel, its stream goes on in the panel that is read `count` panels later.
+        let mut ahead = at + AHEAD;
+        if ahead >= args.panel_bytes {
+            ahead += (args.count - 1) * args.panel_bytes;
+        }
+        for panel in 0..args.count {
+            // SAFETY: in bounds by the caller's promise; prefetches may go anywhere.
+            unsafe {
+                let base = args.panels.add(panel * args.panel_bytes);
+                let y = args.y.add(panel * ROWS * PANEL);
+                one_super::<V, F, ROWS>(&args.block, args.first, index, base.add(at), base.wrapping_add(ahead), y);
+            }
+        }
+    }
+}
+
+/// One super of one panel.
+///
+/// # Safety
+/// As for `rows`.
+#[inline(always)]
+unsafe fn one_super<V: Vector, F: Format, const ROWS: usize>(
+    block: &RowBlock,
+    first: usize,
+    index: usize,
+    bytes: *const u8,
+    ahead: *const u8,
+    y: *mut f32,
+) {
+    let layout = F::LAYOUT;
+    let rows = block.rows;
+    // SAFETY: all within the super and the rows, by the caller's promise.
+    unsafe {
+        let mut sums: [V::Floats; ROWS] = std::array::from_fn(|row| V::load(y.add(row * PANEL)));
+        let factors = [V::halves(bytes.add(factors_at(layout))), V::halves(bytes.add(factors_at(layout) + 32))];
+        for in_super in 0..layout.super_len() / BLOCK {
+            let number = index * layout.super_len() / BLOCK + in_super;
+            // A row may end in the middle of the last super's room, but rows have whole chunks, as supers do.
+            let values = block.values.add(number / 2 * CHUNK * rows + first * CHUNK + number % 2 * BLOCK);
+            let lines = bytes.add(in_super * layout.block_bytes());
+            // A few at a time, as the processor keeps track of a dozen or so.
+            let per_block = (layout.super_bytes() / LINE).div_ceil(layout.super_len() / BLOCK);
+            for line in 0..per_block {
+                V::prefetch(ahead.wrapping_add((in_super * per_block + line) * LINE));
+            }
+            let groups = BLOCK / layout.group();
+            for half in 0..groups {
+                let group = groups * number + half;
+                let mut dots: [V::Ints; ROWS] = std::array::from_fn(|row| {
+                    let shift = if layout.bits == 8 { V::SIGNED_OFFSET } else { layout.offset };
+                    let sums = if groups == 1 { block.sums } else { block.half_sums };
+                    match shift {
+                        Some(shift) => V::start(sums.add(group * rows + first + row), shift),
+                        None => V::zero(),
+                    }
+                });
+                for quad in 8 / groups * half..8 / groups * (half + 1) {
+                    let weights = quad_of::<V>(layout, lines, quad);
+                    for (row, dot) in dots.iter_mut().enumerate() {
+                        let x = values.add(row * CHUNK + 4 * quad);
+                        *dot =
+                            if layout.bits == 8 { V::dot_signed(*dot, weights, x) } else { V::dot(*dot, weights, x) };
+                    }
+                }
+                let (scale, min) = scale_and_min::<V>(layout, bytes, factors, in_super * groups + half);
+                for (row, (sum, dot)) in sums.iter_mut().zip(dots).enumerate() {
+                    let d = V::splat(block.scales.add(number * rows + first + row));
+                    *sum = V::fma(V::to_floats(dot), V::mul(scale, d), *sum);
+                    if layout.has_min() {
+                        let sums = if groups == 1 { block.scaled_sums } else { block.scaled_half_sums };
+                        *sum = V::fma(min, V::splat(sums.add(group * rows + first + row)), *sum);
+                    }
+                }
+            }
+        }
+        for (row, sum) in sums.into_iter().enumerate() {
+            V::store(sum, y.add(row * PANEL));
+        }
+    }
+}
+
+/// Where the factors of the K types are; elsewhere something that can be read.
+const fn factors_at(layout: Layout) -> usize {
+    match layout.scales {
+        Scales::Half | Scales::HalfMin => 0,
+        Scales::ByteMin | Scales::Byte | Scales::NibbleMin => layout.factors_at(),
+    }
+}
+
+/// Quad `quad` of a block.
+///
+/// # Safety
+/// The block can be read, with the level's instructions.
+#[inline(always)]
+pub unsafe fn quad_of<V: Vector>(layout: Layout, block: *const u8, quad: usize) -> V::Bytes {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let four = || V::bits(V::line(block.add(quad % 4 * LINE)), 4 * (quad / 4), 0, 15);
+        let two = |first: usize, to: usize| {
+            V::bits(V::line(block.add((first + quad % 2) * LINE)), 2 * (quad / 2), to, 3 << to)
+        };
+        let one = |first: usize, to: usize| V::bits(V::line(block.add(first * LINE)), quad, to, 1 << to);
+        match layout.bits {
+            8 => V::signed(V::line(block.add(quad * LINE))),
+            6 => V::or(four(), two(4, 4)),
+            5 => V::or(four(), one(4, 4)),
+            4 => four(),
+            3 => V::or(two(0, 0), one(2, 2)),
+            _ => two(0, 0),
+        }
+    }
+}
+
+/// Scales and minima (with the sign with which they are added) of a group.
+///
+/// # Safety
+/// The super can be read, with the level's instructions.
+#[inline(always)]
+pub unsafe fn scale_and_min<V: Vector>(
+    layout: Layout,
+    bytes: *const u8,
+    factors: [V::Floats; 2],
+    group: usize,
+) -> (V::Floats, V::Floats) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let scales = bytes.add(layout.scales_at());
+        match layout.scales {
+            Scales::Half => {
+                let scale = V::halves(scales.add(32 * group));
+                (scale, scale)
+            }
+            Scales::HalfMin => (V::halves(scales.add(64 * group)), V::halves(scales.add(64 * group + 32))),
+            Scales::ByteMin => {
+                let scale = V::mul(factors[0], V::unsigned_bytes(scales.add(16 * group)));
+                let min = V::mul(factors[1], V::unsigned_bytes(scales.add(128 + 16 * group)));
+                (scale, V::neg(min))
+            }
+            Scales::Byte => {
+                let scale = V::mul(factors[0], V::signed_bytes(scales.add(16 * group)));
+                (scale, scale)
+            }
+            Scales::NibbleMin => {
+                let [scale, min] = V::nibbles(scales.add(16 * group));
+                (V::mul(factors[0], scale), V::neg(V::mul(factors[1], min)))
+            }
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! What is done to each row of activations by itself: norms, activations, softmax, rotation. A row's result is the same bit
+//! for bit whatever rows are beside it. Products of rows with weights are [`linear`](crate::linear)'s matter.
+
+mod activation;
+mod in_place;
+mod norm;
+
+use std::ops::Range;
+
+pub use activation::{Activation, activate, gated};
+pub use in_place::{add_in_place, multiply_in_place};
+pub use norm::{NormWeights, add_layer_norm_rows, add_rms_norm_rows, layer_norm_rows, rms_norm_rows};
+
+use crate::attention::rotate;
+use crate::simd::{Kernel, Simd, dispatch, exp};
+use crate::{Isa, Pool};
+
+/// Rows of numbers, perhaps with others between them: columns of a wider matrix.
+///
+/// ```
+/// use fornax_cpu::rows::Rows;
+///
+/// let fused = [1.0, 2.0, 3.0, 10.0, 20.0, 30.0]; // two rows of a key and a value of two components
+/// let values = Rows::strided(&fused[1..], 3);
+/// assert_eq!(values.row(1)[..2], [20.0, 30.0]);
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct Rows<'a> {
+    values: &'a [f32],
+    stride: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// Rows of `columns` numbers, one after another.
+    pub fn new(values: &'a [f32], columns: usize) -> Self {
+        Self { values, stride: columns }
+    }
+
+    /// Rows that begin every `stride` numbers, the first at the slice's begin.
+    pub fn strided(values: &'a [f32], stride: usize) -> Self {
+        Self { values, stride }
+    }
+
+    /// What there is from the begin of row `row` on.
+    ///
+    /// # Panics
+    /// When the row begins beyond the slice.
+    #[inline(always)]
+    pub fn row(&self, row: usize) -> &'a [f32] {
+        &self.values[row * self.stride..]
+    }
+
+    /// From the begin of a row to that of the next.
+    #[inline(always)]
+    pub(crate) fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// # Panics
+    /// When there are not `rows` of `columns` numbers.
+    #[track_caller]
+    pub(crate) fn check(&self, name: &str, rows: usize, columns: usize) {
+        let (found, stride) = (self.values.len(), self.stride);
+        let enough = rows == 0 || (rows == 1 || columns <= stride) && (rows - 1) * stride + columns <= found;
+        assert!(enough, "{name}: expected [{rows}, {columns}] at stride {stride}, found {found} numbers");
+    }
+}
+
+/// Where tasks write, each to rows of its own.
+pub(crate) struct SharedRows(pub(crate) *mut f32);
+// SAFETY: tasks write to different rows.
+unsafe impl Send for SharedRows {}
+// SAFETY: as above.
+unsafe impl Sync for SharedRows {}
+
+/// Numbers of a piece of work that is worth another thread.
+const PIECE: usize = 16 << 10;
+
+/// Runs `work` over ranges of rows, on several threads when there are many numbers.
+pub(crate) fn in_pieces(pool: &Pool, rows: usize, columns: usize, work: &(dyn Fn(Range<usize>) + Sync)) {
+    let step = PIECE.div_ceil(columns.max(1));
+    if rows <= step {
+        work(0..rows);
+        return;
+    }
+    pool.run(rows.div_ceil(step), |piece| work(piece * step..rows.min((piece + 1) * step)));
+}
+
+/// `out = x + y`
+///
+/// # Panics
+/// When they differ in length.
+pub fn add(pool: &Pool, x: &[f32], y: &[f32], out: &mut [f32]) {
+    assert_eq!((x.len(), y.len()), (out.len(), out.len()), "add: values");
+    let len = out.len();
+    let out = SharedRows(out.as_mut_ptr());
+    let out = &out;
+    in_pieces(pool, len, 1, &|part| {
+        // SAFETY: inside of `out`, and this task's alone.
+        let out = unsafe { std::slice::from_raw_parts_mut(out.0.add(part.start), part.len()) };
+        for ((out, x), y) in out.iter_mut().zip(&x[part.clone()]).zip(&y[part]) {
+            *out = x + y;
+        }
+    });
+}
+
+/// Turns each row of `columns` numbers into the softmax of it, in place.
+///
+/// A row with nothing but minus infinities, or with a plus infinity, is no distribution and becomes not a number.
+///
+/// # Panics
+/// When `x` is no whole rows.
+pub fn softmax_rows(pool: &Pool, isa: Isa, x: &mut [f32], columns: usize) {
+    if x.is_empty() {
+        return;
+    }
+    assert!(columns > 0 && x.len().is_multiple_of(columns), "softmax: {} values in rows of {columns}", x.len());
+    let rows = x.len() / columns;
+    let x = SharedRows(x.as_mut_ptr());
+    in_pieces(pool, rows, columns, &|rows| dispatch(isa, Softmax { x: &x, columns, rows }));
+}
+
+/// Turns heads by their rows' angles, in place: `x: [rows, heads, head_dim]`, `cos` and `sin: [rows, rotary_dim / 2]`.
+/// Component `i` of the first half of `rotary_dim` is turned against component `i` of the second.
+///
+/// # Panics
+/// When a slice has not the length that its shape asks for, or `rotary_dim` is odd or more than `head_dim`.
+pub fn rope_rows(
+    pool: &Pool,
+    isa: Isa,
+    x: &mut [f32],
+    heads: usize,
+    head_dim: usize,
+    rotary_dim: usize,
+    (cos, sin): (&[f32], &[f32]),
+) {
+    if x.is_empty() {
+        return;
+    }
+    let (len, columns, half) = (x.len(), heads * head_dim, rotary_dim / 2);
+    assert!(columns > 0 && len.is_multiple_of(columns), "rope: {len} values in rows of {columns}");
+    assert!(rotary_dim.is_multiple_of(2) && rotary_dim <= head_dim, "rope: {rotary_dim} of {head_dim} components");
+    let rows = len / columns;
+    assert_eq!((cos.len(), sin.len()), (rows * half, rows * half), "rope: angles of {rows} rows");
+    let x = SharedRows(x.as_mut_ptr());
+    in_pieces(pool, rows, columns, &|rows| dispatch(isa, Turn { x: &x, heads, head_dim, cos, sin, half, rows }));
+}
+
+struct Softmax<'a> {
+    x: &'a SharedRows,
+    columns: usize,
+    rows: Range<usize>,
+}
+
+impl Kernel for Softmax<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let columns = self.columns;
+        let lowest = s.splat(f32::NEG_INFINITY);
+        for row in self.rows {
+            let x = self.x.0.wrapping_add(row * columns);
+            // SAFETY: the row has `columns` numbers, and is this task's.
+            unsafe {
+                let mut highest = lowest;
+                for at in (0..columns).step_by(S::LANES) {
+                    let count = S::LANES.min(columns - at);
+                    highest = s.max(s.in_lanes(0, count, s.load_some(x.add(at), count), lowest), highest);
+                }
+                let highest = s.splat(s.largest(highest));
+                let mut total = s.splat(0.0);
+                for at in (0..columns).step_by(S::LANES) {
+                    let count = S::LANES.min(columns - at);
+                    let weight = exp(s, s.sub(s.load_some(x.add(at), count), highest));
+                    total = s.add(total, s.in_lanes(0, count, weight, s.splat(0.0)));
+                    s.store_some(x.add(at), weight, count);
+                }
+                let factor = s.splat(1.0 / s.sum(total));
+                for at in (0..columns).step_by(S::LANES) {
+                    let count = S::LANES.min(columns - at);
+                    s.store_some(x.add(at), s.mul(s.load_some(x.add(at), count), factor), count);
+                }
+            }
+        }
+    }
+}
+
+struct Turn<'a> {
+    x: &'a SharedRows,
+    heads: usize,
+    head_dim: usize,
+    cos: &'a [f32],
+    sin: &'a [f32],
+    half: usize,
+    rows: Range<usize>,
+}
+
+impl Kernel for Turn<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        for row in self.rows {
+            let angles = row * self.half..(row + 1) * self.half;
+            for head in 0..self.heads {
+                let x = self.x.0.wrapping_add((row * self.heads + head) * self.head_dim);
+                // SAFETY: the head is there, this task's, and no shorter than twice the angles.
+                unsafe { rotate(s, x, &self.cos[angles.clone()], &self.sin[angles.clone()]) };
+            }
+        }
+    }
+}

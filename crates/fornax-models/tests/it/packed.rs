@@ -1,0 +1,135 @@
+//! Packed weights on the CPU: near the dense model by as much as the type rounds, and the same to the last bit however a
+//! text is cut into pieces and whatever runs beside it.
+
+use std::path::Path;
+
+use burn::tensor::{Int, Tensor};
+use fornax_backend::Device;
+use fornax_cpu::WeightType;
+use fornax_models::{AutoModel, LoadOptions, ModelError, WeightFormat};
+
+use crate::common::{DECODERS, Expected, device, folder, load, values};
+use crate::logits::in_pieces;
+
+fn load_packed(path: &Path, weight_type: WeightType) -> Result<AutoModel, ModelError> {
+    let options = LoadOptions { weights: WeightFormat::Packed(weight_type), ..LoadOptions::default() };
+    AutoModel::load_with(path.to_str().expect("fixture paths are UTF-8"), &Device::cpu(), &options)
+}
+
+/// The model with weights of a type, or `None` where its shapes are no multiple of the type's blocks.
+fn packed(case: &str, weight_type: WeightType) -> Option<AutoModel> {
+    match load_packed(&folder(case), weight_type) {
+        Ok(model) => Some(model),
+        Err(error @ ModelError::Pack { .. }) => {
+            assert!(error.to_string().contains("not a multiple of"), "{case}: {error}");
+            None
+        }
+        Err(error) => panic!("{case}: {error}"),
+    }
+}
+
+/// How far the second is from the first, relative to the first's length.
+fn distance(expected: &[f32], found: &[f32]) -> f32 {
+    assert_eq!(expected.len(), found.len());
+    let square = |values: &mut dyn Iterator<Item = f32>| values.map(|value| value * value).sum::<f32>();
+    let apart = square(&mut expected.iter().zip(found).map(|(a, b)| a - b));
+    (apart / square(&mut expected.iter().copied())).sqrt()
+}
+
+#[test]
+fn packed_models_are_near_the_dense_ones() {
+    if !device().is_plain_cpu() {
+        return;
+    }
+    let mut compared = 0;
+    for case in DECODERS {
+        let expected = Expected::of(case);
+        let logits = |model: &AutoModel| {
+            let decoder = model.decoder().expect("a decoder");
+            values(decoder.logits(decoder.forward(expected.id_tensor("input_ids", &Device::cpu()), None)))
+        };
+        let dense = logits(&load(&folder(case), &Device::cpu()));
+        for (weight_type, tolerance) in
+            [(WeightType::F16, 0.01), (WeightType::BF16, 0.01), (WeightType::Q8_0, 0.06), (WeightType::Q4_0, 0.4)]
+        {
+            let Some(model) = packed(case, weight_type) else { continue };
+            let distance = distance(&dense, &logits(&model));
+            assert!(distance < tolerance, "{case} as {weight_type}: {distance} from the dense model's logits");
+            compared += 1;
+        }
+    }
+    assert!(compared > DECODERS.len(), "most shapes are taken by several types, {compared}");
+}
+
+#[test]
+fn a_text_is_the_same_in_pieces() {
+    if !device().is_plain_cpu() {
+        return;
+    }
+    for case in DECODERS {
+        let expected = Expected::of(case);
+        for weight_type in [WeightType::F16, WeightType::BF16, WeightType::Q8_0, WeightType::Q4_0] {
+            let Some(model) = packed(case, weight_type) else { continue };
+            let decoder = model.decoder().expect("a decoder");
+            let whole = decoder.forward(expected.id_tensor("input_ids", &Device::cpu()), None);
+            let whole = values(decoder.logits(whole));
+            for size in [1, 7] {
+                let pieces = in_pieces(&expected, size, &Device::cpu(), decoder, |piece, cache, len| {
+                    decoder.forward_piece(piece, Some(cache), len)
+                });
+                assert!(whole == pieces, "{case} as {weight_type}, in pieces of {size}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_text_is_the_same_in_any_company() {
+    if !device().is_plain_cpu() {
+        return;
+    }
+    for case in ["llama", "gpt2", "qwen3"] {
+        let expected = Expected::of(case);
+        for weight_type in [WeightType::F16, WeightType::BF16, WeightType::Q8_0, WeightType::Q4_0] {
+            let Some(model) = packed(case, weight_type) else { continue };
+            let decoder = model.decoder().expect("a decoder");
+            let tokens: Tensor<2, Int> = expected.id_tensor("input_ids", &Device::cpu()).narrow(0, 0, 1);
+            let alone = values(decoder.forward(tokens.clone(), None));
+            for batch in [3, 8, 40] {
+                // Others before it, of other tokens.
+                let others = tokens.clone().flip([1]).repeat_dim(0, batch - 1);
+                let hidden = decoder.forward(Tensor::cat(vec![others, tokens.clone()], 0), None);
+                let last = values(hidden.narrow(0, batch - 1, 1));
+                assert!(alone == last, "{case} as {weight_type}, with {} others", batch - 1);
+            }
+        }
+    }
+}
+
+#[test]
+fn packed_models_are_saved_as_what_they_hold() {
+    if !device().is_plain_cpu() {
+        return;
+    }
+    let saved = tempfile::tempdir().expect("a folder");
+    for weight_type in [WeightType::BF16, WeightType::Q8_0] {
+        let model = packed("llama", weight_type).expect("its shapes are multiples of 32");
+        model.save(saved.path()).expect("saved");
+        let again = load_packed(saved.path(), weight_type).expect("loaded");
+        let tokens = || Expected::of("llama").id_tensor("input_ids", &Device::cpu());
+        let hidden = |model: &AutoModel| values(model.decoder().expect("a decoder").forward(tokens(), None));
+        let distance = distance(&hidden(&model), &hidden(&again));
+        assert!(distance < 1e-6, "{weight_type}: {distance}");
+        assert_eq!(model.num_parameters(), again.num_parameters());
+    }
+}
+
+#[test]
+fn what_cannot_be_packed_is_named() {
+    let error = load_packed(&folder("llama"), WeightType::Q4_K).expect_err("rows shorter than a block");
+    let text = error.to_string();
+    assert!(text.contains("model.embed_tokens.weight") && text.contains("multiple of 256"), "{text}");
+    let error = load_packed(&folder("llama"), WeightType::Q5_0).expect_err("a type that is read alone");
+    assert!(error.to_string().contains("q8_0"), "{error}");
+    assert!("q9".parse::<WeightFormat>().expect_err("no such type").to_string().contains("q4_k"));
+}
