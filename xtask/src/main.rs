@@ -4,6 +4,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command talks to its terminal")]
 
+mod bench;
 mod ci;
 mod examples;
 mod layers;
@@ -51,6 +52,9 @@ enum Chore {
         #[arg(long)]
         list: bool,
     },
+    /// Measure Fornax on this machine: against its limits, an earlier run, and other libraries
+    // Boxed, as it has many options and the others few.
+    Bench(Box<bench::Options>),
     /// Print the crates by layer, and check that each depends on lower layers only
     Layers,
     /// Check the house rules that no compiler holds
@@ -94,6 +98,7 @@ fn run(chore: Chore) -> Result<()> {
         Chore::Ci { only, skip, keep_going, list: false } => {
             ci::run(&workspace, &ci::Options { only, skip, keep_going })
         }
+        Chore::Bench(options) => bench::run(&workspace, &options),
         Chore::Layers => {
             let crates = layers::read(&workspace);
             print!("{}", layers::table(&crates));

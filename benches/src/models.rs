@@ -1,0 +1,300 @@
+//! Whole models of real shapes: prefill, decoding, decoding side by side, embedding, loading.
+
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use fornax::backend::ops::Cost;
+use fornax::burn::tensor::{Int, Tensor, TensorData};
+use fornax::models::families::bert::BertConfig;
+use fornax::models::families::llama::LlamaConfig;
+use fornax::prelude::{AutoModel, Device, FloatDtype, LoadOptions};
+use serde_json::{Value, json};
+
+use crate::case::{Case, Run};
+use crate::checkpoint;
+
+/// A causal language model's shape.
+#[derive(Debug, Clone)]
+struct Llama {
+    name: &'static str,
+    config: LlamaConfig,
+    quick: bool,
+}
+
+/// Bytes of a weight as the models hold it here.
+const WEIGHT_BYTES: usize = 4;
+
+/// Every model's cases.
+pub fn models() -> Vec<Case> {
+    let llamas = [
+        Llama {
+            name: "smollm2-135m",
+            config: LlamaConfig {
+                vocab_size: 49_152,
+                hidden_size: 576,
+                intermediate_size: 1536,
+                num_hidden_layers: 30,
+                num_attention_heads: 9,
+                num_key_value_heads: Some(3),
+                tie_word_embeddings: true,
+                ..LlamaConfig::default()
+            },
+            quick: true,
+        },
+        Llama {
+            name: "tinyllama-1.1b",
+            config: LlamaConfig {
+                vocab_size: 32_000,
+                hidden_size: 2048,
+                intermediate_size: 5632,
+                num_hidden_layers: 22,
+                num_attention_heads: 32,
+                num_key_value_heads: Some(4),
+                ..LlamaConfig::default()
+            },
+            quick: false,
+        },
+    ];
+    let mut list: Vec<Case> = llamas.into_iter().flat_map(Llama::cases).collect();
+    list.push(embed(32, 32));
+    list
+}
+
+impl Llama {
+    fn cases(self) -> Vec<Case> {
+        let prompt = if self.quick { 128 } else { 512 };
+        let mut cases =
+            vec![self.prefill(prompt), self.decode(1, 128), self.decode(8, 128), self.load()];
+        for case in &mut cases {
+            case.quick = self.quick;
+        }
+        cases
+    }
+
+    fn heads(&self) -> (usize, usize, usize) {
+        let heads = self.config.num_attention_heads;
+        (heads, self.config.num_key_value_heads.unwrap_or(heads), self.config.hidden_size / heads)
+    }
+
+    /// The tensors of its checkpoint.
+    fn tensors(&self) -> Vec<(String, Vec<usize>)> {
+        let config = &self.config;
+        let (_, kv_heads, head_dim) = self.heads();
+        let (hidden, inner, kv) = (config.hidden_size, config.intermediate_size, kv_heads * head_dim);
+        let mut tensors = vec![
+            ("model.embed_tokens.weight".to_owned(), vec![config.vocab_size, hidden]),
+            ("model.norm.weight".to_owned(), vec![hidden]),
+        ];
+        if !config.tie_word_embeddings {
+            tensors.push(("lm_head.weight".to_owned(), vec![config.vocab_size, hidden]));
+        }
+        for layer in 0..config.num_hidden_layers {
+            let shapes = [
+                ("self_attn.q_proj", vec![hidden, hidden]),
+                ("self_attn.k_proj", vec![kv, hidden]),
+                ("self_attn.v_proj", vec![kv, hidden]),
+                ("self_attn.o_proj", vec![hidden, hidden]),
+                ("mlp.gate_proj", vec![inner, hidden]),
+                ("mlp.up_proj", vec![inner, hidden]),
+                ("mlp.down_proj", vec![hidden, inner]),
+                ("input_layernorm", vec![hidden]),
+                ("post_attention_layernorm", vec![hidden]),
+            ];
+            tensors.extend(shapes.map(|(name, shape)| (format!("model.layers.{layer}.{name}.weight"), shape)));
+        }
+        tensors
+    }
+
+    /// Weights of the layers, and of the output layer.
+    fn weights(&self) -> (usize, usize) {
+        let all: usize = self.tensors().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
+        let table = self.config.vocab_size * self.config.hidden_size;
+        let tables = if self.config.tie_word_embeddings { 1 } else { 2 };
+        (all - tables * table, table)
+    }
+
+    fn folder(&self) -> anyhow::Result<PathBuf> {
+        checkpoint::folder(self.name, &self.config.to_json(), &self.tensors())
+    }
+
+    fn shape(&self) -> Value {
+        json!({"config": self.config.to_json(), "weights": "f32"})
+    }
+
+    fn prefill(&self, tokens: usize) -> Case {
+        let (layers, output) = self.weights();
+        let (heads, kv_heads, head_dim) = self.heads();
+        let depth = self.config.num_hidden_layers;
+        let cost = Cost {
+            bytes: (WEIGHT_BYTES * (layers + output + 2 * depth * kv_heads * head_dim * tokens)) as u64,
+            // Scores and their use are half of 4 × tokens², as no token sees later ones.
+            flops: (2 * layers * tokens + 2 * output + 2 * depth * heads * head_dim * tokens * tokens) as u64,
+        };
+        let this = self.clone();
+        let run = move |device: &Device| -> anyhow::Result<Run> {
+            let model = load(&this.folder()?, device)?;
+            let ids = token_ids(1, tokens, this.config.vocab_size);
+            Ok(Box::new(move || {
+                let decoder = model.decoder()?;
+                let mut cache = decoder.new_cache(1, tokens);
+                let hidden = decoder.forward(Tensor::from_data(ids.clone(), model.device().as_burn()), Some(&mut cache));
+                read(decoder.logits(hidden.narrow(1, tokens - 1, 1)))
+            }))
+        };
+        Case::new("prefill", format!("{} {tokens} tokens", self.name), cost, run)
+            .shape(merged(self.shape(), json!({"tokens": tokens})))
+            .yields("tokens", tokens)
+    }
+
+    fn decode(&self, batch: usize, context: usize) -> Case {
+        let (layers, output) = self.weights();
+        let (heads, kv_heads, head_dim) = self.heads();
+        let depth = self.config.num_hidden_layers;
+        let cost = Cost {
+            bytes: (WEIGHT_BYTES * (layers + output + 2 * batch * depth * kv_heads * head_dim * context)) as u64,
+            flops: (batch * (2 * (layers + output) + 4 * depth * heads * head_dim * context)) as u64,
+        };
+        let this = self.clone();
+        let run = move |device: &Device| -> anyhow::Result<Run> {
+            let model = load(&this.folder()?, device)?;
+            let prompt = token_ids(batch, context - 1, this.config.vocab_size);
+            let mut cache = model.decoder()?.new_cache(batch, context);
+            model.decoder()?.forward(Tensor::from_data(prompt, device.as_burn()), Some(&mut cache));
+            let ids = token_ids(batch, 1, this.config.vocab_size);
+            Ok(Box::new(move || {
+                let decoder = model.decoder()?;
+                cache.truncate(context - 1);
+                let hidden = decoder.forward(Tensor::from_data(ids.clone(), model.device().as_burn()), Some(&mut cache));
+                read(decoder.logits(hidden))
+            }))
+        };
+        let together = if batch == 1 { String::new() } else { format!(" ×{batch}") };
+        Case::new("decode", format!("{}{together} at {context}", self.name), cost, run)
+            .shape(merged(self.shape(), json!({"batch": batch, "context": context})))
+            .yields("tokens", batch)
+    }
+
+    fn load(&self) -> Case {
+        let (layers, output) = self.weights();
+        let table = if self.config.tie_word_embeddings { 0 } else { output };
+        // The file has two bytes for each weight.
+        let cost = Cost { bytes: ((2 + WEIGHT_BYTES) * (layers + output + table)) as u64, flops: 0 };
+        let this = self.clone();
+        let run = move |device: &Device| -> anyhow::Result<Run> {
+            let (folder, device) = (this.folder()?, device.clone());
+            Ok(Box::new(move || load(&folder, &device).map(drop)))
+        };
+        Case::new("load", format!("{} bf16 file", self.name), cost, run).shape(self.shape())
+    }
+}
+
+/// The shape of all-MiniLM-L6-v2 on `batch` texts of `tokens` tokens each.
+fn embed(batch: usize, tokens: usize) -> Case {
+    let config = BertConfig {
+        vocab_size: 30_522,
+        hidden_size: 384,
+        num_hidden_layers: 6,
+        num_attention_heads: 12,
+        intermediate_size: 1536,
+        ..BertConfig::default()
+    };
+    let (hidden, inner, depth) = (config.hidden_size, config.intermediate_size, config.num_hidden_layers);
+    let layers = depth * (4 * hidden * hidden + 2 * hidden * inner);
+    let cost = Cost {
+        bytes: (WEIGHT_BYTES * (layers + 2 * batch * tokens * hidden)) as u64,
+        flops: (batch * tokens * (2 * layers + 4 * depth * hidden * tokens)) as u64,
+    };
+    let shape = json!({"config": config.to_json(), "weights": "f32", "batch": batch, "tokens": tokens});
+    let run = move |device: &Device| -> anyhow::Result<Run> {
+        let model = load(&checkpoint::folder("minilm-l6", &config.to_json(), &bert_tensors(&config))?, device)?;
+        let ids = token_ids(batch, tokens, config.vocab_size);
+        Ok(Box::new(move || {
+            let states = model.encoder()?.forward(Tensor::from_data(ids.clone(), model.device().as_burn()), None, None);
+            read(states.mean_dim(1))
+        }))
+    };
+    Case::new("embed", format!("minilm-l6 {batch}×{tokens} tokens"), cost, run).shape(shape).yields("texts", batch)
+}
+
+fn bert_tensors(config: &BertConfig) -> Vec<(String, Vec<usize>)> {
+    let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+    let table = |name: &str, rows: usize| (format!("embeddings.{name}.weight"), vec![rows, hidden]);
+    let mut tensors = vec![
+        table("word_embeddings", config.vocab_size),
+        table("position_embeddings", config.max_position_embeddings),
+        table("token_type_embeddings", config.type_vocab_size),
+    ];
+    let norm = |tensors: &mut Vec<_>, name: String| {
+        tensors.extend(["weight", "bias"].map(|kind| (format!("{name}.{kind}"), vec![hidden])));
+    };
+    norm(&mut tensors, "embeddings.LayerNorm".into());
+    for layer in 0..config.num_hidden_layers {
+        let layer = format!("encoder.layer.{layer}");
+        let linears = [
+            ("attention.self.query", hidden, hidden),
+            ("attention.self.key", hidden, hidden),
+            ("attention.self.value", hidden, hidden),
+            ("attention.output.dense", hidden, hidden),
+            ("intermediate.dense", inner, hidden),
+            ("output.dense", hidden, inner),
+        ];
+        for (name, out, input) in linears {
+            tensors.push((format!("{layer}.{name}.weight"), vec![out, input]));
+            tensors.push((format!("{layer}.{name}.bias"), vec![out]));
+        }
+        norm(&mut tensors, format!("{layer}.attention.output.LayerNorm"));
+        norm(&mut tensors, format!("{layer}.output.LayerNorm"));
+    }
+    tensors
+}
+
+/// Loaded as f32 everywhere, so that devices and libraries compute the same.
+fn load(folder: &std::path::Path, device: &Device) -> anyhow::Result<Rc<AutoModel>> {
+    let folder = folder.to_str().ok_or_else(|| anyhow::anyhow!("{} is not UTF-8", folder.display()))?;
+    let options = LoadOptions { dtype: Some(FloatDtype::F32), ..LoadOptions::default() };
+    Ok(Rc::new(AutoModel::load_with(folder, device, &options)?))
+}
+
+/// Some tokens below the vocabulary's size.
+fn token_ids(batch: usize, tokens: usize, vocabulary: usize) -> TensorData {
+    let ids: Vec<i32> = (0..batch * tokens).map(|index| ((index * 7 + 3) % vocabulary) as i32).collect();
+    TensorData::new(ids, [batch, tokens])
+}
+
+/// Brings the place of each row's largest number to the host, as choosing a token does; so the call is done when it
+/// returns.
+fn read<const D: usize>(scores: Tensor<D>) -> anyhow::Result<()> {
+    let chosen: Tensor<D, Int> = scores.argmax(D - 1);
+    chosen.try_into_data().map(drop).map_err(|error| anyhow::anyhow!("the device failed: {error:?}"))
+}
+
+fn merged(mut shape: Value, more: Value) -> Value {
+    if let (Some(shape), Value::Object(more)) = (shape.as_object_mut(), more) {
+        shape.extend(more);
+    }
+    shape
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shapes_have_the_weights_that_their_names_say() {
+        let counts: Vec<usize> = models()
+            .iter()
+            .filter(|case| case.op == "load")
+            .map(|case| case.cost.bytes as usize / (2 + WEIGHT_BYTES))
+            .collect();
+        assert_eq!(counts, [134_515_008, 1_100_048_384]);
+    }
+
+    #[test]
+    fn quick_runs_have_every_kind_of_case() {
+        let kinds = |quick: bool| {
+            let ops = models().into_iter().filter(|case| !quick || case.quick).map(|case| case.op);
+            ops.collect::<std::collections::BTreeSet<_>>()
+        };
+        assert_eq!(kinds(true), kinds(false));
+    }
+}
