@@ -14,6 +14,8 @@ mod pack;
 mod quantize;
 mod quantize_k;
 mod rows;
+#[cfg(target_arch = "x86_64")]
+mod rows_avx512;
 mod rowwise;
 mod vector;
 

@@ -9,6 +9,8 @@ use std::ptr::NonNull;
 use std::sync::{Mutex, PoisonError};
 
 use super::layout::BLOCK;
+#[cfg(target_arch = "x86_64")]
+use super::rows_avx512;
 use crate::{Isa, Pool};
 
 /// Rows of a tile: what the matrix kernels take at a time.
@@ -18,10 +20,10 @@ const TILE_ROWS: usize = 16;
 pub const CHUNK: usize = 2 * BLOCK;
 
 /// Magnitudes (as bits) from which on a row is kept aside: 2^100.
-const HUGE: u32 = 0x7180_0000;
+pub const HUGE: u32 = 0x7180_0000;
 
 /// Magnitudes (as bits) below which a block counts as zeros: 127 · 2^-126.
-const TINY: u32 = 0x03fe_0000;
+pub const TINY: u32 = 0x03fe_0000;
 
 /// Rows quantized to int8 in blocks of 32.
 ///
@@ -142,14 +144,14 @@ impl Int8Rows {
         #[cfg(target_arch = "x86_64")]
         if isa >= Isa::Avx512 {
             // SAFETY: the processor has the level's instructions, and the row is the caller's.
-            return unsafe { quantize_avx512(block, place, x) };
+            return unsafe { rows_avx512::quantize(block, place, x) };
         } else if isa >= Isa::Avx2 {
             // SAFETY: as above.
             return unsafe { quantize_avx2(block, place, x) };
         }
         let _ = isa;
         // SAFETY: the row is the caller's.
-        unsafe { quantize(block, place, x) }
+        unsafe { quantize_from(block, place, 0, x) }
     }
 
     /// Makes zeros of a row.
@@ -166,29 +168,20 @@ impl Int8Rows {
 }
 
 /// # Safety
-/// The processor has AVX-512, and the row is the caller's.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
-unsafe fn quantize_avx512(block: RowBlock, place: usize, x: &[f32]) -> bool {
-    // SAFETY: the caller's promise.
-    unsafe { quantize(block, place, x) }
-}
-
-/// # Safety
 /// The processor has AVX2, and the row is the caller's.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn quantize_avx2(block: RowBlock, place: usize, x: &[f32]) -> bool {
     // SAFETY: the caller's promise.
-    unsafe { quantize(block, place, x) }
+    unsafe { quantize_from(block, place, 0, x) }
 }
 
-/// Quantizes a row to `place` of a block of rows; `false` when it has a value that cannot be.
+/// Quantizes a row, from its block `first` on, to `place` of a block of rows; `false` when it has a value that cannot be.
 ///
 /// # Safety
 /// The row is the caller's, and has room for `x`.
 #[inline(always)]
-unsafe fn quantize(block: RowBlock, place: usize, x: &[f32]) -> bool {
+pub unsafe fn quantize_from(block: RowBlock, place: usize, first: usize, x: &[f32]) -> bool {
     let mut largest = 0;
     for (index, x) in x.as_chunks::<BLOCK>().0.iter().enumerate() {
         // As integers, magnitudes are ordered as they are as floats, infinity and NaN above all.
@@ -205,7 +198,7 @@ unsafe fn quantize(block: RowBlock, place: usize, x: &[f32]) -> bool {
             *value = (x * inverse + 12_582_912.0).to_bits() as i8;
         }
         // SAFETY: the caller's promise.
-        unsafe { put(block, place, index, &values, scale) };
+        unsafe { put(block, place, first + index, &values, scale) };
     }
     largest < HUGE
 }
