@@ -1,84 +1,71 @@
-//! How fast products with 16-bit float weights are on one thread: bytes of the weight a second for few rows, operations
-//! a second for many. The clock is the thread's own, so that other work on the machine counts little.
+//! How fast products with float weights are on one thread: bytes of the weight a second for few rows, operations a second
+//! for many. The clock is the thread's own, so that other work on the machine counts little.
 //!
-//! `cargo run --release -p fornax-cpu --example float_speed [bf16|f16] [few|many]`
+//! `cargo run --release -p fornax-cpu --example float_speed [bf16|f16|f32] [few|many]`
 #![allow(clippy::print_stdout, reason = "the figures are what it is for")]
 
 use std::hint::black_box;
+use std::ops::Range;
 
-use fornax_cpu::linear::{self, OutRows};
+use fornax_cpu::linear::{self, Activations, OutRows};
 use fornax_cpu::packed::PANEL;
-use fornax_cpu::{Buffer, Isa, PackedWeight, Pool, WeightType};
+use fornax_cpu::{Buffer, Isa, PackedWeight, Pool, WeightType, dense};
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let asked = |word: &str, other: &str| {
-        arguments.iter().any(|argument| argument == word) || !arguments.iter().any(|argument| argument == other)
+    let asked = |word: &str, words: &[&str]| {
+        let named = |word: &str| arguments.iter().any(|argument| argument == word);
+        named(word) || !words.iter().any(|word| named(word))
     };
-    for (name, weight_type) in [("bf16", WeightType::BF16), ("f16", WeightType::F16)] {
-        if !asked(name, if name == "f16" { "bf16" } else { "f16" }) {
-            continue;
+    let types = [("bf16", Some(WeightType::BF16)), ("f16", Some(WeightType::F16)), ("f32", None)];
+    for (name, weight_type) in types.into_iter().filter(|(name, _)| asked(name, &types.map(|(name, _)| name))) {
+        if asked("few", &["few", "many"]) {
+            few_rows(name, weight_type);
         }
-        if asked("few", "many") {
-            few_rows(weight_type);
-        }
-        if asked("many", "few") {
-            many_rows(weight_type);
+        if asked("many", &["few", "many"]) {
+            many_rows(name, weight_type);
         }
     }
 }
 
 /// From a weight larger than any cache.
-fn few_rows(weight_type: WeightType) {
-    let in_features = 2048;
-    let weight = weight(weight_type, 393_216, in_features);
-    let panel = weight.panel(0).len();
-    let part = weight.panels() / 16;
+fn few_rows(name: &str, weight_type: Option<WeightType>) {
+    // 1.6 GB.
+    let weight = Weight::new(weight_type, if weight_type.is_some() { 393_216 } else { 196_608 }, 2048);
+    let panels = weight.out_features / PANEL / 16;
+    let bytes = weight.bytes().len() / 16;
     let mut round = 0;
     let mut next = || {
         round += 1;
-        part * (round % 16)..part * (round % 16) + part
+        panels * (round % 16)..panels * (round % 16 + 1)
     };
-    let seconds = median(24, || read(&weight.bytes()[next().start * panel..][..part * panel]));
-    println!("{weight_type} read alone: {:.1} GB/s", (part * panel) as f64 / seconds / 1e9);
+    let seconds = median(24, || {
+        let first = next().start / panels;
+        read(&weight.bytes()[first * bytes..(first + 1) * bytes]);
+    });
+    println!("{name} read alone: {:.1} GB/s", bytes as f64 / seconds / 1e9);
     for isa in Isa::available().into_iter().skip(1) {
         for rows in [1, 2, 3, 4, 6, 8, 12, 16, 24, 32] {
-            let x = vec![0.5; rows * in_features];
-            let prepared = linear::prepare(Pool::global(), isa, &weight, &x, rows);
-            let mut y = vec![0.0f32; rows * weight.out_features()];
-            let seconds = median(if rows > 8 { 8 } else { 24 }, || {
-                // SAFETY: `y` lives on, and there is one thread.
-                unsafe {
-                    let out = OutRows::new(y.as_mut_ptr(), weight.out_features(), weight.out_features());
-                    linear::multiply(isa, &prepared, &weight, next(), out);
-                }
-            });
-            println!("{weight_type} {isa} {rows} rows: {:.1} GB/s", (part * panel) as f64 / seconds / 1e9);
+            let mut product = Product::new(&weight, isa, rows);
+            let seconds = median(if rows > 8 { 8 } else { 24 }, || product.run(next()));
+            println!("{name} {isa} {rows} rows: {:.1} GB/s", bytes as f64 / seconds / 1e9);
         }
     }
 }
 
-fn many_rows(weight_type: WeightType) {
+fn many_rows(name: &str, weight_type: Option<WeightType>) {
     for (in_features, out_features) in [(2048, 2048), (2048, 5632), (5632, 2048)] {
-        let weight = weight(weight_type, out_features, in_features);
+        let weight = Weight::new(weight_type, out_features, in_features);
         for isa in Isa::available().into_iter().skip(1) {
             for rows in [16, 32, 64, 128, 512] {
-                let x = vec![0.5; rows * in_features];
-                let mut y = vec![0.0f32; rows * out_features];
+                let mut product = Product::new(&weight, isa, rows);
+                let prepare = median(5, || product.prepare());
                 // As two threads would share it.
-                let panels = weight.panels() / 2;
-                let mut prepared = linear::prepare(Pool::global(), isa, &weight, &x, rows);
-                let prepare = median(5, || prepared = linear::prepare(&Pool::new(1), isa, &weight, &x, rows));
-                let seconds = median(7, || {
-                    // SAFETY: `y` lives on, and there is one thread.
-                    unsafe {
-                        let out = OutRows::new(y.as_mut_ptr(), out_features, out_features);
-                        linear::multiply(isa, &prepared, &weight, 0..panels, out);
-                    }
-                });
+                let panels = out_features / PANEL / 2;
+                let seconds = median(7, || product.run(0..panels));
                 let operations = 2.0 * rows as f64 * in_features as f64 * (panels * PANEL) as f64;
                 println!(
-                    "{weight_type} {isa} {rows}x{in_features}x{out_features}: {:.3} TFLOP/s, {:.0} us, prepare {:.0} us",
+                    "{name} {isa} {rows}x{in_features}x{out_features}: {:.3} TFLOP/s, {:.0} us, prepare {:.0} us",
                     operations / seconds / 1e12,
                     seconds * 1e6,
                     prepare * 1e6
@@ -88,8 +75,74 @@ fn many_rows(weight_type: WeightType) {
     }
 }
 
+/// A weight of finite numbers of no matter, packed or of `f32`.
+struct Weight {
+    out_features: usize,
+    in_features: usize,
+    packed: Option<PackedWeight>,
+    dense: Buffer,
+}
+
+impl Weight {
+    fn new(weight_type: Option<WeightType>, out_features: usize, in_features: usize) -> Self {
+        let packed = weight_type.map(|weight_type| packed(weight_type, out_features, in_features));
+        let mut dense = Buffer::zeroed(if packed.is_none() { out_features * in_features * 4 } else { 0 });
+        for (at, value) in dense.chunks_exact_mut(4).enumerate() {
+            value.copy_from_slice(&((at % 101) as f32 / 512.0).to_le_bytes());
+        }
+        Self { out_features, in_features, packed, dense }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.packed.as_ref().map_or(&self.dense, |packed| packed.bytes())
+    }
+
+    fn values(&self) -> &[f32] {
+        // SAFETY: any bits are a number.
+        let (before, values, after) = unsafe { self.dense.align_to() };
+        assert!(before.is_empty() && after.is_empty(), "a buffer is aligned");
+        values
+    }
+}
+
+struct Product<'a> {
+    weight: &'a Weight,
+    isa: Isa,
+    rows: usize,
+    x: Vec<f32>,
+    prepared: Option<Activations>,
+    y: Vec<f32>,
+}
+
+impl<'a> Product<'a> {
+    fn new(weight: &'a Weight, isa: Isa, rows: usize) -> Self {
+        let x = (0..rows * weight.in_features).map(|at| (at % 97) as f32 / 97.0).collect();
+        let mut product = Self { weight, isa, rows, x, prepared: None, y: vec![0.0; rows * weight.out_features] };
+        product.prepare();
+        product
+    }
+
+    fn prepare(&mut self) {
+        let pool = Pool::new(1);
+        let prepare = |packed| linear::prepare(&pool, self.isa, packed, &self.x, self.rows);
+        self.prepared = self.weight.packed.as_ref().map(prepare);
+    }
+
+    fn run(&mut self, panels: Range<usize>) {
+        let (isa, weight) = (self.isa, self.weight);
+        // SAFETY: `y` lives on, and there is one thread.
+        unsafe {
+            let out = OutRows::new(self.y.as_mut_ptr(), weight.out_features, weight.out_features);
+            match (&weight.packed, &self.prepared) {
+                (Some(packed), Some(x)) => linear::multiply(isa, x, packed, panels, out),
+                _ => dense::multiply(isa, &self.x, self.rows, weight.values(), weight.in_features, panels, out),
+            }
+        }
+    }
+}
+
 /// Finite numbers of no matter.
-fn weight(weight_type: WeightType, out_features: usize, in_features: usize) -> PackedWeight {
+fn packed(weight_type: WeightType, out_features: usize, in_features: usize) -> PackedWeight {
     let values: Vec<f32> = (0..PANEL * in_features).map(|at| ((at * 37 % 101) as f32 - 50.0) / 512.0).collect();
     let panel = PackedWeight::quantize(weight_type, PANEL, in_features, &values).expect("float types take any shape");
     let mut buffer = Buffer::zeroed(out_features / PANEL * panel.bytes().len());

@@ -9,8 +9,8 @@ use std::ops::Range;
 use super::Job;
 use crate::packed::PANEL;
 
-/// Up to this many rows a weight is read from memory about as fast as it is multiplied.
-const FEW: usize = 8;
+/// Up to this many rows the weight is best transposed in registers, again for every 8 rows.
+const FEW: usize = 24;
 
 /// How many columns ahead memory is asked for.
 const AHEAD: usize = 128;
@@ -30,61 +30,66 @@ const MAX_PANELS: usize = 24;
 /// The processor has AVX-512 F, and the job's columns are the caller's to write.
 #[target_feature(enable = "avx512f,avx2,fma")]
 pub unsafe fn multiply(job: &Job) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        match job.rows {
-            1 => few::<1>(job),
-            2 => few::<2>(job),
-            3 => few::<3>(job),
-            4 => few::<4>(job),
-            5 => few::<5>(job),
-            6 => few::<6>(job),
-            7 => few::<7>(job),
-            FEW => few::<FEW>(job),
-            _ => many(job),
+    if job.rows > FEW {
+        // SAFETY: the caller's promise.
+        return unsafe { many(job) };
+    }
+    for panel in job.panels.clone() {
+        for first in (0..job.rows).step_by(ROWS) {
+            // SAFETY: the caller's promise.
+            unsafe {
+                match job.rows - first {
+                    1 => few::<1>(job, panel, first),
+                    2 => few::<2>(job, panel, first),
+                    3 => few::<3>(job, panel, first),
+                    4 => few::<4>(job, panel, first),
+                    5 => few::<5>(job, panel, first),
+                    6 => few::<6>(job, panel, first),
+                    7 => few::<7>(job, panel, first),
+                    _ => few::<ROWS>(job, panel, first),
+                }
+            }
         }
     }
 }
 
 /// # Safety
-/// As for [`multiply`]; the job has `COUNT` rows.
+/// As for [`multiply`]; the job has `COUNT` rows from `first` on.
 #[inline]
 #[target_feature(enable = "avx512f,avx2,fma")]
-unsafe fn few<const COUNT: usize>(job: &Job) {
+unsafe fn few<const COUNT: usize>(job: &Job, panel: usize, first: usize) {
     let in_features = job.in_features;
-    let x: [&[f32]; COUNT] = std::array::from_fn(|row| job.x_row(row));
-    for panel in job.panels.clone() {
-        let mut sums = [_mm512_setzero_ps(); COUNT];
-        let rows: [*const f32; PANEL] = std::array::from_fn(|row| job.weight_row(panel * PANEL + row).as_ptr());
-        for from in (0..in_features).step_by(PANEL) {
-            let depth = PANEL.min(in_features - from);
-            // Towards the end of these rows, memory is asked for those of the next panel.
-            let skip = if from + AHEAD < in_features { 0 } else { (PANEL - 1) * in_features };
-            for row in rows {
-                _mm_prefetch::<_MM_HINT_T1>(row.wrapping_add(from + AHEAD + skip).cast());
-            }
-            // SAFETY: `depth` columns are there from `from` on.
-            let weights = unsafe { transposed(rows.map(|row| row.add(from)), depth) };
-            if depth == PANEL {
-                let x: [&[f32; PANEL]; COUNT] =
-                    x.map(|x| x[from..from + PANEL].try_into().expect("the length of the range"));
-                for (k, weights) in weights.into_iter().enumerate() {
-                    for (sum, x) in sums.iter_mut().zip(x) {
-                        *sum = _mm512_fmadd_ps(_mm512_set1_ps(x[k]), weights, *sum);
-                    }
+    let x: [&[f32]; COUNT] = std::array::from_fn(|row| job.x_row(first + row));
+    let mut sums = [_mm512_setzero_ps(); COUNT];
+    let rows: [*const f32; PANEL] = std::array::from_fn(|row| job.weight_row(panel * PANEL + row).as_ptr());
+    for from in (0..in_features).step_by(PANEL) {
+        let depth = PANEL.min(in_features - from);
+        // Towards the end of these rows, memory is asked for those of the next panel.
+        let skip = if from + AHEAD < in_features { 0 } else { (PANEL - 1) * in_features };
+        for row in rows {
+            _mm_prefetch::<_MM_HINT_T1>(row.wrapping_add(from + AHEAD + skip).cast());
+        }
+        // SAFETY: `depth` columns are there from `from` on.
+        let weights = unsafe { transposed(rows.map(|row| row.add(from)), depth) };
+        if depth == PANEL {
+            let x: [&[f32; PANEL]; COUNT] =
+                x.map(|x| x[from..from + PANEL].try_into().expect("the length of the range"));
+            for (k, weights) in weights.into_iter().enumerate() {
+                for (sum, x) in sums.iter_mut().zip(x) {
+                    *sum = _mm512_fmadd_ps(_mm512_set1_ps(x[k]), weights, *sum);
                 }
-            } else {
-                for (k, weights) in weights.into_iter().enumerate().take(depth) {
-                    for (sum, x) in sums.iter_mut().zip(x) {
-                        *sum = _mm512_fmadd_ps(_mm512_set1_ps(x[from + k]), weights, *sum);
-                    }
+            }
+        } else {
+            for (k, weights) in weights.into_iter().enumerate().take(depth) {
+                for (sum, x) in sums.iter_mut().zip(x) {
+                    *sum = _mm512_fmadd_ps(_mm512_set1_ps(x[from + k]), weights, *sum);
                 }
             }
         }
-        for (row, sum) in sums.into_iter().enumerate() {
-            // SAFETY: the caller's promise.
-            unsafe { write(job, row, panel, sum) };
-        }
+    }
+    for (row, sum) in sums.into_iter().enumerate() {
+        // SAFETY: the caller's promise.
+        unsafe { write(job, first + row, panel, sum) };
     }
 }
 
