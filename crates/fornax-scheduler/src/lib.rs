@@ -2,8 +2,10 @@
 
 #![forbid(unsafe_code)]
 
+mod batch;
 mod error;
 mod id;
+pub mod kv;
 mod policy;
 mod queue;
 mod random;
@@ -14,6 +16,10 @@ mod time;
 mod tournament;
 mod wait;
 
+pub use batch::{
+    Admission, BatchConfig, BatchEvent, BatchScheduler, BatchStats, CopyBlock, FinishReason, Finished, Item,
+    ModelConfig, Output, Plan, Preempted, Preemption, Request, Swap, Token,
+};
 pub use error::SchedulerError;
 pub use id::{AdapterId, BlockId, ModelId, PlanId, RequestId, SequenceId, TaskId, TenantId};
 pub use policy::{

@@ -168,11 +168,9 @@ impl ResourceManager {
     pub fn check_possible(&self, amounts: &Amounts) -> Result<(), SchedulerError> {
         match self.resources.iter().zip(&amounts.0).find(|(resource, amount)| **amount > resource.capacity) {
             None => Ok(()),
-            Some((resource, &needed)) => Err(SchedulerError::NeverFits {
-                resource: resource.name.clone(),
-                needed,
-                capacity: resource.capacity,
-            }),
+            Some((resource, &needed)) => {
+                Err(SchedulerError::NeverFits { resource: resource.name.clone(), needed, capacity: resource.capacity })
+            }
         }
     }
 

@@ -123,7 +123,8 @@ pub fn divide(capacity: &[f64], demands: &[Vec<f64>], weights: &[f64]) -> Vec<f6
                 used[resource] > 0.0 && left[resource] <= 1e-9 * capacity[resource]
             })
             .collect();
-        active.retain(|&tenant| !(0..capacity.len()).any(|resource| spent[resource] && demands[tenant][resource] > 0.0));
+        active
+            .retain(|&tenant| !(0..capacity.len()).any(|resource| spent[resource] && demands[tenant][resource] > 0.0));
     }
     tasks
 }

@@ -4,12 +4,8 @@ use super::{Bound, Candidate, Policy, PolicyEntry, Span};
 use crate::Time;
 
 /// The list's line.
-pub const ENTRY: PolicyEntry = PolicyEntry {
-    name: "fcfs",
-    summary: "first come, first served",
-    options: &[],
-    make: |_| Ok(Box::new(FirstCome)),
-};
+pub const ENTRY: PolicyEntry =
+    PolicyEntry { name: "fcfs", summary: "first come, first served", options: &[], make: |_| Ok(Box::new(FirstCome)) };
 
 /// First come, first served.
 #[derive(Clone, Copy, Debug, Default)]

@@ -103,7 +103,8 @@ mod tests {
     #[test]
     fn the_second_of_three_goes_first() {
         let now = Time::from_secs_f64(2.0);
-        let ranks = [task(10.0, 5.0, 2.0), task(20.0, 8.0, 1.0), task(15.0, 6.0, 0.0)].map(|task| Ratio.rank(&task, now));
+        let ranks =
+            [task(10.0, 5.0, 2.0), task(20.0, 8.0, 1.0), task(15.0, 6.0, 0.0)].map(|task| Ratio.rank(&task, now));
         assert_eq!(ranks[0], -2.0);
         assert!((ranks[1] + 20.0 / 9.0).abs() < 1e-12);
         assert_eq!(ranks[2], -1.875);

@@ -1,1 +1,6 @@
-//! The integration tests.
+//! The integration tests: whole schedulers, driven from outside.
+
+mod batch;
+mod chaos;
+mod policies;
+mod tasks;
