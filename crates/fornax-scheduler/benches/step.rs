@@ -74,7 +74,13 @@ impl Replica {
 
 fn bench(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("step");
-    let sizes = [("fcfs", 10, 10_000), ("fcfs", 100, 10_000), ("fcfs", 1000, 100), ("fcfs", 1000, 10_000), ("fcfs", 1000, 100_000)];
+    let sizes = [
+        ("fcfs", 10, 10_000),
+        ("fcfs", 100, 10_000),
+        ("fcfs", 1000, 100),
+        ("fcfs", 1000, 10_000),
+        ("fcfs", 1000, 100_000),
+    ];
     let policies = ["shortest", "aged-ratio", "vtc", "drf"].map(|name| (name, 1000, 10_000));
     for (name, running, waiting) in sizes.into_iter().chain(policies) {
         let mut replica = Replica::new(name, running, waiting);

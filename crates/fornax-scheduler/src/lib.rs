@@ -10,6 +10,8 @@ mod policy;
 mod queue;
 mod random;
 mod resources;
+mod router;
+pub mod simulate;
 mod tasks;
 mod tenants;
 mod time;
@@ -27,6 +29,10 @@ pub use policy::{
 };
 pub use random::Random;
 pub use resources::{Allocation, Amounts, Demand, Resource, ResourceManager};
+pub use router::{
+    LeastLoaded, PrefixAffine, ROUTING, RoundRobin, Route, RouteRequest, Router, RouterConfig, RouterEvent,
+    RoutingEntry, RoutingStrategy, TenantAffine, TwoChoices, View, routing,
+};
 pub use tasks::{Rejected, Task, TaskEvent, TaskPlan, TaskScheduler, Units};
 pub use time::Time;
 pub use wait::Wait;

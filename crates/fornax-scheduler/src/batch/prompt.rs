@@ -155,6 +155,7 @@ impl BatchScheduler {
         let size = model.kv.block_size();
         if sequence.host.is_empty() {
             if self.config.prefix_caching {
+                self.stats.lookups += 1;
                 self.stats.looked_up_blocks += (sequence.len() / size) as u64;
                 self.stats.hit_blocks += found.blocks.len() as u64;
                 self.stats.evicted_misses += u64::from(found.evicted);

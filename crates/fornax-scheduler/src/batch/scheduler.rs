@@ -119,6 +119,8 @@ pub struct BatchStats {
     pub swaps: u64,
     /// Tokens that had been computed and were given up.
     pub lost_tokens: u64,
+    /// Prompts whose beginnings were looked for.
+    pub lookups: u64,
     /// Full blocks of prompts that were looked for: when taken on, and again after each preemption.
     pub looked_up_blocks: u64,
     /// Full blocks of prompts that were found.

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use fornax_scheduler::{
-    AdapterId, Admission, BatchConfig, BatchEvent, BatchScheduler, BatchStats, ModelConfig, ModelId, Output, POLICIES, Plan,
-    Preemption, Random, Request, RequestId, SequenceId, TenantId, Time, policy,
+    AdapterId, Admission, BatchConfig, BatchEvent, BatchScheduler, BatchStats, ModelConfig, ModelId, Output, POLICIES,
+    Plan, Preemption, Random, Request, RequestId, SequenceId, TenantId, Time, policy,
 };
 
 /// How many requests a seed brings.
@@ -72,7 +72,8 @@ fn outputs(random: &mut Random, plan: &Plan) -> (Vec<Output>, Vec<u32>) {
         .items
         .iter()
         .map(|item| {
-            let new = if item.samples == 1 { 1 + random.below(u64::from(item.speculative) + 1) as u32 } else { item.samples };
+            let new =
+                if item.samples == 1 { 1 + random.below(u64::from(item.speculative) + 1) as u32 } else { item.samples };
             tokens.extend((0..new).map(|_| random.below(3) as u32));
             Output { tokens: new, finished: new > 0 && random.chance(0.05) }
         })

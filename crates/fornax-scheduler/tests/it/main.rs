@@ -3,4 +3,5 @@
 mod batch;
 mod chaos;
 mod policies;
+mod simulation;
 mod tasks;
