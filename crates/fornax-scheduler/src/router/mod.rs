@@ -104,6 +104,8 @@ pub struct View {
     pub eligible: Vec<u32>,
     /// Load in tokens by replica, eligible or not.
     pub loads: Vec<u64>,
+    /// Tokens that each replica was sent to compute, those of half a minute ago counting half.
+    pub assigned: Vec<f64>,
     /// Replicas that were sent the beginning of the prompt before, with how many tokens of it.
     pub matches: Vec<(u32, u32)>,
 }
@@ -134,8 +136,13 @@ pub struct Router {
     holders: HashMap<u64, Vec<u32>>,
     /// The prefixes in the order in which they came.
     known: VecDeque<u64>,
+    /// When what was assigned was halved the last time.
+    halved: Time,
     view: View,
 }
+
+/// How long it takes until what was assigned counts half.
+const HALF_LIFE: Duration = Duration::from_secs(30);
 
 impl Router {
     /// A router of idle replicas.
@@ -151,6 +158,7 @@ impl Router {
         }
         let idle = Replica { present: true, reported: 0, at: Time::ZERO, sent: VecDeque::new(), sent_tokens: 0 };
         let replicas = vec![idle; config.replicas];
+        let view = View { assigned: vec![0.0; config.replicas], ..View::default() };
         Ok(Self {
             config,
             strategy,
@@ -158,7 +166,8 @@ impl Router {
             now: Time::ZERO,
             holders: HashMap::new(),
             known: VecDeque::new(),
-            view: View::default(),
+            halved: Time::ZERO,
+            view,
         })
     }
 
@@ -190,6 +199,10 @@ impl Router {
 
     fn add(&mut self, number: u32) -> Result<(), SchedulerError> {
         let now = self.now;
+        self.replica(number)?;
+        // Neither the others' past nor its own is its to make up for.
+        let assigned = &mut self.view.assigned;
+        assigned[number as usize] = assigned.iter().sum::<f64>() / assigned.len() as f64;
         *self.replica(number)? = Replica { present: true, reported: 0, at: now, sent: VecDeque::new(), sent_tokens: 0 };
         // What it had is gone; that it is still listed would draw requests that find nothing.
         self.holders.values_mut().for_each(|holders| holders.retain(|&holder| holder != number));
@@ -225,6 +238,7 @@ impl Router {
         let chosen = &mut self.replicas[replica as usize];
         chosen.sent.push_back((self.now, tokens));
         chosen.sent_tokens += tokens;
+        self.view.assigned[replica as usize] += tokens as f64;
         self.remember(request, replica);
         Ok(Route { request: request.id, replica, matched, load })
     }
@@ -232,6 +246,11 @@ impl Router {
     /// Brings loads up to date and finds who may be chosen: those that are there and fresh, or else all that are there.
     fn look(&mut self) -> Result<(), SchedulerError> {
         let view = &mut self.view;
+        let age = self.now.since(self.halved).as_secs() / HALF_LIFE.as_secs();
+        if age > 0 {
+            self.halved = self.now;
+            view.assigned.iter_mut().for_each(|tokens| *tokens *= 0.5f64.powi(age.min(1000) as i32));
+        }
         view.eligible.clear();
         view.loads.clear();
         let mut fresh = false;

@@ -139,7 +139,8 @@ impl RoutingStrategy for TwoChoices {
 }
 
 /// Who is done first: the least sum of load and of the prompt's tokens that are not there yet. Where a replica with the
-/// prefix is busier than computing the prefix anew costs, another gets it, and then has it too.
+/// prefix is busier than computing the prefix anew costs, or was sent more than its part lately, another gets it, and then
+/// has it too.
 #[derive(Clone, Copy, Debug)]
 pub struct PrefixAffine;
 
@@ -152,7 +153,10 @@ impl RoutingStrategy for PrefixAffine {
         let prompt = u64::from(request.prompt_tokens);
         let idle = least_loaded(view);
         let mut best = (view.loads[idle as usize] + prompt, idle);
-        for &(replica, matched) in &view.matches {
+        let assigned = |replica: u32| view.assigned[replica as usize];
+        let mean = view.eligible.iter().map(|&replica| assigned(replica)).sum::<f64>() / view.eligible.len() as f64;
+        let matches = view.matches.iter().filter(|(replica, _)| assigned(*replica) <= 1.02 * mean + prompt as f64);
+        for &(replica, matched) in matches {
             best = best.min((view.loads[replica as usize] + prompt - u64::from(matched), replica));
         }
         best.1
@@ -194,7 +198,9 @@ impl RoutingStrategy for TenantAffine {
 }
 
 fn least_loaded(view: &View) -> u32 {
-    let least = view.eligible.iter().copied().min_by_key(|&replica| view.loads[replica as usize]);
+    // Of those that are equally loaded, mostly idle ones, the one that was sent the least lately.
+    let key = |replica: &u32| (view.loads[*replica as usize], crate::policy::key(view.assigned[*replica as usize]));
+    let least = view.eligible.iter().copied().min_by_key(key);
     least.expect("a view has an eligible replica")
 }
 
@@ -209,7 +215,8 @@ mod tests {
     }
 
     fn view(loads: &[u64], matches: &[(u32, u32)]) -> View {
-        View { eligible: (0..loads.len() as u32).collect(), loads: loads.to_vec(), matches: matches.to_vec() }
+        let eligible = (0..loads.len() as u32).collect();
+        View { eligible, loads: loads.to_vec(), assigned: vec![0.0; loads.len()], matches: matches.to_vec() }
     }
 
     #[test]
@@ -228,6 +235,16 @@ mod tests {
         assert_eq!(strategy.choose(&request(0), &view(&[0, 79], &[(1, 80)])), 1);
         assert_eq!(strategy.choose(&request(0), &view(&[0, 81], &[(1, 80)])), 0);
         assert_eq!(strategy.choose(&request(0), &view(&[5, 40, 40], &[(1, 40), (2, 80)])), 2);
+    }
+
+    #[test]
+    fn a_prefix_draws_no_more_than_a_fair_part() {
+        let mut seen = view(&[0, 0, 0, 0], &[(1, 80)]);
+        assert_eq!(PrefixAffine.choose(&request(0), &seen), 1);
+        seen.assigned = vec![1000.0, 1150.0, 900.0, 1000.0];
+        assert_eq!(PrefixAffine.choose(&request(0), &seen), 2, "equally loaded, and sent the least");
+        seen.assigned[1] = 1100.0;
+        assert_eq!(PrefixAffine.choose(&request(0), &seen), 1);
     }
 
     #[test]

