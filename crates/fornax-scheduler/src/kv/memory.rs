@@ -234,6 +234,19 @@ impl KvMemory {
         );
     }
 
+    /// What the future depends on.
+    #[cfg(test)]
+    pub(crate) fn hash_state(&self, hasher: &mut impl std::hash::Hasher) {
+        use std::hash::Hash as _;
+        (&self.owners, &self.free).hash(hasher);
+        let mut block = self.oldest;
+        while block != NONE {
+            block.hash(hasher);
+            block = self.after[block as usize];
+        }
+        self.index.hash_state(hasher);
+    }
+
     /// Puts a block at the end of the cached ones.
     fn link(&mut self, block: u32) {
         self.before[block as usize] = self.newest;

@@ -233,6 +233,15 @@ impl PrefixIndex {
         assert!(reached == present, "{present} blocks are indexed and {reached} can be found");
     }
 
+    /// What the future depends on.
+    #[cfg(test)]
+    pub(super) fn hash_state(&self, hasher: &mut impl Hasher) {
+        use std::hash::Hash as _;
+        for node in &self.nodes {
+            (node.present, node.hash, node.parent).hash(hasher);
+        }
+    }
+
     /// Lets all hashes be equal.
     #[cfg(test)]
     pub(super) fn blunt(&mut self) {

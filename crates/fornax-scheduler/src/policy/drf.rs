@@ -90,7 +90,7 @@ impl Policy for DominantShare {
 /// until a resource is used up; those who need none of it go on. A tenant that needs nothing gets none.
 ///
 /// ```
-/// use fornax_scheduler::policies::drf::divide;
+/// use fornax_scheduler::policy::drf::divide;
 /// // The paper's example: 9 CPUs and 18 GB, tasks of ⟨1, 4⟩ and ⟨3, 1⟩.
 /// let tasks = divide(&[9.0, 18.0], &[vec![1.0, 4.0], vec![3.0, 1.0]], &[1.0, 1.0]);
 /// assert!((tasks[0] - 3.0).abs() < 1e-9 && (tasks[1] - 2.0).abs() < 1e-9);

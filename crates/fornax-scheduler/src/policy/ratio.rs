@@ -22,7 +22,7 @@ impl Ratio {
     /// `P = R / (C + W)`.
     ///
     /// ```
-    /// use fornax_scheduler::policies::ratio::Ratio;
+    /// use fornax_scheduler::policy::ratio::Ratio;
     /// assert_eq!(Ratio::of(10.0, 5.0, 0.0), 2.0);
     /// assert_eq!(Ratio::of(15.0, 6.0, 2.0), 1.875);
     /// ```

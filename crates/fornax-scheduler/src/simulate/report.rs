@@ -1,7 +1,7 @@
 //! What a simulation shows: how each class was served, how evenly tenants and replicas were, and what the memory did.
 
 use super::{Class, FleetConfig, Histogram, TraceRequest};
-use crate::policies::bandit::Epoch;
+use crate::policy::bandit::Epoch;
 use crate::{BatchScheduler, BatchStats, Plan, Time};
 
 /// How a kind of request was served. Times are in seconds.
