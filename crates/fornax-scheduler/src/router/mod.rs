@@ -76,13 +76,13 @@ pub struct RouterConfig {
     pub block_size: usize,
     /// How old a report may be.
     pub max_staleness: Duration,
-    /// How many blocks' hashes are remembered.
+    /// How many blocks are remembered for each replica, the latest used: as many as it can keep.
     pub prefixes: usize,
 }
 
 impl Default for RouterConfig {
     fn default() -> Self {
-        Self { replicas: 1, block_size: 16, max_staleness: Duration::from_secs(10), prefixes: 1 << 20 }
+        Self { replicas: 1, block_size: 16, max_staleness: Duration::from_secs(10), prefixes: 1024 }
     }
 }
 
@@ -95,6 +95,25 @@ struct Replica {
     /// What was sent since: when, and how many tokens.
     sent: VecDeque<(Time, u64)>,
     sent_tokens: u64,
+    /// The blocks that it was sent, with when they were used; those used again since stand there again.
+    blocks: VecDeque<(u64, u64)>,
+    /// How many blocks it is thought to have.
+    kept: usize,
+}
+
+impl Replica {
+    /// One that has nothing to do, from `now` on.
+    fn idle(now: Time) -> Self {
+        Self {
+            present: true,
+            reported: 0,
+            at: now,
+            sent: VecDeque::new(),
+            sent_tokens: 0,
+            blocks: VecDeque::new(),
+            kept: 0,
+        }
+    }
 }
 
 /// What a strategy sees.
@@ -109,9 +128,6 @@ pub struct View {
     /// Replicas that were sent the beginning of the prompt before, with how many tokens of it.
     pub matches: Vec<(u32, u32)>,
 }
-
-/// How many replicas are remembered for a prefix, the latest ones.
-const HOLDERS: usize = 4;
 
 /// Spreads requests over replicas.
 ///
@@ -132,10 +148,10 @@ pub struct Router {
     strategy: Box<dyn RoutingStrategy>,
     replicas: Vec<Replica>,
     now: Time,
-    /// Who was sent a prefix. Never iterated, so that its order does not matter.
-    holders: HashMap<u64, Vec<u32>>,
-    /// The prefixes in the order in which they came.
-    known: VecDeque<u64>,
+    /// Who was sent a prefix, and when last. Never iterated, so that its order does not matter.
+    holders: HashMap<u64, Vec<(u32, u64)>>,
+    /// Counts uses of blocks.
+    uses: u64,
     /// When what was assigned was halved the last time.
     halved: Time,
     view: View,
@@ -156,8 +172,7 @@ impl Router {
         if config.block_size == 0 {
             return Err(SchedulerError::config("block_size", 0, "give the replicas' block size"));
         }
-        let idle = Replica { present: true, reported: 0, at: Time::ZERO, sent: VecDeque::new(), sent_tokens: 0 };
-        let replicas = vec![idle; config.replicas];
+        let replicas = vec![Replica::idle(Time::ZERO); config.replicas];
         let view = View { assigned: vec![0.0; config.replicas], ..View::default() };
         Ok(Self {
             config,
@@ -165,7 +180,7 @@ impl Router {
             replicas,
             now: Time::ZERO,
             holders: HashMap::new(),
-            known: VecDeque::new(),
+            uses: 0,
             halved: Time::ZERO,
             view,
         })
@@ -203,9 +218,9 @@ impl Router {
         // Neither the others' past nor its own is its to make up for.
         let assigned = &mut self.view.assigned;
         assigned[number as usize] = assigned.iter().sum::<f64>() / assigned.len() as f64;
-        *self.replica(number)? = Replica { present: true, reported: 0, at: now, sent: VecDeque::new(), sent_tokens: 0 };
+        *self.replica(number)? = Replica::idle(now);
         // What it had is gone; that it is still listed would draw requests that find nothing.
-        self.holders.values_mut().for_each(|holders| holders.retain(|&holder| holder != number));
+        self.holders.values_mut().for_each(|holders| holders.retain(|&(holder, _)| holder != number));
         Ok(())
     }
 
@@ -279,7 +294,7 @@ impl Router {
             let Some(holders) = self.holders.get(hash) else { break };
             let tokens = (((at + 1) * self.config.block_size) as u32).min(request.prompt_tokens);
             let mut any = false;
-            for &holder in holders {
+            for &(holder, _) in holders {
                 match view.matches.iter_mut().find(|(replica, _)| *replica == holder) {
                     Some((_, longest)) => {
                         *longest = tokens;
@@ -298,21 +313,44 @@ impl Router {
         }
     }
 
+    /// Takes note that `replica` has the request's prefix from now on, and of what makes room there.
     fn remember(&mut self, request: &RouteRequest, replica: u32) {
+        let Replica { blocks, kept, .. } = &mut self.replicas[replica as usize];
         for &hash in &request.prefix {
+            self.uses += 1;
             let holders = self.holders.entry(hash).or_default();
-            if holders.is_empty() {
-                self.known.push_back(hash);
+            match holders.iter_mut().find(|(holder, _)| *holder == replica) {
+                Some((_, used)) => *used = self.uses,
+                None => {
+                    holders.push((replica, self.uses));
+                    *kept += 1;
+                }
             }
-            holders.retain(|&holder| holder != replica);
-            if holders.len() == HOLDERS {
-                holders.remove(0);
-            }
-            holders.push(replica);
+            blocks.push_back((hash, self.uses));
         }
-        while self.known.len() > self.config.prefixes {
-            let oldest = self.known.pop_front().expect("one is known");
-            self.holders.remove(&oldest);
+        // What stands there again further on is passed over; the rest goes, the longest unused first.
+        while let Some(&(hash, used)) = blocks.front() {
+            let holders = self.holders.get_mut(&hash);
+            let latest = holders.and_then(|holders| {
+                let at = holders.iter().position(|&holder| holder == (replica, used))?;
+                Some((holders, at))
+            });
+            match latest {
+                Some(_) if *kept <= self.config.prefixes => break,
+                Some((holders, at)) => {
+                    holders.remove(at);
+                    *kept -= 1;
+                    if holders.is_empty() {
+                        self.holders.remove(&hash);
+                    }
+                }
+                None => {}
+            }
+            blocks.pop_front();
+        }
+        if blocks.len() > 4 * self.config.prefixes.max(1024) {
+            let holders = &self.holders;
+            blocks.retain(|&(hash, used)| holders.get(&hash).is_some_and(|holders| holders.contains(&(replica, used))));
         }
     }
 }
@@ -391,10 +429,10 @@ mod tests {
     fn prefixes_are_forgotten_when_there_are_too_many() {
         let mut router = router("prefix", 2);
         send(&mut router, 0, &[1000, 1001], Time::ZERO);
-        for id in 1..100 {
+        for id in 1..200 {
             send(&mut router, id, &[id], Time::ZERO);
         }
-        assert!(router.holders.len() <= 64 && router.known.len() == router.holders.len());
+        assert!(router.holders.len() <= 128 && router.replicas.iter().all(|replica| replica.kept <= 64));
         assert_eq!(send(&mut router, 200, &[1000, 1001], Time::ZERO).matched, 0);
         assert_eq!(send(&mut router, 201, &[1000, 1001], Time::ZERO).matched, 32);
     }

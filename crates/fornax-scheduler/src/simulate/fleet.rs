@@ -115,7 +115,13 @@ impl Fleet {
         }
         let block_size = config.batch.models[0].block_size;
         let router = Router::new(
-            RouterConfig { replicas: config.replicas, block_size, ..RouterConfig::default() },
+            RouterConfig {
+                replicas: config.replicas,
+                block_size,
+                // What runs needs a part of a replica's blocks for itself.
+                prefixes: config.batch.models[0].blocks / 4 * 3,
+                ..RouterConfig::default()
+            },
             routing(&config.routing, config.seed)?,
         )?;
         let replica = || Replica {

@@ -76,6 +76,8 @@ pub struct Report {
     pub mean_batch: f64,
     /// The tokens that the busiest replica computed over the mean of all.
     pub imbalance: f64,
+    /// The tokens that the busiest replica computed.
+    pub busiest_tokens: u64,
     /// What a learning policy of the first replica did.
     #[cfg_attr(feature = "simulate", serde(skip))]
     pub epochs: Vec<Epoch>,
@@ -342,6 +344,7 @@ impl Recorder {
             utilisation: mean_busy / seconds,
             steps: self.steps,
             mean_batch: self.items as f64 / self.steps.max(1) as f64,
+            busiest_tokens: self.tokens.iter().copied().max().unwrap_or(0),
             imbalance: share(
                 self.tokens.iter().copied().max().unwrap_or(0) * self.tokens.len() as u64,
                 self.tokens.iter().sum(),

@@ -81,7 +81,7 @@ fn nobody_is_overtaken_for_longer_than_the_policy_says() {
             let mut scheduler = TaskScheduler::new(machine, policy).keep_late();
             let (mut tasks, mut waiting, mut running) = (Vec::new(), Vec::new(), Vec::new());
             let largest_ratio = 10.0 / 0.5;
-            for tick in 0..600u64 {
+            for tick in 0..1000u64 {
                 let now = seconds(tick as f64 * 0.5);
                 let mut events = Vec::new();
                 if tick < 300 && random.chance(0.4) {
