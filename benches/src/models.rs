@@ -63,8 +63,7 @@ pub fn models() -> Vec<Case> {
 impl Llama {
     fn cases(self) -> Vec<Case> {
         let prompt = if self.quick { 128 } else { 512 };
-        let mut cases =
-            vec![self.prefill(prompt), self.decode(1, 128), self.decode(8, 128), self.load()];
+        let mut cases = vec![self.prefill(prompt), self.decode(1, 128), self.decode(8, 128), self.load()];
         for case in &mut cases {
             case.quick = self.quick;
         }
@@ -137,7 +136,8 @@ impl Llama {
             Ok(Box::new(move || {
                 let decoder = model.decoder()?;
                 let mut cache = decoder.new_cache(1, tokens);
-                let hidden = decoder.forward(Tensor::from_data(ids.clone(), model.device().as_burn()), Some(&mut cache));
+                let hidden =
+                    decoder.forward(Tensor::from_data(ids.clone(), model.device().as_burn()), Some(&mut cache));
                 read(decoder.logits(hidden.narrow(1, tokens - 1, 1)))
             }))
         };
@@ -164,7 +164,8 @@ impl Llama {
             Ok(Box::new(move || {
                 let decoder = model.decoder()?;
                 cache.truncate(context - 1);
-                let hidden = decoder.forward(Tensor::from_data(ids.clone(), model.device().as_burn()), Some(&mut cache));
+                let hidden =
+                    decoder.forward(Tensor::from_data(ids.clone(), model.device().as_burn()), Some(&mut cache));
                 read(decoder.logits(hidden))
             }))
         };

@@ -74,6 +74,12 @@ enum Thing {
         /// The family's name as in `model_type` of its config.json: lower case, digits, underscores
         name: String,
     },
+    /// A scheduling policy: one file in fornax-scheduler, and its line in the list
+    #[command(after_help = "Example:\n  cargo xtask new policy least_slack")]
+    Policy {
+        /// The policy's name: lower case, digits, underscores
+        name: String,
+    },
 }
 
 fn main() -> ExitCode {
@@ -105,12 +111,15 @@ fn run(chore: Chore) -> Result<()> {
             ci::fail_with(layers::violations(&crates))
         }
         Chore::Tidy => ci::fail_with(tidy::check(&workspace)?.0),
-        Chore::New { thing: Thing::Model { name } } => {
-            let made = new::model(&workspace.root, &name)?;
+        Chore::New { thing } => {
+            let (made, package) = match thing {
+                Thing::Model { name } => (new::model(&workspace.root, &name)?, "fornax-models"),
+                Thing::Policy { name } => (new::policy(&workspace.root, &name)?, "fornax-scheduler"),
+            };
             // Imports have an order, which rustfmt knows best.
-            let formatted = workspace.cargo().args(["fmt", "-p", "fornax-models"]).status()?;
+            let formatted = workspace.cargo().args(["fmt", "-p", package]).status()?;
             print!("{made}");
-            anyhow::ensure!(formatted.success(), "the files are made, but `cargo fmt -p fornax-models` failed");
+            anyhow::ensure!(formatted.success(), "the files are made, but `cargo fmt -p {package}` failed");
             Ok(())
         }
     }

@@ -27,6 +27,54 @@ const MODULES: &str = "crates/fornax-models/src/families/mod.rs";
 /// How the registry brings the modules into scope, where it names them one by one.
 const IMPORT: &str = "use crate::families::{";
 
+/// What a new policy's file begins as: a policy that works as it stands.
+const POLICY: &str = include_str!("../templates/policy.rs");
+
+/// The folder of the scheduling policies.
+const POLICIES: &str = "crates/fornax-scheduler/src/policy";
+
+/// The file with the list of policies, which makes modules of them too.
+const POLICY_LIST: &str = "crates/fornax-scheduler/src/policy/mod.rs";
+
+/// The comment below the last line of that list.
+const POLICY_MARKER: &str = "// cargo xtask new policy: one line above";
+
+/// Lays out the scheduling policy `name` in the workspace at `root`; gives what to do next.
+///
+/// # Errors
+/// When the name is not one, the policy is there already, or a file is not as expected.
+pub fn policy(root: &Path, name: &str) -> Result<String> {
+    check_name(name)?;
+    ensure!(
+        !["options", "new_policy"].contains(&name),
+        "`{name}` means something to the scheduler: choose another name"
+    );
+    let is_policy = |word: &str| word != "mod" && root.join(POLICIES).join(format!("{word}.rs")).exists();
+    let list = fs::read_to_string(root.join(POLICY_LIST)).with_context(|| format!("{POLICY_LIST} cannot be read"))?;
+    let list = add_below(&list, POLICY_MARKER, name, is_policy)
+        .and_then(|list| add_module(&list, name))
+        .with_context(|| POLICY_LIST.to_owned())?;
+    let text = POLICY
+        .replace("new-policy", &name.replace('_', "-"))
+        .replace("new_policy", name)
+        .replace("NewPolicy", &camel(name));
+    let file = format!("{POLICIES}/{name}.rs");
+    let mut created = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(root.join(&file))
+        .with_context(|| format!("{file} cannot be created; remove it first if the policy is to begin anew"))?;
+    created.write_all(text.as_bytes()).with_context(|| format!("{file} cannot be written"))?;
+    fs::write(root.join(POLICY_LIST), list).with_context(|| format!("{POLICY_LIST} cannot be written"))?;
+    Ok(format!(
+        "{file}: made\n{POLICY_LIST}: the policy added\nNext:\n  \
+         1. Say in the file what the rank is, and how long it lets a task be overtaken.\n  \
+         2. cargo test -p fornax-scheduler: every policy of the list goes through the same worlds.\n  \
+         3. Add a variant with `policy = \"{}\"` to a scenario in crates/fornax-scheduler/scenarios and see what it does.\n",
+        name.replace('_', "-")
+    ))
+}
+
 /// Lays out the family `name` in the workspace at `root`; gives what to do next.
 ///
 /// # Errors
@@ -35,7 +83,7 @@ pub fn model(root: &Path, name: &str) -> Result<String> {
     check_name(name)?;
     let is_family = |word: &str| word != "mod" && root.join(FAMILIES).join(format!("{word}.rs")).exists();
     let read = |path: &str| fs::read_to_string(root.join(path)).with_context(|| format!("{path} cannot be read"));
-    let registry = add_below(&read(REGISTRY)?, name, is_family).with_context(|| REGISTRY.to_owned())?;
+    let registry = add_below(&read(REGISTRY)?, MARKER, name, is_family).with_context(|| REGISTRY.to_owned())?;
     let registry = registry.replacen(IMPORT, &format!("{IMPORT}{name}, "), 1);
     let modules = add_module(&read(MODULES)?, name).with_context(|| MODULES.to_owned())?;
 
@@ -65,7 +113,7 @@ fn check_name(name: &str) -> Result<()> {
         && name.chars().all(|char| char.is_ascii_lowercase() || char.is_ascii_digit() || char == '_');
     ensure!(
         good,
-        "`{name}` is no name for a family: use lower-case letters, digits and underscores, as in `qwen2_moe`"
+        "`{name}` is no name for a module: use lower-case letters, digits and underscores, as in `qwen2_moe`"
     );
     let taken = ["mod", "new_model", "self", "super", "crate", "type", "match", "move", "loop", "use", "pub", "fn"];
     ensure!(!taken.contains(&name), "`{name}` means something to Rust or to this program: choose another name");
@@ -87,15 +135,15 @@ fn camel(name: &str) -> String {
         .collect()
 }
 
-/// `text` with one line more above the marker: the line that stands there, for the family `name` instead of its own.
-fn add_below(text: &str, name: &str, is_family: impl Fn(&str) -> bool) -> Result<String> {
+/// `text` with one line more above the marker: the line that stands there, for `name` instead of its own.
+fn add_below(text: &str, marker: &str, name: &str, is_family: impl Fn(&str) -> bool) -> Result<String> {
     let lines: Vec<&str> = text.lines().collect();
-    let mut markers = lines.iter().enumerate().filter(|(_, line)| line.trim() == MARKER);
-    let (at, _) = markers.next().with_context(|| format!("has no comment `{MARKER}` below its list of families"))?;
-    ensure!(markers.next().is_none(), "has the comment `{MARKER}` twice");
+    let mut markers = lines.iter().enumerate().filter(|(_, line)| line.trim() == marker);
+    let (at, _) = markers.next().with_context(|| format!("has no comment `{marker}` below its list"))?;
+    ensure!(markers.next().is_none(), "has the comment `{marker}` twice");
     let above = at.checked_sub(1).map_or("", |above| lines[above]);
     let Some(family) = words(above).find(|word| is_family(word)) else {
-        bail!("the line above `{MARKER}` names no family to follow")
+        bail!("the line above `{marker}` names none to follow")
     };
     let line = rename(above, family, name);
     ensure!(!lines.contains(&line.as_str()), "has the line `{}` already", line.trim());
@@ -178,6 +226,25 @@ mod tests {
         let modules = read(root.path(), MODULES);
         assert_eq!(modules, "//! All.\n\npub mod gpt2;\npub mod qwen2_moe;\npub mod qwen3;\n");
         assert!(told.contains("families/qwen2_moe.rs") && told.contains(REGISTRY), "{told}");
+    }
+
+    #[test]
+    fn a_policy_gets_a_file_and_a_line() {
+        let root = tempfile::tempdir().expect("a temporary folder");
+        fs::create_dir_all(root.path().join(POLICIES)).expect("the folder of the policies");
+        fs::write(root.path().join(POLICIES).join("drf.rs"), "//! Shares.\n").expect("a policy");
+        let list = format!("pub mod drf;\n\nconst LIST: &[&Entry] = &[\n    &drf::ENTRY,\n    {POLICY_MARKER}\n];\n");
+        fs::write(root.path().join(POLICY_LIST), &list).expect("the list");
+        let told = policy(root.path(), "least_slack").expect("a new policy");
+        assert!(told.contains("policy = \"least-slack\""), "{told}");
+        let file = read(root.path(), "crates/fornax-scheduler/src/policy/least_slack.rs");
+        assert!(file.contains("pub struct LeastSlack") && file.contains("name: \"least-slack\""), "{file}");
+        assert!(!file.contains("NewPolicy") && !file.contains("new-policy"), "{file}");
+        let list = read(root.path(), POLICY_LIST);
+        assert!(list.contains(&format!("    &drf::ENTRY,\n    &least_slack::ENTRY,\n    {POLICY_MARKER}\n")), "{list}");
+        assert!(list.starts_with("pub mod drf;\npub mod least_slack;\n"), "{list}");
+        assert!(policy(root.path(), "least_slack").is_err() && policy(root.path(), "options").is_err());
+        assert_eq!(read(root.path(), POLICY_LIST), list);
     }
 
     #[test]

@@ -1,0 +1,100 @@
+//! The time of one step: results of the last plan in, the next plan out.
+//!
+//! The sizes show that a step costs what the tasks cost that it touches: those that decode, those that end and those that are
+//! taken on; not those that wait.
+
+#![allow(missing_docs, reason = "criterion's macros make public functions")]
+
+use std::time::{Duration, Instant};
+
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use fornax_scheduler::{
+    BatchConfig, BatchEvent, BatchScheduler, ModelConfig, Output, Plan, Random, Request, Time, policy,
+};
+
+/// A replica in a steady state: `running` sequences decode, `waiting` wait, and for each that ends one comes.
+struct Replica {
+    scheduler: BatchScheduler,
+    random: Random,
+    plan: Plan,
+    next: u64,
+    now: Time,
+    waiting: usize,
+}
+
+impl Replica {
+    fn new(name: &str, running: usize, waiting: usize) -> Self {
+        let config = BatchConfig {
+            models: vec![ModelConfig { blocks: running * 30, ..ModelConfig::default() }],
+            max_running: running,
+            max_tokens: running + 2048,
+            ..BatchConfig::default()
+        };
+        let scheduler = BatchScheduler::new(config, policy(name).expect("a policy")).expect("a sound configuration");
+        let plan = Plan::default();
+        let mut replica = Self { scheduler, random: Random::new(1), plan, next: 0, now: Time::ZERO, waiting };
+        while replica.scheduler.running() < running || replica.scheduler.waiting() < waiting {
+            replica.step();
+        }
+        for _ in 0..300 {
+            replica.step();
+        }
+        replica
+    }
+
+    /// The events of the next step: the results, and requests in place of those that have ended.
+    fn events(&mut self) -> Vec<BatchEvent> {
+        let mut events = Vec::new();
+        if let Some(plan) = self.plan.id {
+            let outputs = self.plan.items.iter().map(|item| Output { tokens: item.samples, finished: false }).collect();
+            let total: u32 = self.plan.items.iter().map(|item| item.samples).sum();
+            let tokens = (0..total).map(|_| self.random.below(32_000) as u32).collect();
+            events.push(BatchEvent::Done { plan, outputs, tokens });
+        }
+        let lacking = (self.waiting + 8).saturating_sub(self.scheduler.waiting());
+        for _ in 0..lacking {
+            let prompt = (0..self.random.between(16, 240)).map(|_| self.random.below(32_000) as u32).collect();
+            let mut request = Request::new(self.next, prompt, self.random.between(100, 300) as u32);
+            request.tenant = fornax_scheduler::TenantId::DEFAULT;
+            self.next += 1;
+            events.push(BatchEvent::Submit(request));
+        }
+        self.now = self.now.after(Duration::from_millis(20));
+        events
+    }
+
+    /// One step; gives the time that the scheduler took.
+    fn step(&mut self) -> Duration {
+        let events = self.events();
+        let start = Instant::now();
+        self.scheduler.step_into(events, self.now, &mut self.plan);
+        start.elapsed()
+    }
+}
+
+fn bench(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("step");
+    let sizes = [
+        ("fcfs", 10, 10_000),
+        ("fcfs", 100, 10_000),
+        ("fcfs", 1000, 100),
+        ("fcfs", 1000, 10_000),
+        ("fcfs", 1000, 100_000),
+    ];
+    let policies = ["shortest", "aged-ratio", "vtc", "drf"].map(|name| (name, 1000, 10_000));
+    for (name, running, waiting) in sizes.into_iter().chain(policies) {
+        let mut replica = Replica::new(name, running, waiting);
+        group.bench_function(BenchmarkId::new(name, format!("{running} running, {waiting} waiting")), |bencher| {
+            // The median step, so that what else the machine does is left out.
+            bencher.iter_custom(|steps| {
+                let mut times: Vec<Duration> = (0..steps).map(|_| replica.step()).collect();
+                times.sort_unstable();
+                times[times.len() / 2] * steps as u32
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, bench);
+criterion_main!(benches);

@@ -1,0 +1,34 @@
+//! Why a sequence waits.
+
+use super::BatchScheduler;
+use super::sequence::State;
+use crate::{SequenceId, Wait};
+
+impl BatchScheduler {
+    /// Why a sequence waits; none if it does not, or is not there.
+    pub fn why(&mut self, id: SequenceId) -> Option<Wait> {
+        let slot = *self.ids.get(&id)?;
+        let state = self.sequences[slot as usize].state;
+        if !matches!(state, State::Waiting | State::Held) {
+            return None;
+        }
+        if let Some((_, wait)) = self.waits.iter().find(|(other, _)| *other == slot) {
+            return Some(wait.clone());
+        }
+        if state == State::Held {
+            return Some(Wait::Tokens { needed: self.sequences[slot as usize].remaining(), left: 0 });
+        }
+        let (_, first) = self.waiting.first(self.policy.as_ref(), self.now)?;
+        if first == slot {
+            return Some(Wait::NextStep);
+        }
+        let tenant = self.sequences[slot as usize].candidate.tenant;
+        let front = &self.sequences[first as usize];
+        if self.policy.by_tenant() && front.candidate.tenant != tenant {
+            let other = front.candidate.tenant;
+            let (used, least) = (self.policy.tenant_rank(tenant), self.policy.tenant_rank(other));
+            return Some(Wait::Share { tenant, used, first: other, least });
+        }
+        Some(Wait::Behind { first: front.id.request.0, policy: self.policy.name() })
+    }
+}

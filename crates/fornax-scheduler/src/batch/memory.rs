@@ -1,0 +1,160 @@
+//! What sequences hold: how it is given up, and who has to.
+
+use super::sequence::State;
+use super::{BatchScheduler, Plan, Preempted, Preemption, Swap};
+use crate::queue::{self, Key};
+use crate::{BlockId, ModelId};
+
+impl BatchScheduler {
+    /// Who is last by the policy among those that hold blocks of `model` (or of any), and comes after `key` if given.
+    pub(super) fn last_holder(&self, model: Option<u16>, key: Option<Key>) -> Option<u32> {
+        let held = self.held.iter().map(|(slot, _)| slot);
+        self.running
+            .iter()
+            .copied()
+            .chain(held)
+            .filter(|&slot| model.is_none_or(|model| self.sequences[slot as usize].model == model))
+            .map(|slot| (self.key(slot), slot))
+            .filter(|(other, _)| key.is_none_or(|key| *other > key))
+            .max()
+            .map(|(_, slot)| slot)
+    }
+
+    /// Where a sequence stands by the policy.
+    pub(super) fn key(&self, slot: u32) -> Key {
+        queue::key(self.policy.as_ref(), &self.candidate(slot), self.now)
+    }
+
+    /// Takes a sequence off the plan and its blocks from it; it waits again.
+    pub(super) fn preempt(&mut self, slot: u32, plan: &mut Plan, budget: &mut usize) {
+        let sequence = &self.sequences[slot as usize];
+        if let Some(item) = plan.items.get_mut(sequence.item as usize)
+            && item.slot == slot
+        {
+            *budget += std::mem::take(&mut item.tokens) as usize;
+        }
+        let id = sequence.id;
+        match sequence.state {
+            State::Decoding => self.stop_decoding(slot),
+            State::Held => {
+                self.held.remove(slot, self.policy.as_ref(), self.now);
+            }
+            _ => unreachable!("one that is preempted decodes or holds blocks"),
+        }
+        self.stats.preemptions += 1;
+        let swapped = self.swap_out(slot, plan);
+        if swapped {
+            self.stats.swaps += 1;
+        } else {
+            self.stats.lost_tokens += u64::from(self.sequences[slot as usize].computed);
+        }
+        if swapped {
+            self.release_device(slot);
+            self.enqueue_waiting(slot);
+        } else {
+            self.start_over(slot);
+        }
+        plan.preempted.push(Preempted { sequence: id, swapped });
+    }
+
+    /// Takes all of a sequence's blocks, which is in no queue, and lets it wait to be computed again.
+    pub(super) fn start_over(&mut self, slot: u32) {
+        self.release_device(slot);
+        let sequence = &mut self.sequences[slot as usize];
+        sequence.computed = 0;
+        sequence.moved = false;
+        self.enqueue_waiting(slot);
+    }
+
+    /// Takes the host blocks of a sequence that waits; it will be computed again.
+    pub(super) fn lose_host(&mut self, slot: u32) {
+        self.dequeue_waiting(slot);
+        self.release_host(slot);
+        let sequence = &mut self.sequences[slot as usize];
+        self.stats.lost_tokens += u64::from(sequence.computed);
+        sequence.computed = 0;
+        sequence.committed = 0;
+        self.enqueue_waiting(slot);
+    }
+
+    /// Gives up everything.
+    pub(super) fn release_all(&mut self, slot: u32) {
+        self.release_device(slot);
+        self.release_host(slot);
+    }
+
+    /// Gives back blocks beyond those that the sequence's tokens need: guesses that were wrong.
+    pub(super) fn trim(&mut self, slot: u32) {
+        let sequence = &mut self.sequences[slot as usize];
+        let model = &mut self.models[usize::from(sequence.model)];
+        let needed = sequence.tokens.len().div_ceil(model.kv.block_size());
+        let surplus = sequence.table.len().saturating_sub(needed);
+        for block in sequence.table.drain(sequence.table.len() - surplus..).rev() {
+            model.kv.release(block);
+        }
+        let (tenant, resource) = (sequence.candidate.tenant, usize::from(sequence.model));
+        self.tell_holding(tenant, resource, -(surplus as f64));
+    }
+
+    /// Moves the blocks of a sequence to host memory, if that is wanted and there is room.
+    fn swap_out(&mut self, slot: u32, plan: &mut Plan) -> bool {
+        let sequence = &mut self.sequences[slot as usize];
+        let model = &mut self.models[usize::from(sequence.model)];
+        // A block that this very plan copies or moves has not got its content yet.
+        if self.config.preemption != Preemption::Swap || sequence.moved || sequence.computed == 0 {
+            return false;
+        }
+        let host = model.host.as_mut().expect("the configuration has host memory");
+        let blocks = (sequence.computed as usize).div_ceil(model.kv.block_size());
+        if host.available() < blocks {
+            return false;
+        }
+        sequence.host.extend((0..blocks).map(|_| host.allocate().expect("as many are available")));
+        plan.swap_out.push(Swap {
+            sequence: sequence.id,
+            model: ModelId(sequence.model),
+            device: sequence.table[..blocks].to_vec(),
+            host: sequence.host.clone(),
+        });
+        sequence.moved = true;
+        true
+    }
+
+    /// Gives up blocks of the device, seats, adapter, promises and reservations.
+    fn release_device(&mut self, slot: u32) {
+        let sequence = &mut self.sequences[slot as usize];
+        let model = &mut self.models[usize::from(sequence.model)];
+        let blocks = sequence.table.len();
+        for &block in sequence.table.iter().rev() {
+            model.kv.release(block);
+        }
+        sequence.table.clear();
+        sequence.shared_tail = false;
+        sequence.committed = 0;
+        model.promised -= std::mem::take(&mut sequence.promised);
+        model.reserved -= std::mem::take(&mut sequence.reserved);
+        if !std::mem::take(&mut sequence.seated) {
+            return;
+        }
+        self.seats -= sequence.samples as usize;
+        if let Some(adapter) = sequence.adapter {
+            let users = model.adapters.get_mut(&adapter).expect("a seated sequence holds its adapter");
+            *users -= 1;
+            if *users == 0 {
+                model.adapters.remove(&adapter);
+            }
+        }
+        let (tenant, resource, seats) =
+            (sequence.candidate.tenant, usize::from(sequence.model), f64::from(sequence.samples));
+        self.tell_holding(tenant, resource, -(blocks as f64));
+        self.tell_holding(tenant, self.models.len(), -seats);
+    }
+
+    fn release_host(&mut self, slot: u32) {
+        let sequence = &mut self.sequences[slot as usize];
+        let blocks: Vec<BlockId> = std::mem::take(&mut sequence.host);
+        if let Some(host) = self.models[usize::from(sequence.model)].host.as_mut() {
+            blocks.into_iter().for_each(|block| host.release(block));
+        }
+    }
+}

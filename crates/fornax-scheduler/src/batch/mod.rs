@@ -1,0 +1,47 @@
+//! Batching for language models: requests in, for each step a plan of which tokens to compute and where.
+//!
+//! # A step
+//! Every sequence that is under way is some tokens, of which the keys and values of the first so many are computed. What is
+//! left is computed in pieces; when nothing but the last token is left, the sequence *decodes*, one token a step. So a
+//! prompt, a prompt after preemption and a single token are one kind of work (as in Sarathi-Serve, Agrawal et al., OSDI
+//! 2024, <https://arxiv.org/abs/2403.02310>), and a step mixes them (Orca, Yu et al., OSDI 2022). [`BatchScheduler::step`]
+//! 1. takes in the events, of which the results of the last plan are one;
+//! 2. gives every decoding sequence its token, preempting the last by the policy where no block is left (`decode.rs`);
+//! 3. gives what is left of the step's tokens to prompts, begun ones and new ones alike, in the policy's order, whole or
+//!    in chunks (`prompt.rs`);
+//! 4. grants speculative tokens out of what nobody else wants.
+//!
+//! # Memory
+//! Keys and values lie in blocks of equal size (PagedAttention, Kwon et al., SOSP 2023,
+//! <https://arxiv.org/abs/2309.06180>). Full blocks are findable by content ([`kv`](crate::kv)), forks share blocks and copy
+//! the last one when they write to it. A preempted sequence gives its blocks up and is computed again later, or moves them
+//! to host memory.
+//!
+//! # What it relies on
+//! One plan is under way at a time: until its results are in, `step` takes in events and plans nothing. Who carries a plan
+//! out does so in this order: swap out, copy, swap in, compute.
+//!
+//! # Files
+//! `config.rs` what can be chosen, `request.rs` requests and events, `plan.rs` plans, `sequence.rs` what is known of a
+//! sequence, `scheduler.rs` the step, `events.rs`, `results.rs`, `decode.rs`, `prompt.rs` and `memory.rs` its parts,
+//! `explain.rs` reasons, `audit.rs` the invariants.
+
+mod audit;
+mod config;
+mod decode;
+mod events;
+mod explain;
+mod memory;
+mod plan;
+mod prompt;
+mod request;
+mod results;
+mod scheduler;
+mod sequence;
+#[cfg(test)]
+mod small_world;
+
+pub use config::{Admission, BatchConfig, ModelConfig, Preemption};
+pub use plan::{CopyBlock, FinishReason, Finished, Item, Plan, Preempted, Swap};
+pub use request::{BatchEvent, Output, Request, Token};
+pub use scheduler::{BatchScheduler, BatchStats};

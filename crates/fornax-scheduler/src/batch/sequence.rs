@@ -1,0 +1,118 @@
+//! What is known of a sequence.
+
+use super::{FinishReason, Token};
+use crate::kv::Scope;
+use crate::policy::Candidate;
+use crate::{AdapterId, BlockId, SequenceId, Time};
+
+/// Where a sequence stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) enum State {
+    /// The slot is not in use.
+    #[default]
+    Vacant,
+    /// It waits and holds no blocks of the device (but may hold some of the host).
+    Waiting,
+    /// It waits for the next piece of its prompt and holds blocks.
+    Held,
+    /// A piece of its prompt is in the plan under way.
+    Planned,
+    /// It decodes.
+    Decoding,
+}
+
+/// A sequence. What every step touches stands first and stays there, in two lines of the processor's cache.
+#[derive(Clone, Debug, Default)]
+#[repr(C, align(64))]
+pub(super) struct Sequence {
+    pub(super) state: State,
+    /// Whether the last block may have other owners.
+    pub(super) shared_tail: bool,
+    /// Whether it holds its seats.
+    pub(super) seated: bool,
+    /// Whether a block of it was moved in the plan being made or under way.
+    pub(super) moved: bool,
+    /// Why it is to end once the plan under way is done.
+    pub(super) doomed: Option<FinishReason>,
+    /// How many tokens have their keys and values.
+    pub(super) computed: u32,
+    /// How many tokens it has put out.
+    pub(super) produced: u32,
+    pub(super) max_new: u32,
+    pub(super) speculation: u32,
+    /// How many of its blocks are indexed.
+    pub(super) committed: u32,
+    pub(super) model: u16,
+    pub(super) adapter: Option<AdapterId>,
+    pub(super) id: SequenceId,
+    pub(super) table: Vec<BlockId>,
+    pub(super) tokens: Vec<Token>,
+
+    /// Its place among those that decode.
+    pub(super) place: u32,
+    /// Its place in the plan being made.
+    pub(super) item: u32,
+    /// How many sequences it is still to become: those that it holds seats for.
+    pub(super) samples: u32,
+    pub(super) prompt: u32,
+    pub(super) predicted: u32,
+    /// Blocks that it will need for the rest of its prompt.
+    pub(super) promised: usize,
+    /// Blocks set aside for all it may become.
+    pub(super) reserved: usize,
+    /// How many blocks had to be available when it was last refused.
+    pub(super) needs: usize,
+    pub(super) passed: u32,
+    pub(super) admitted: bool,
+    pub(super) scope: Scope,
+    pub(super) root: u64,
+    /// The hashes of its full blocks, as far as they are known.
+    pub(super) hashes: Vec<u64>,
+    /// Its blocks in host memory.
+    pub(super) host: Vec<BlockId>,
+    pub(super) first_token: Option<Time>,
+    /// What the policy sees; `cost` and `demand` as of when it came.
+    pub(super) candidate: Candidate,
+}
+
+impl Default for Candidate {
+    fn default() -> Self {
+        Self {
+            number: 0,
+            tenant: crate::TenantId::DEFAULT,
+            arrival: Time::ZERO,
+            priority: 0,
+            demand: 0.0,
+            cost: 1.0,
+            deadline: Time::NEVER,
+        }
+    }
+}
+
+impl Sequence {
+    /// How many tokens it has.
+    pub(super) fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// How many tokens are to be computed.
+    pub(super) fn remaining(&self) -> usize {
+        self.tokens.len() - self.computed as usize
+    }
+
+    /// Makes the slot vacant and keeps its buffers.
+    pub(super) fn clear(&mut self) {
+        let mut fresh = Self {
+            table: std::mem::take(&mut self.table),
+            tokens: std::mem::take(&mut self.tokens),
+            hashes: std::mem::take(&mut self.hashes),
+            host: std::mem::take(&mut self.host),
+            ..Self::default()
+        };
+        fresh.table.clear();
+        fresh.tokens.clear();
+        fresh.hashes.clear();
+        fresh.host.clear();
+        *self = fresh;
+    }
+}

@@ -1,0 +1,475 @@
+//! The blocks of one model: reference counts, the free ones, and the cached ones by when they were last used.
+
+use super::prefix::{PrefixIndex, Scope};
+use crate::{BlockId, SchedulerError};
+
+/// No block.
+const NONE: u32 = u32::MAX;
+
+/// What a prompt finds in the cache.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lookup {
+    /// The blocks of its beginning, in order.
+    pub blocks: Vec<BlockId>,
+    /// How many of them nobody holds: to take them makes as many fewer available.
+    pub unheld: usize,
+    /// Whether the first block that is missing was here before and made room for others.
+    pub evicted: bool,
+}
+
+/// Blocks with reference counts, copy-on-write in mind, and an index of prefixes.
+///
+/// At all times `free + cached + held = total`, which [`KvMemory::audit`] recounts.
+#[derive(Clone, Debug)]
+pub struct KvMemory {
+    block_size: usize,
+    owners: Vec<u32>,
+    free: Vec<u32>,
+    held: usize,
+    index: PrefixIndex,
+    /// The cached blocks as a list, the longest unused first: neighbours by block, and both ends.
+    before: Vec<u32>,
+    after: Vec<u32>,
+    oldest: u32,
+    newest: u32,
+    cached: usize,
+    evictions: u64,
+}
+
+impl KvMemory {
+    /// `blocks` free blocks of `block_size` tokens. `seed` goes into the hashes of prefixes.
+    ///
+    /// # Errors
+    /// [`SchedulerError::InvalidConfig`] for no blocks, too many, or blocks of no size.
+    pub fn new(blocks: usize, block_size: usize, seed: u64) -> Result<Self, SchedulerError> {
+        if blocks == 0 || blocks >= NONE as usize {
+            return Err(SchedulerError::config("blocks", blocks, "give at least one block, and fewer than 2^32 - 1"));
+        }
+        if block_size == 0 || block_size > 1 << 20 {
+            return Err(SchedulerError::config("block_size", block_size, "give 1 to 2^20 tokens, such as 16"));
+        }
+        Ok(Self {
+            block_size,
+            owners: vec![0; blocks],
+            // The lowest number is taken first.
+            free: (0..blocks as u32).rev().collect(),
+            held: 0,
+            index: PrefixIndex::new(blocks, block_size, seed),
+            before: vec![NONE; blocks],
+            after: vec![NONE; blocks],
+            oldest: NONE,
+            newest: NONE,
+            cached: 0,
+            evictions: 0,
+        })
+    }
+
+    /// Tokens in a block.
+    pub fn block_size(&self) -> usize {
+        self.block_size
+    }
+
+    /// How many blocks there are.
+    pub fn total(&self) -> usize {
+        self.owners.len()
+    }
+
+    /// How many blocks can be had: those that are free, and those that are cached.
+    pub fn available(&self) -> usize {
+        self.free.len() + self.cached
+    }
+
+    /// How many blocks are cached and held by nobody.
+    pub fn cached(&self) -> usize {
+        self.cached
+    }
+
+    /// How many blocks are held.
+    pub fn held(&self) -> usize {
+        self.held
+    }
+
+    /// How many cached blocks have made room for others so far.
+    pub fn evictions(&self) -> u64 {
+        self.evictions
+    }
+
+    /// How many hold a block.
+    pub fn owners(&self, block: BlockId) -> u32 {
+        self.owners[block.0 as usize]
+    }
+
+    /// Whether a block can be found by its content, so that nobody may write to it.
+    pub fn is_indexed(&self, block: BlockId) -> bool {
+        self.index.contains(block.0)
+    }
+
+    /// The hash that the first block of a prefix begins with.
+    pub fn root(&self, scope: Scope) -> u64 {
+        self.index.root(scope)
+    }
+
+    /// A block for one owner: a free one, or else the cached one that was not used for the longest time.
+    pub fn allocate(&mut self) -> Option<BlockId> {
+        let block = match self.free.pop() {
+            Some(block) => block,
+            None => {
+                let block = self.oldest;
+                if block == NONE {
+                    return None;
+                }
+                self.unlink(block);
+                self.index.evict(block);
+                self.evictions += 1;
+                block
+            }
+        };
+        let owners = &mut self.owners[block as usize];
+        assert!(*owners == 0, "block {block} was free and has {owners} owners");
+        *owners = 1;
+        self.held += 1;
+        Some(BlockId(block))
+    }
+
+    /// One owner more, of a block that is held or cached.
+    pub fn share(&mut self, block: BlockId) {
+        let at = block.0 as usize;
+        if self.owners[at] == 0 {
+            assert!(self.index.contains(block.0), "block {block} is free and cannot be shared");
+            self.unlink(block.0);
+            self.held += 1;
+        }
+        self.owners[at] += 1;
+    }
+
+    /// One owner less. The last one leaves the block cached if it is indexed, free otherwise. Those who hold a prefix
+    /// give its blocks back from the end, so that an older block is never a part of a newer one's prefix.
+    pub fn release(&mut self, block: BlockId) {
+        let owners = &mut self.owners[block.0 as usize];
+        assert!(*owners > 0, "block {block} is released and has no owner");
+        *owners -= 1;
+        if *owners > 0 {
+            return;
+        }
+        self.held -= 1;
+        if self.index.contains(block.0) {
+            self.link(block.0);
+        } else {
+            self.free.push(block.0);
+        }
+    }
+
+    /// The cached or held blocks that hold the beginning of `tokens`, at most `most` of them. `hashes` are those of its
+    /// full blocks. Tokens are compared one by one: a hash that two share is no hit.
+    pub fn lookup(&self, scope: Scope, hashes: &[u64], tokens: &[u32], most: usize) -> Lookup {
+        let mut found = Lookup::default();
+        let mut parent = None;
+        for (hash, content) in hashes.iter().zip(tokens.chunks_exact(self.block_size)).take(most) {
+            let Some(block) = self.index.find(parent, scope, *hash, content) else {
+                found.evicted = self.index.was_evicted(*hash);
+                break;
+            };
+            found.unheld += usize::from(self.owners[block as usize] == 0);
+            found.blocks.push(BlockId(block));
+            parent = Some(block);
+        }
+        found
+    }
+
+    /// Makes a full block findable, as what follows `parent`. Where the same content is there already, that block is
+    /// given back and the caller is to use it instead.
+    pub fn commit(
+        &mut self,
+        parent: Option<BlockId>,
+        scope: Scope,
+        hash: u64,
+        tokens: &[u32],
+        block: BlockId,
+    ) -> Option<BlockId> {
+        assert!(self.owners[block.0 as usize] > 0, "block {block} is committed and has no owner");
+        self.index.insert(parent.map(|block| block.0), scope, hash, tokens, block.0).map(BlockId)
+    }
+
+    /// Recounts everything. `holders` are the blocks of all that hold any, each as often as it is held.
+    ///
+    /// # Panics
+    /// If the books do not balance, which is a fault of this crate.
+    pub fn audit(&self, holders: impl IntoIterator<Item = BlockId>) {
+        let mut owners = vec![0u32; self.owners.len()];
+        for block in holders {
+            owners[block.0 as usize] += 1;
+        }
+        assert!(owners == self.owners, "reference counts {:?} are not the owners {owners:?}", self.owners);
+        let held = owners.iter().filter(|&&owners| owners > 0).count();
+        let mut seen = vec![false; self.owners.len()];
+        let mut cached = 0;
+        let (mut block, mut last) = (self.oldest, NONE);
+        while block != NONE {
+            assert!(!std::mem::replace(&mut seen[block as usize], true), "block {block} is cached twice");
+            assert!(owners[block as usize] == 0, "block {block} is cached and held");
+            assert!(self.before[block as usize] == last, "block {block} does not know who is before it");
+            cached += 1;
+            (last, block) = (block, self.after[block as usize]);
+        }
+        assert!(last == self.newest, "the newest cached block is not the last");
+        for &block in &self.free {
+            assert!(!std::mem::replace(&mut seen[block as usize], true), "block {block} is free twice, or cached");
+            assert!(owners[block as usize] == 0 && !self.index.contains(block), "block {block} is free and in use");
+        }
+        let books = (self.free.len(), self.cached, self.held);
+        assert!(books == (self.free.len(), cached, held), "{books:?} free, cached and held; found {cached}, {held}");
+        assert!(self.free.len() + cached + held == self.total(), "{books:?} do not make up {}", self.total());
+        self.index.audit(&self.owners);
+    }
+
+    /// The same for the counts alone, which costs nothing.
+    pub(crate) fn check_counts(&self) {
+        assert!(
+            self.free.len() + self.cached + self.held == self.total(),
+            "{} free, {} cached and {} held blocks do not make up {}",
+            self.free.len(),
+            self.cached,
+            self.held,
+            self.total()
+        );
+    }
+
+    /// What the future depends on.
+    #[cfg(test)]
+    pub(crate) fn hash_state(&self, hasher: &mut impl std::hash::Hasher) {
+        use std::hash::Hash as _;
+        (&self.owners, &self.free).hash(hasher);
+        let mut block = self.oldest;
+        while block != NONE {
+            block.hash(hasher);
+            block = self.after[block as usize];
+        }
+        self.index.hash_state(hasher);
+    }
+
+    /// Puts a block at the end of the cached ones.
+    fn link(&mut self, block: u32) {
+        self.before[block as usize] = self.newest;
+        self.after[block as usize] = NONE;
+        match self.newest {
+            NONE => self.oldest = block,
+            newest => self.after[newest as usize] = block,
+        }
+        self.newest = block;
+        self.cached += 1;
+    }
+
+    /// Takes a block out of the cached ones.
+    fn unlink(&mut self, block: u32) {
+        let (before, after) = (self.before[block as usize], self.after[block as usize]);
+        match before {
+            NONE => self.oldest = after,
+            before => self.after[before as usize] = after,
+        }
+        match after {
+            NONE => self.newest = before,
+            after => self.before[after as usize] = before,
+        }
+        self.cached -= 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::block_hash;
+    use super::*;
+    use crate::{Random, TenantId};
+
+    const MINE: Scope = Scope::of(TenantId(0), None, None);
+
+    fn memory(blocks: usize) -> KvMemory {
+        KvMemory::new(blocks, 2, 7).expect("a few blocks of two tokens")
+    }
+
+    fn hashes(memory: &KvMemory, scope: Scope, tokens: &[u32]) -> Vec<u64> {
+        let mut hash = memory.root(scope);
+        let chunks = tokens.chunks_exact(memory.block_size());
+        chunks
+            .map(|chunk| {
+                hash = block_hash(hash, chunk);
+                hash
+            })
+            .collect()
+    }
+
+    /// Writes `tokens` to new blocks and commits them, as a sequence does that shares nothing.
+    fn write(memory: &mut KvMemory, scope: Scope, tokens: &[u32]) -> Vec<BlockId> {
+        let hashes = hashes(memory, scope, tokens);
+        let mut table: Vec<BlockId> = Vec::new();
+        for (hash, chunk) in hashes.iter().zip(tokens.chunks_exact(2)) {
+            let mut block = memory.allocate().expect("room");
+            if let Some(other) = memory.commit(table.last().copied(), scope, *hash, chunk, block) {
+                memory.share(other);
+                memory.release(block);
+                block = other;
+            }
+            table.push(block);
+        }
+        table
+    }
+
+    fn find(memory: &KvMemory, scope: Scope, tokens: &[u32]) -> Lookup {
+        memory.lookup(scope, &hashes(memory, scope, tokens), tokens, usize::MAX)
+    }
+
+    #[test]
+    fn sizes_are_checked() {
+        assert!(KvMemory::new(0, 16, 0).is_err());
+        assert!(KvMemory::new(4, 0, 0).is_err());
+        assert!(KvMemory::new(4, (1 << 20) + 1, 0).is_err());
+        assert!(KvMemory::new(usize::MAX, 16, 0).is_err());
+        let memory = KvMemory::new(1, 1 << 20, 0).expect("one large block");
+        assert_eq!((memory.total(), memory.available(), memory.block_size()), (1, 1, 1 << 20));
+    }
+
+    #[test]
+    fn a_prefix_is_found_by_its_tokens() {
+        let mut memory = memory(8);
+        let table = write(&mut memory, MINE, &[1, 2, 3, 4, 5, 6]);
+        let found = find(&memory, MINE, &[1, 2, 3, 4, 9, 9, 5, 6]);
+        assert_eq!((found.blocks.as_slice(), found.unheld), (&table[..2], 0));
+        assert_eq!(find(&memory, MINE, &[3, 4]).blocks, []);
+        let most = memory.lookup(MINE, &hashes(&memory, MINE, &[1, 2, 3, 4]), &[1, 2, 3, 4], 1);
+        assert_eq!(most.blocks, table[..1]);
+        for other in [Scope::of(TenantId(1), None, None), Scope::of(TenantId(0), Some(0), None)] {
+            assert_eq!(find(&memory, other, &[1, 2]).blocks, []);
+        }
+        for &block in table.iter().rev() {
+            memory.release(block);
+        }
+        assert_eq!((memory.cached(), memory.held(), memory.available()), (3, 0, 8));
+        assert_eq!(find(&memory, MINE, &[1, 2, 3, 4]).unheld, 2);
+        memory.audit([]);
+    }
+
+    #[test]
+    fn the_longest_unused_makes_room_and_is_remembered() {
+        let mut memory = memory(4);
+        for tokens in [[1, 1, 1, 1], [2, 2, 2, 2]] {
+            for &block in write(&mut memory, MINE, &tokens).iter().rev() {
+                memory.release(block);
+            }
+        }
+        // The first prefix is used again, so that the second goes first, its end before its beginning.
+        let again = find(&memory, MINE, &[1, 1, 1, 1]).blocks;
+        again.iter().for_each(|&block| memory.share(block));
+        again.iter().rev().for_each(|&block| memory.release(block));
+        let new = memory.allocate().expect("a cached block makes room");
+        assert_eq!(find(&memory, MINE, &[2, 2, 2, 2]).blocks.len(), 1);
+        assert!(find(&memory, MINE, &[2, 2, 2, 2]).evicted);
+        assert!(!find(&memory, MINE, &[2, 2, 3, 3]).evicted);
+        assert_eq!(find(&memory, MINE, &[1, 1, 1, 1]).blocks.len(), 2);
+        assert_eq!(memory.evictions(), 1);
+        memory.audit([new]);
+    }
+
+    #[test]
+    fn a_held_block_is_never_taken() {
+        let mut memory = memory(3);
+        let table = write(&mut memory, MINE, &[1, 1, 2, 2]);
+        let third = memory.allocate().expect("one is free");
+        assert_eq!(memory.allocate(), None);
+        memory.release(table[1]);
+        assert_eq!(memory.allocate(), Some(table[1]));
+        assert_eq!(memory.allocate(), None);
+        memory.audit([table[0], table[1], third]);
+    }
+
+    #[test]
+    fn the_same_content_is_kept_once() {
+        let mut memory = memory(6);
+        let one = write(&mut memory, MINE, &[1, 2, 3, 4]);
+        let two = write(&mut memory, MINE, &[1, 2, 3, 4]);
+        assert_eq!(one, two);
+        assert_eq!((memory.owners(one[0]), memory.held()), (2, 2));
+        assert!(memory.is_indexed(one[1]));
+        memory.audit(one.into_iter().chain(two));
+    }
+
+    #[test]
+    fn equal_hashes_are_told_apart() {
+        let mut memory = memory(8);
+        memory.index.blunt();
+        let one = write(&mut memory, MINE, &[1, 2, 3, 4]);
+        let two = write(&mut memory, MINE, &[5, 6, 7, 8]);
+        let other = Scope::of(TenantId(1), None, None);
+        let three = write(&mut memory, other, &[1, 2, 3, 4]);
+        assert_eq!(find(&memory, MINE, &[1, 2, 3, 4]).blocks, one);
+        assert_eq!(find(&memory, MINE, &[5, 6, 7, 8]).blocks, two);
+        assert_eq!(find(&memory, other, &[1, 2, 3, 4]).blocks, three);
+        assert_eq!(find(&memory, MINE, &[1, 2, 7, 8]).blocks, one[..1]);
+        assert_eq!(find(&memory, MINE, &[3, 4]).blocks, []);
+        for table in [&one, &two, &three] {
+            table.iter().rev().for_each(|&block| memory.release(block));
+        }
+        memory.audit([]);
+        // All six go and two stay free: what is left of each chain is still found.
+        let taken: Vec<BlockId> = (0..4).map(|_| memory.allocate().expect("room")).collect();
+        assert_eq!(find(&memory, MINE, &[1, 2, 3, 4]).blocks, []);
+        assert_eq!(find(&memory, MINE, &[5, 6, 7, 8]).blocks, two);
+        assert_eq!(find(&memory, other, &[1, 2, 3, 4]).blocks, three);
+        memory.audit(taken);
+    }
+
+    #[test]
+    #[should_panic(expected = "has no owner")]
+    fn a_double_release_is_caught() {
+        let mut memory = memory(2);
+        let block = memory.allocate().expect("room");
+        memory.release(block);
+        memory.release(block);
+    }
+
+    #[test]
+    #[should_panic(expected = "cannot be shared")]
+    fn a_free_block_is_not_shared() {
+        memory(2).share(BlockId(1));
+    }
+
+    #[test]
+    #[should_panic(expected = "are not the owners")]
+    fn an_audit_finds_a_leak() {
+        let mut memory = memory(2);
+        memory.allocate().expect("room");
+        memory.audit([]);
+    }
+
+    /// Sequences over a small alphabet, so that many share prefixes, come and go at random.
+    #[test]
+    fn the_books_balance_whatever_happens() {
+        for seed in 0..50 {
+            let mut random = Random::new(seed);
+            let mut memory = memory(12);
+            if seed % 5 == 0 {
+                memory.index.blunt();
+            }
+            let mut tables: Vec<Vec<BlockId>> = Vec::new();
+            for _ in 0..400 {
+                if random.chance(0.5) || tables.is_empty() {
+                    let tokens: Vec<u32> = (0..2 * random.between(1, 4)).map(|_| random.below(2) as u32).collect();
+                    let scope = Scope::of(TenantId(random.below(2) as u32), None, None);
+                    let hashes = hashes(&memory, scope, &tokens);
+                    let mut table = memory.lookup(scope, &hashes, &tokens, usize::MAX).blocks;
+                    table.iter().for_each(|&block| memory.share(block));
+                    for at in table.len()..hashes.len() {
+                        let Some(block) = memory.allocate() else { break };
+                        let parent = table.last().copied();
+                        let content = &tokens[2 * at..2 * at + 2];
+                        assert_eq!(memory.commit(parent, scope, hashes[at], content, block), None, "seed {seed}");
+                        table.push(block);
+                    }
+                    tables.push(table);
+                } else {
+                    let table = tables.swap_remove(random.below(tables.len() as u64) as usize);
+                    table.iter().rev().for_each(|&block| memory.release(block));
+                }
+                memory.audit(tables.iter().flatten().copied());
+            }
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! A contextual bandit that learns which policy serves the traffic at hand (UCB1: Auer, Cesa-Bianchi and Fischer, 2002,
+//! <https://doi.org/10.1023/A:1013689704352>, one table a context).
+//!
+//! Time is cut into epochs. In each, one of the arms orders the tasks; at its end the arm is rewarded by how the tasks
+//! that ended in it fared: the mean of `cost / (cost + waited)`, 1 where nobody waited. The context is what the queue
+//! looked like when the epoch began: how much work waits, and how unequal its parts are. Rewards of work that an earlier
+//! arm began are taken as the present arm's; epochs much longer than a task make that small.
+//!
+//! There is no randomness in it: what is known least is tried next.
+
+use super::aged_ratio::AgedRatio;
+use super::fcfs::FirstCome;
+use super::shortest::Shortest;
+use super::{Bound, Candidate, Observation, Policy, PolicyEntry};
+use crate::{SchedulerError, TenantId, Time};
+
+/// The list's line.
+pub const ENTRY: PolicyEntry = PolicyEntry {
+    name: "bandit",
+    summary: "learns which of fcfs, shortest and aged-ratio serves the traffic; `epoch` seconds each try",
+    options: &[("epoch", 10.0), ("explore", 0.2)],
+    make: |options| {
+        let arms: Vec<Box<dyn Policy>> =
+            vec![Box::new(FirstCome), Box::new(Shortest { ageing: 0.1 }), Box::new(AgedRatio { ageing: 0.1 })];
+        Ok(Box::new(Bandit::new(arms, options.positive("epoch")?, options.not_negative("explore")?)?))
+    },
+};
+
+/// How many contexts are told apart.
+const CONTEXTS: usize = 6;
+
+/// What one epoch was like.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Epoch {
+    /// When it ended.
+    pub end: Time,
+    /// The context it began in.
+    pub context: usize,
+    /// The arm that ordered.
+    pub arm: &'static str,
+    /// The mean of `cost / (cost + waited)` over the tasks that ended.
+    pub reward: f64,
+    /// How many tasks ended.
+    pub ended: u32,
+}
+
+/// What is known of an arm in a context.
+#[derive(Clone, Copy, Debug, Default)]
+struct Record {
+    tries: f64,
+    mean: f64,
+}
+
+/// Learns which of several policies serves best, by context.
+#[derive(Clone, Debug)]
+pub struct Bandit {
+    arms: Vec<Box<dyn Policy>>,
+    length: f64,
+    explore: f64,
+    table: Vec<[Record; CONTEXTS]>,
+    current: usize,
+    context: usize,
+    began: Option<Time>,
+    reward: f64,
+    ended: u32,
+    revision: u64,
+    /// Of the tasks that wait: their number, the sum of their costs and of its squares.
+    waiting: (f64, f64, f64),
+    epochs: Vec<Epoch>,
+}
+
+impl Bandit {
+    /// A bandit over `arms`, with epochs of `length` seconds. `explore` weighs what is not known well: 0 never looks back.
+    ///
+    /// # Errors
+    /// [`SchedulerError::InvalidConfig`] without arms.
+    pub fn new(arms: Vec<Box<dyn Policy>>, length: f64, explore: f64) -> Result<Self, SchedulerError> {
+        if arms.is_empty() {
+            return Err(SchedulerError::config("arms", "empty", "give the policies to choose from"));
+        }
+        let table = vec![[Record::default(); CONTEXTS]; arms.len()];
+        Ok(Self {
+            arms,
+            length,
+            explore,
+            table,
+            current: 0,
+            context: 0,
+            began: None,
+            reward: 0.0,
+            ended: 0,
+            revision: 0,
+            waiting: (0.0, 0.0, 0.0),
+            epochs: Vec::new(),
+        })
+    }
+
+    /// How much waits (nothing to speak of, some, much), and whether its parts are alike.
+    fn context_now(&self) -> usize {
+        let (count, sum, squares) = self.waiting;
+        let load = if count < 2.0 {
+            0
+        } else if count < 64.0 {
+            1
+        } else {
+            2
+        };
+        let mean = sum / count.max(1.0);
+        // The square of the coefficient of variation: 1 for an exponential distribution.
+        let uneven = squares / count.max(1.0) > 2.0 * mean * mean;
+        load * 2 + usize::from(uneven)
+    }
+
+    /// The arm with the highest upper confidence bound; an untried one first.
+    fn best(&self) -> usize {
+        let context = self.context;
+        let tries: f64 = self.table.iter().map(|records| records[context].tries).sum();
+        let bound = |record: &Record| {
+            if record.tries == 0.0 {
+                f64::INFINITY
+            } else {
+                record.mean + self.explore * (2.0 * tries.ln() / record.tries).sqrt()
+            }
+        };
+        let mut best = 0;
+        for arm in 1..self.arms.len() {
+            if bound(&self.table[arm][context]) > bound(&self.table[best][context]) {
+                best = arm;
+            }
+        }
+        best
+    }
+
+    fn close(&mut self, now: Time) {
+        if self.ended > 0 {
+            let reward = self.reward / f64::from(self.ended);
+            let record = &mut self.table[self.current][self.context];
+            record.tries += 1.0;
+            record.mean += (reward - record.mean) / record.tries;
+            let arm = self.arms[self.current].name();
+            self.epochs.push(Epoch { end: now, context: self.context, arm, reward, ended: self.ended });
+        }
+        self.reward = 0.0;
+        self.ended = 0;
+        self.context = self.context_now();
+        let best = self.best();
+        if best != self.current {
+            self.current = best;
+            self.revision += 1;
+        }
+        self.began = Some(now);
+    }
+}
+
+impl Policy for Bandit {
+    fn name(&self) -> &'static str {
+        ENTRY.name
+    }
+
+    fn rank(&self, task: &Candidate, now: Time) -> f64 {
+        self.arms[self.current].rank(task, now)
+    }
+
+    fn bound(&self) -> Bound {
+        // Every arm may order for any time, so that no more holds than holds for each; spans do not add up simply.
+        Bound::Unbounded
+    }
+
+    fn changes(&self) -> bool {
+        self.arms[self.current].changes()
+    }
+
+    fn crossing(&self, ahead: &Candidate, behind: &Candidate, now: Time) -> Option<Time> {
+        self.arms[self.current].crossing(ahead, behind, now)
+    }
+
+    fn by_tenant(&self) -> bool {
+        self.arms[self.current].by_tenant()
+    }
+
+    fn tenant_rank(&self, tenant: TenantId) -> f64 {
+        self.arms[self.current].tenant_rank(tenant)
+    }
+
+    fn observe(&mut self, observation: &Observation) {
+        for arm in &mut self.arms {
+            arm.observe(observation);
+        }
+        match *observation {
+            Observation::Step { now } => match self.began {
+                None => self.began = Some(now),
+                Some(began) if now.secs_since(began) >= self.length => self.close(now),
+                Some(_) => {}
+            },
+            Observation::Queued { task, .. } => {
+                self.waiting.0 += 1.0;
+                self.waiting.1 += task.cost;
+                self.waiting.2 += task.cost * task.cost;
+            }
+            Observation::Unqueued { task } => {
+                self.waiting.0 = (self.waiting.0 - 1.0).max(0.0);
+                self.waiting.1 = (self.waiting.1 - task.cost).max(0.0);
+                self.waiting.2 = (self.waiting.2 - task.cost * task.cost).max(0.0);
+            }
+            Observation::Ended { cost, waited, .. } => {
+                self.reward += cost / (cost + waited.max(0.0));
+                self.ended += 1;
+            }
+            _ => {}
+        }
+    }
+
+    fn wants_service(&self) -> bool {
+        self.arms.iter().any(|arm| arm.wants_service())
+    }
+
+    fn wants_holdings(&self) -> bool {
+        self.arms.iter().any(|arm| arm.wants_holdings())
+    }
+
+    fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    fn epochs(&self) -> &[Epoch] {
+        &self.epochs
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn task(cost: f64) -> Candidate {
+        Candidate {
+            number: 0,
+            tenant: TenantId::DEFAULT,
+            arrival: Time::ZERO,
+            priority: 0,
+            demand: 1.0,
+            cost,
+            deadline: Time::NEVER,
+        }
+    }
+
+    fn bandit() -> Bandit {
+        Bandit::new(vec![Box::new(FirstCome), Box::new(Shortest { ageing: 0.0 })], 1.0, 0.2).expect("two arms")
+    }
+
+    /// Runs `epochs` in which the arm of the given name makes tasks wait for `good`, others for `bad`.
+    fn teach(bandit: &mut Bandit, favourite: &str, from: u64, epochs: u64) {
+        for second in from..from + epochs {
+            let waited = if bandit.arms[bandit.current].name() == favourite { 0.1 } else { 10.0 };
+            bandit.observe(&Observation::Ended { task: task(1.0), cost: 1.0, waited });
+            bandit.observe(&Observation::Step { now: Time::from_micros(second * 1_000_000) });
+        }
+    }
+
+    #[test]
+    fn the_better_arm_is_found() {
+        for favourite in ["fcfs", "shortest"] {
+            let mut bandit = bandit();
+            teach(&mut bandit, favourite, 0, 100);
+            let late = &bandit.epochs()[50..];
+            let right = late.iter().filter(|epoch| epoch.arm == favourite).count();
+            assert!(right * 10 >= late.len() * 9, "{favourite}: {right} of {}", late.len());
+            assert!(bandit.revision() > 0);
+        }
+    }
+
+    #[test]
+    fn contexts_are_learned_apart() {
+        let mut bandit = bandit();
+        teach(&mut bandit, "fcfs", 0, 40);
+        assert_eq!(bandit.context, 0);
+        // Many unequal tasks: another context, of which nothing is known, so that both arms are tried there.
+        for index in 0..200 {
+            bandit.observe(&Observation::Queued { task: task(if index % 20 == 0 { 50.0 } else { 0.1 }), front: None });
+        }
+        teach(&mut bandit, "shortest", 40, 40);
+        assert_eq!(bandit.context, 5);
+        assert_eq!(bandit.epochs().last().expect("epochs").arm, "shortest");
+        for index in 0..200 {
+            bandit.observe(&Observation::Unqueued { task: task(if index % 20 == 0 { 50.0 } else { 0.1 }) });
+        }
+        teach(&mut bandit, "fcfs", 80, 5);
+        assert_eq!(bandit.context, 0);
+        assert_eq!(bandit.epochs().last().expect("epochs").arm, "fcfs");
+    }
+
+    #[test]
+    fn rewards_are_means_between_zero_and_one() {
+        let mut bandit = bandit();
+        bandit.observe(&Observation::Step { now: Time::ZERO });
+        bandit.observe(&Observation::Ended { task: task(1.0), cost: 1.0, waited: 0.0 });
+        bandit.observe(&Observation::Ended { task: task(1.0), cost: 1.0, waited: 3.0 });
+        bandit.observe(&Observation::Step { now: Time::from_micros(999_999) });
+        assert!(bandit.epochs().is_empty());
+        bandit.observe(&Observation::Step { now: Time::from_micros(1_000_000) });
+        assert_eq!(bandit.epochs().len(), 1);
+        assert_eq!((bandit.epochs()[0].reward, bandit.epochs()[0].ended), (0.625, 2));
+        // An epoch in which nothing ended teaches nothing.
+        bandit.observe(&Observation::Step { now: Time::from_micros(2_000_000) });
+        assert_eq!(bandit.epochs().len(), 1);
+        assert!(Bandit::new(Vec::new(), 1.0, 0.0).is_err());
+    }
+}

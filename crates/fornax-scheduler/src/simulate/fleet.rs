@@ -1,0 +1,321 @@
+//! Replicas behind a router, in made-up time: arrivals and finished steps, one after another.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use super::report::{Recorder, Report};
+use super::{Class, CostModel, StepLoad, TraceRequest};
+use crate::kv::{KvMemory, Scope, block_hash};
+use crate::{
+    BatchConfig, BatchEvent, BatchScheduler, Output, Plan, Random, Request, RequestId, RouteRequest, Router,
+    RouterConfig, RouterEvent, SchedulerError, TenantId, Time, policy, routing,
+};
+
+/// What is simulated.
+#[derive(Clone, Debug)]
+pub struct FleetConfig {
+    /// What reports call it.
+    pub name: String,
+    /// How many replicas, all alike.
+    pub replicas: usize,
+    /// The strategy of the router, by name.
+    pub routing: String,
+    /// The policy of each replica, by name and options.
+    pub policy: String,
+    /// The scheduler of each replica. Its estimates of time are set from `cost`.
+    pub batch: BatchConfig,
+    /// How long steps take.
+    pub cost: CostModel,
+    /// Weights of tenants that have another than 1.
+    pub weights: Vec<(TenantId, f64)>,
+    /// How wrong predictions of output lengths are: the standard deviation of their logarithm. 0 is clairvoyant; none
+    /// predicts each class's mean so far.
+    pub prediction: Option<f64>,
+    /// Seconds between a replica's reports to the router.
+    pub report_interval: f64,
+    /// For chance in predictions, speculation and routing.
+    pub seed: u64,
+}
+
+impl Default for FleetConfig {
+    fn default() -> Self {
+        Self {
+            name: "fcfs".into(),
+            replicas: 1,
+            routing: "least-loaded".into(),
+            policy: "fcfs".into(),
+            batch: BatchConfig::default(),
+            cost: CostModel::Roofline(super::Roofline::GPU_8B),
+            weights: Vec::new(),
+            prediction: Some(0.5),
+            report_interval: 0.1,
+            seed: 1,
+        }
+    }
+}
+
+/// A replica in made-up time.
+#[derive(Debug)]
+struct Replica {
+    scheduler: BatchScheduler,
+    plan: Plan,
+    /// When the plan under way began; none if there is none.
+    began: Option<Time>,
+    /// Tokens still to be computed, as the replica would report them.
+    pending: u64,
+    reported: Time,
+}
+
+/// A request that has not ended.
+#[derive(Clone, Copy, Debug)]
+struct Live {
+    request: TraceRequest,
+    emitted: u32,
+    /// Tokens of it that count as pending.
+    pending: u64,
+    /// Whether any of it was computed.
+    begun: bool,
+    last: Time,
+}
+
+/// Replicas behind a router.
+#[derive(Debug)]
+pub struct Fleet {
+    config: FleetConfig,
+    classes: Vec<Class>,
+    replicas: Vec<Replica>,
+    router: Router,
+    random: Random,
+    /// By the request's number, which is its id.
+    live: Vec<Option<Live>>,
+    /// Steps by when they end.
+    ends: BinaryHeap<Reverse<(Time, u32)>>,
+    /// The root of each tenant's prefixes is asked of this one.
+    roots: KvMemory,
+    /// Of each class: the sum and number of its outputs so far.
+    lengths: Vec<(f64, f64)>,
+    recorder: Recorder,
+}
+
+impl Fleet {
+    /// Idle replicas for requests of `classes`.
+    ///
+    /// # Errors
+    /// What the configuration of schedulers, policies, router or tenants refuses.
+    pub fn new(mut config: FleetConfig, classes: &[Class]) -> Result<Self, SchedulerError> {
+        (config.batch.seconds_per_prompt_token, config.batch.seconds_per_output_token) = config.cost.token_seconds();
+        let mut tenants: Vec<u32> =
+            classes.iter().flat_map(|class| class.tenant..class.tenant + class.tenants).collect();
+        tenants.sort_unstable();
+        tenants.dedup();
+        let mut scheduler = BatchScheduler::new(config.batch.clone(), policy(&config.policy)?)?;
+        for &tenant in &tenants {
+            let weight = config.weights.iter().find(|(other, _)| other.0 == tenant).map_or(1.0, |(_, weight)| *weight);
+            scheduler.declare_tenant(TenantId(tenant), weight)?;
+        }
+        let block_size = config.batch.models[0].block_size;
+        let router = Router::new(
+            RouterConfig {
+                replicas: config.replicas,
+                block_size,
+                // What runs needs a part of a replica's blocks for itself.
+                prefixes: config.batch.models[0].blocks / 4 * 3,
+                ..RouterConfig::default()
+            },
+            routing(&config.routing, config.seed)?,
+        )?;
+        let replica = || Replica {
+            scheduler: scheduler.clone(),
+            plan: Plan::default(),
+            began: None,
+            pending: 0,
+            reported: Time::ZERO,
+        };
+        Ok(Self {
+            replicas: (0..config.replicas).map(|_| replica()).collect(),
+            router,
+            random: Random::new(config.seed).fork(7),
+            live: Vec::new(),
+            ends: BinaryHeap::new(),
+            roots: KvMemory::new(1, block_size, config.batch.hash_seed)?,
+            lengths: vec![(0.0, 0.0); classes.len()],
+            recorder: Recorder::new(&config, classes),
+            classes: classes.to_vec(),
+            config,
+        })
+    }
+
+    /// Serves `requests`, which come in order of time, to the last token.
+    ///
+    /// # Errors
+    /// What the router refuses; a request that a scheduler refuses counts as such in the report.
+    pub fn run(mut self, requests: impl IntoIterator<Item = TraceRequest>) -> Result<Report, SchedulerError> {
+        let mut requests = requests.into_iter().peekable();
+        loop {
+            let step = self.ends.peek().map(|Reverse((time, _))| *time);
+            match (requests.peek(), step) {
+                (Some(request), step) if step.is_none_or(|step| request.arrival <= step) => {
+                    let request = requests.next().expect("it was looked at");
+                    self.arrive(request)?;
+                }
+                (_, Some(_)) => {
+                    let Reverse((now, replica)) = self.ends.pop().expect("it was looked at");
+                    self.finish_step(replica as usize, now)?;
+                }
+                (_, None) => break,
+            }
+        }
+        let schedulers: Vec<&BatchScheduler> = self.replicas.iter().map(|replica| &replica.scheduler).collect();
+        for scheduler in &schedulers {
+            scheduler.audit();
+        }
+        Ok(self.recorder.report(&schedulers))
+    }
+
+    fn arrive(&mut self, request: TraceRequest) -> Result<(), SchedulerError> {
+        let now = request.arrival;
+        let id = RequestId(self.live.len() as u64);
+        let tokens = request.prompt();
+        let predicted = self.predict(&request);
+        let route = RouteRequest {
+            id,
+            tenant: TenantId(request.tenant),
+            prompt_tokens: request.prompt_tokens(),
+            new_tokens: predicted,
+            prefix: if self.config.routing == "prefix" { self.hashes(&request, &tokens) } else { Vec::new() },
+        };
+        let (mut routes, mut rejected) = self.router.step([RouterEvent::Request(route)], now);
+        let Some(route) = routes.pop() else {
+            return Err(rejected.pop().map_or(SchedulerError::NoReplica, |rejected| rejected.error));
+        };
+        let pending = u64::from(request.prompt_tokens()) + u64::from(predicted);
+        self.live.push(Some(Live { request, emitted: 0, pending, begun: false, last: now }));
+        let class = &self.classes[usize::from(request.class)];
+        let class = Request {
+            tenant: TenantId(request.tenant),
+            priority: class.priority,
+            deadline: class.deadline.map(|seconds| Time::from_secs_f64(now.as_secs_f64() + seconds)),
+            predicted_new_tokens: Some(predicted),
+            speculation: class.speculation,
+            ..Request::new(id.0, tokens, request.new_tokens)
+        };
+        self.recorder.arrived(&request);
+        let replica = &mut self.replicas[route.replica as usize];
+        replica.pending += pending;
+        if replica.began.is_some() {
+            // A plan is under way; the request is taken in and planned after it.
+            let plan = replica.scheduler.step([BatchEvent::Submit(class)], now);
+            self.close(route.replica as usize, &plan, now);
+        } else {
+            self.step(route.replica as usize, vec![BatchEvent::Submit(class)], now);
+        }
+        Ok(())
+    }
+
+    /// What a request will put out, as far as that can be known when it comes.
+    fn predict(&mut self, request: &TraceRequest) -> u32 {
+        let (sum, count) = &mut self.lengths[usize::from(request.class)];
+        let predicted = match self.config.prediction {
+            Some(sigma) => self.random.log_normal(f64::from(request.new_tokens), sigma),
+            None => (*sum + 100.0) / (*count + 1.0),
+        };
+        *sum += f64::from(request.new_tokens);
+        *count += 1.0;
+        (predicted as u32).max(1)
+    }
+
+    fn hashes(&self, request: &TraceRequest, tokens: &[u32]) -> Vec<u64> {
+        let mut hash = self.roots.root(Scope::of(TenantId(request.tenant), None, None));
+        let mut hashes = Vec::with_capacity(tokens.len() / self.roots.block_size());
+        for chunk in tokens.chunks_exact(self.roots.block_size()) {
+            hash = block_hash(hash, chunk);
+            hashes.push(hash);
+        }
+        hashes
+    }
+
+    /// Reports the results of a replica's step, and lets it begin the next.
+    fn finish_step(&mut self, number: usize, now: Time) -> Result<(), SchedulerError> {
+        let replica = &mut self.replicas[number];
+        let began = replica.began.take().expect("a step that ends was under way");
+        let plan = std::mem::take(&mut replica.plan);
+        let mut outputs = Vec::with_capacity(plan.items.len());
+        let mut tokens = Vec::with_capacity(plan.items.len());
+        for item in &plan.items {
+            let live = self.live[item.sequence.request.0 as usize].as_mut().expect("what is planned is live");
+            let class = &self.classes[usize::from(live.request.class)];
+            let mut done = u64::from(item.tokens);
+            if !std::mem::replace(&mut live.begun, true) {
+                // What was cached is not to be computed.
+                done += u64::from(item.start);
+            }
+            let mut new = item.samples;
+            if item.samples > 0 {
+                while new <= item.speculative && self.random.chance(class.acceptance) {
+                    new += 1;
+                }
+                new = new.min(live.request.new_tokens - live.emitted);
+                tokens.extend((0..new).map(|at| live.request.output(live.emitted + at)));
+                self.recorder.emitted(&live.request, live.emitted, new, live.last, now);
+                live.emitted += new;
+                live.last = now;
+                done += u64::from(new.saturating_sub(1));
+            }
+            outputs.push(Output { tokens: new, finished: live.emitted == live.request.new_tokens });
+            let done = done.min(live.pending);
+            live.pending -= done;
+            replica.pending -= done;
+        }
+        self.recorder.stepped(number, &plan, now.secs_since(began));
+        let done = BatchEvent::Done { plan: plan.id.expect("a plan under way has a name"), outputs, tokens };
+        replica.plan = plan;
+        self.step(number, vec![done], now);
+        let replica = &mut self.replicas[number];
+        if now.secs_since(replica.reported) >= self.config.report_interval || replica.began.is_none() {
+            replica.reported = now;
+            let report = RouterEvent::Report { replica: number as u32, at: now, tokens: replica.pending };
+            self.router.step([report], now);
+        }
+        Ok(())
+    }
+
+    /// Gives events to a replica's scheduler and begins what it plans.
+    fn step(&mut self, number: usize, events: Vec<BatchEvent>, now: Time) {
+        let replica = &mut self.replicas[number];
+        let mut plan = std::mem::take(&mut replica.plan);
+        replica.scheduler.step_into(events, now, &mut plan);
+        self.close(number, &plan, now);
+        let replica = &mut self.replicas[number];
+        if plan.id.is_some() {
+            let mut load = StepLoad::default();
+            for item in &plan.items {
+                let new = f64::from(item.tokens + item.speculative);
+                let context = f64::from(item.start) + new;
+                load.tokens += new;
+                load.context += context;
+                load.pairs += new * (f64::from(item.start) + new / 2.0);
+            }
+            let seconds = self.config.cost.seconds(&load).max(1e-6);
+            replica.began = Some(now);
+            self.ends.push(Reverse((Time::from_secs_f64(now.as_secs_f64() + seconds), number as u32)));
+        }
+        replica.plan = plan;
+    }
+
+    /// Takes note of what ended or was refused.
+    fn close(&mut self, number: usize, plan: &Plan, now: Time) {
+        for finished in &plan.finished {
+            if let Some(live) = self.live[finished.sequence.request.0 as usize].take() {
+                self.replicas[number].pending -= live.pending;
+                self.recorder.finished(&live.request, live.emitted, now);
+            }
+        }
+        for _ in &plan.rejected {
+            // Each step submits one request at most, the latest.
+            if let Some(live) = self.live.last_mut().and_then(Option::take) {
+                self.replicas[number].pending -= live.pending;
+                self.recorder.refused(&live.request);
+            }
+        }
+    }
+}

@@ -1,0 +1,357 @@
+//! What a simulation shows: how each class was served, how evenly tenants and replicas were, and what the memory did.
+
+use super::{Class, FleetConfig, Histogram, TraceRequest};
+use crate::policy::bandit::Epoch;
+use crate::{BatchScheduler, BatchStats, Plan, Time};
+
+/// How a kind of request was served. Times are in seconds.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "simulate", derive(serde::Serialize))]
+#[allow(missing_docs, reason = "percentiles, named after what they are of")]
+pub struct ClassReport {
+    /// The class.
+    pub name: String,
+    /// How many came.
+    pub requests: u64,
+    /// How many were served to the end.
+    pub finished: u64,
+    /// How many the scheduler refused.
+    pub refused: u64,
+    /// The part that was served within both of the class's targets.
+    pub within_targets: f64,
+    /// Mean time from arrival to end.
+    pub mean_latency: f64,
+    pub first_token_p50: f64,
+    pub first_token_p90: f64,
+    pub first_token_p99: f64,
+    pub next_token_p50: f64,
+    pub next_token_p99: f64,
+    /// The distribution of times to the first token.
+    #[cfg_attr(feature = "simulate", serde(skip))]
+    pub first_token: Histogram,
+}
+
+/// What a simulation shows. Times are in seconds.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "simulate", derive(serde::Serialize))]
+pub struct Report {
+    /// The variant.
+    pub name: String,
+    /// Its policy.
+    pub policy: String,
+    /// Its routing.
+    pub routing: String,
+    /// From the first arrival to the last token.
+    pub seconds: f64,
+    /// By kind of request.
+    pub classes: Vec<ClassReport>,
+    /// Mean time from arrival to end over all requests.
+    pub mean_latency: f64,
+    /// Tokens put out a second.
+    pub output_tokens_per_second: f64,
+    /// Requests a second that were served within their targets.
+    pub goodput: f64,
+    /// The largest difference in service (prompt + 2 · output tokens) between two tenants over a window of ten seconds in
+    /// which both had work waiting.
+    pub fairness_gap: f64,
+    /// The part of prompts' full blocks that were found in the cache.
+    pub cache_hit_rate: f64,
+    /// Full blocks of prompts that were found.
+    pub cache_hits: u64,
+    /// Lookups that ended at a block that had made room for others.
+    pub evicted_misses: u64,
+    /// Lookups that ended at a block that was never there, or at the prompt's end.
+    pub cold_misses: u64,
+    /// Sequences preempted.
+    pub preemptions: u64,
+    /// Tokens computed in vain.
+    pub lost_tokens: u64,
+    /// Speculative tokens that were right, as a part of those granted.
+    pub accepted: f64,
+    /// The part of the time in which replicas computed.
+    pub utilisation: f64,
+    /// Steps.
+    pub steps: u64,
+    /// Sequences in a step, in the mean.
+    pub mean_batch: f64,
+    /// The tokens that the busiest replica computed over the mean of all.
+    pub imbalance: f64,
+    /// The tokens that the busiest replica computed.
+    pub busiest_tokens: u64,
+    /// What a learning policy of the first replica did.
+    #[cfg_attr(feature = "simulate", serde(skip))]
+    pub epochs: Vec<Epoch>,
+    /// Requests waiting for their first token, by second.
+    #[cfg_attr(feature = "simulate", serde(skip))]
+    pub queue: Vec<u32>,
+}
+
+impl Report {
+    /// The class of this name.
+    pub fn class(&self, name: &str) -> Option<&ClassReport> {
+        self.classes.iter().find(|class| class.name == name)
+    }
+}
+
+/// Reports side by side, as a table for the terminal and for Markdown.
+pub fn comparison(reports: &[Report]) -> String {
+    let mut text = String::from(
+        "| variant | class | served | first token p50 | p90 | p99 (s) | next token p50 | p99 (ms) | within targets | tokens/s | \
+         hits | preempted | busy | gap | imbalance |\n|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n",
+    );
+    for report in reports {
+        for (at, class) in report.classes.iter().enumerate() {
+            let name = if at == 0 { report.name.as_str() } else { "" };
+            text.push_str(&format!(
+                "| {name} | {} | {} | {:.3} | {:.3} | {:.3} | {:.1} | {:.1} | {:.1}% |",
+                class.name,
+                class.finished,
+                class.first_token_p50,
+                class.first_token_p90,
+                class.first_token_p99,
+                class.next_token_p50 * 1e3,
+                class.next_token_p99 * 1e3,
+                class.within_targets * 100.0,
+            ));
+            if at == 0 {
+                text.push_str(&format!(
+                    " {:.0} | {:.1}% | {} | {:.0}% | {:.0} | {:.3} |\n",
+                    report.output_tokens_per_second,
+                    report.cache_hit_rate * 100.0,
+                    report.preemptions,
+                    report.utilisation * 100.0,
+                    report.fairness_gap,
+                    report.imbalance,
+                ));
+            } else {
+                text.push_str(" | | | | | |\n");
+            }
+        }
+    }
+    text
+}
+
+/// What is kept of a class while it is served.
+#[derive(Clone, Debug, Default)]
+struct Record {
+    requests: u64,
+    finished: u64,
+    refused: u64,
+    good: u64,
+    latency: f64,
+    first_token: Histogram,
+    next_token: Histogram,
+}
+
+/// Keeps account while a simulation runs.
+#[derive(Debug)]
+pub(super) struct Recorder {
+    name: String,
+    policy: String,
+    routing: String,
+    classes: Vec<Class>,
+    records: Vec<Record>,
+    busy: Vec<f64>,
+    tokens: Vec<u64>,
+    steps: u64,
+    items: u64,
+    first: Option<Time>,
+    last: Time,
+    /// By tenant: requests that wait for their first token, the least number in this window, and service in it.
+    tenants: Vec<(u32, u32, f64)>,
+    window: u64,
+    gap: f64,
+    queue: Vec<u32>,
+    waiting: u32,
+}
+
+/// Seconds of a window over which tenants' services are compared.
+const WINDOW: f64 = 10.0;
+
+impl Recorder {
+    pub(super) fn new(config: &FleetConfig, classes: &[Class]) -> Self {
+        let tenants = classes.iter().map(|class| class.tenant + class.tenants).max().unwrap_or(0) as usize;
+        Self {
+            name: config.name.clone(),
+            policy: config.policy.clone(),
+            routing: config.routing.clone(),
+            records: vec![Record::default(); classes.len()],
+            classes: classes.to_vec(),
+            busy: vec![0.0; config.replicas],
+            tokens: vec![0; config.replicas],
+            steps: 0,
+            items: 0,
+            first: None,
+            last: Time::ZERO,
+            tenants: vec![(0, 0, 0.0); tenants],
+            window: 0,
+            gap: 0.0,
+            queue: Vec::new(),
+            waiting: 0,
+        }
+    }
+
+    pub(super) fn arrived(&mut self, request: &TraceRequest) {
+        self.first.get_or_insert(request.arrival);
+        self.at(request.arrival);
+        self.records[usize::from(request.class)].requests += 1;
+        self.tenants[request.tenant as usize].0 += 1;
+        self.waiting += 1;
+    }
+
+    pub(super) fn refused(&mut self, request: &TraceRequest) {
+        self.records[usize::from(request.class)].refused += 1;
+        self.leave(request.tenant);
+    }
+
+    /// `new` tokens came out of a request that had `before`, the last of them at `last`.
+    pub(super) fn emitted(&mut self, request: &TraceRequest, before: u32, new: u32, last: Time, now: Time) {
+        self.at(now);
+        let record = &mut self.records[usize::from(request.class)];
+        if before == 0 {
+            record.first_token.add(now.secs_since(request.arrival));
+            self.leave(request.tenant);
+            self.tenants[request.tenant as usize].2 += f64::from(request.prompt_tokens());
+        } else {
+            for _ in 0..new {
+                record.next_token.add(now.secs_since(last) / f64::from(new));
+            }
+        }
+        if before == 0 {
+            // Kept until the request ends: the time of its first token, in place of one more field for each.
+            let target = self.classes[usize::from(request.class)].first_token_target;
+            if now.secs_since(request.arrival) <= target {
+                self.records[usize::from(request.class)].good += 1;
+            }
+        }
+        self.tenants[request.tenant as usize].2 += 2.0 * f64::from(new);
+    }
+
+    pub(super) fn finished(&mut self, request: &TraceRequest, emitted: u32, now: Time) {
+        self.at(now);
+        let class = &self.classes[usize::from(request.class)];
+        let record = &mut self.records[usize::from(request.class)];
+        record.latency += now.secs_since(request.arrival);
+        if emitted == 0 {
+            self.leave(request.tenant);
+            return;
+        }
+        if emitted < request.new_tokens {
+            return;
+        }
+        record.finished += 1;
+        // A request is good if its first token was in time (counted then) and its pace was; one that was slow all in all,
+        // though it began in time, is taken back.
+        let allowed = class.first_token_target + class.next_token_target * f64::from(emitted);
+        if now.secs_since(request.arrival) > allowed {
+            record.good = record.good.saturating_sub(1);
+        }
+    }
+
+    pub(super) fn stepped(&mut self, replica: usize, plan: &Plan, seconds: f64) {
+        self.busy[replica] += seconds;
+        self.tokens[replica] += plan.tokens() as u64;
+        self.steps += 1;
+        self.items += plan.items.len() as u64;
+    }
+
+    fn leave(&mut self, tenant: u32) {
+        let (waiting, least, _) = &mut self.tenants[tenant as usize];
+        *waiting -= 1;
+        *least = (*least).min(*waiting);
+        self.waiting -= 1;
+    }
+
+    /// Closes windows that are over.
+    fn at(&mut self, now: Time) {
+        self.last = self.last.max(now);
+        let seconds = now.as_secs_f64();
+        while (self.queue.len() as f64) < seconds.min(1e6) {
+            self.queue.push(self.waiting);
+        }
+        let window = (seconds / WINDOW) as u64;
+        if window == self.window {
+            return;
+        }
+        self.window = window;
+        let (mut least, mut most) = (f64::INFINITY, 0.0f64);
+        for (waiting, fewest, service) in &mut self.tenants {
+            if *fewest > 0 {
+                least = least.min(*service);
+                most = most.max(*service);
+            }
+            (*fewest, *service) = (*waiting, 0.0);
+        }
+        self.gap = self.gap.max(most - least);
+    }
+
+    pub(super) fn report(self, schedulers: &[&BatchScheduler]) -> Report {
+        let seconds = self.last.secs_since(self.first.unwrap_or(Time::ZERO)).max(1e-9);
+        let mut stats = BatchStats::default();
+        let mut lookups = 0;
+        for scheduler in schedulers {
+            let one = scheduler.stats();
+            stats.output_tokens += one.output_tokens;
+            stats.looked_up_blocks += one.looked_up_blocks;
+            stats.hit_blocks += one.hit_blocks;
+            stats.evicted_misses += one.evicted_misses;
+            stats.preemptions += one.preemptions;
+            stats.lost_tokens += one.lost_tokens;
+            stats.speculative_tokens += one.speculative_tokens;
+            stats.accepted_tokens += one.accepted_tokens;
+            lookups += one.lookups;
+        }
+        let share = |part: u64, all: u64| if all == 0 { 0.0 } else { part as f64 / all as f64 };
+        let classes: Vec<ClassReport> = self
+            .classes
+            .iter()
+            .zip(self.records)
+            .map(|(class, record)| ClassReport {
+                name: class.name.clone(),
+                requests: record.requests,
+                finished: record.finished,
+                refused: record.refused,
+                within_targets: share(record.good.min(record.finished), record.requests),
+                mean_latency: record.latency / record.requests.max(1) as f64,
+                first_token_p50: record.first_token.quantile(0.5),
+                first_token_p90: record.first_token.quantile(0.9),
+                first_token_p99: record.first_token.quantile(0.99),
+                next_token_p50: record.next_token.quantile(0.5),
+                next_token_p99: record.next_token.quantile(0.99),
+                first_token: record.first_token,
+            })
+            .collect();
+        let requests: u64 = classes.iter().map(|class| class.requests).sum();
+        let busy: f64 = self.busy.iter().sum();
+        let mean_busy = busy / self.busy.len() as f64;
+        Report {
+            name: self.name,
+            policy: self.policy,
+            routing: self.routing,
+            seconds,
+            mean_latency: classes.iter().map(|class| class.mean_latency * class.requests as f64).sum::<f64>()
+                / requests.max(1) as f64,
+            output_tokens_per_second: stats.output_tokens as f64 / seconds,
+            goodput: classes.iter().map(|class| class.within_targets * class.requests as f64).sum::<f64>() / seconds,
+            fairness_gap: self.gap.max(0.0),
+            cache_hit_rate: share(stats.hit_blocks, stats.looked_up_blocks),
+            cache_hits: stats.hit_blocks,
+            evicted_misses: stats.evicted_misses,
+            cold_misses: lookups - stats.evicted_misses,
+            preemptions: stats.preemptions,
+            lost_tokens: stats.lost_tokens,
+            accepted: share(stats.accepted_tokens, stats.speculative_tokens),
+            utilisation: mean_busy / seconds,
+            steps: self.steps,
+            mean_batch: self.items as f64 / self.steps.max(1) as f64,
+            busiest_tokens: self.tokens.iter().copied().max().unwrap_or(0),
+            imbalance: share(
+                self.tokens.iter().copied().max().unwrap_or(0) * self.tokens.len() as u64,
+                self.tokens.iter().sum(),
+            ),
+            epochs: schedulers.first().map(|scheduler| scheduler.policy().epochs().to_vec()).unwrap_or_default(),
+            queue: self.queue,
+            classes,
+        }
+    }
+}

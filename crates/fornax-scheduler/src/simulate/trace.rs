@@ -1,0 +1,501 @@
+//! Requests as they come: made up by a seed, in order of time.
+//!
+//! A request's text is not kept but named: tokens are drawn from a stream by position, so that two requests with the same
+//! stream begin alike, and what a model puts out is what the next turn of the conversation repeats.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use crate::random::{GOLDEN, mix};
+use crate::{Random, SchedulerError, Time, Token};
+
+/// How many tokens.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "simulate", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
+pub enum Length {
+    /// Always as many.
+    Fixed(u32),
+    /// From the first to the second, all alike.
+    Uniform(u32, u32),
+    /// Log-normal: the median, the standard deviation of the logarithm, the most.
+    LogNormal(f64, f64, u32),
+    /// Long-tailed (Pareto): the least, the exponent of the tail, the most.
+    Pareto(f64, f64, u32),
+}
+
+impl Length {
+    fn draw(&self, random: &mut Random) -> u32 {
+        let drawn = match *self {
+            Self::Fixed(length) => length,
+            Self::Uniform(least, most) => random.between(u64::from(least), u64::from(most)) as u32,
+            Self::LogNormal(median, sigma, most) => (random.log_normal(median, sigma) as u32).min(most),
+            Self::Pareto(least, alpha, most) => (random.pareto(least, alpha) as u32).min(most),
+        };
+        drawn.max(1)
+    }
+
+    fn check(&self) -> bool {
+        match *self {
+            Self::Fixed(length) => length > 0,
+            Self::Uniform(least, most) => least > 0 && least <= most,
+            Self::LogNormal(median, sigma, most) => median > 0.0 && median.is_finite() && sigma >= 0.0 && most > 0,
+            Self::Pareto(least, alpha, most) => least > 0.0 && least.is_finite() && alpha > 0.0 && most > 0,
+        }
+    }
+}
+
+/// When requests come.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "simulate", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
+pub enum Arrivals {
+    /// Independently of each other, so many a second.
+    Poisson(f64),
+    /// So many a second in the mean, `factor` times as many in bursts of `on` seconds, `off` seconds apart in the mean.
+    Bursty {
+        /// Requests a second in the mean.
+        rate: f64,
+        /// How many times as many come in a burst as between bursts.
+        factor: f64,
+        /// The mean length of a burst in seconds.
+        on: f64,
+        /// The mean time between bursts in seconds.
+        off: f64,
+    },
+    /// So many a second in the mean, more and fewer by `depth` (0 to 1) over a period of seconds.
+    Diurnal {
+        /// Requests a second in the mean.
+        rate: f64,
+        /// How much the rate changes, as a part of it.
+        depth: f64,
+        /// The length of a day in seconds.
+        period: f64,
+    },
+}
+
+/// Beginnings that requests share, such as system prompts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "simulate", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
+pub struct Prefix {
+    /// How many there are.
+    pub groups: u32,
+    /// How long they are.
+    pub tokens: u32,
+    /// How unequal their use is: the exponent of Zipf's law.
+    pub skew: f64,
+}
+
+/// Conversations of several turns, each of which repeats all before it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "simulate", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
+pub struct Turns {
+    /// How many turns a conversation has in the mean (geometric).
+    pub mean: f64,
+    /// Seconds from one turn to the next in the mean.
+    pub think: f64,
+}
+
+/// A kind of request.
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "simulate", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields, default))]
+pub struct Class {
+    /// What reports call it.
+    pub name: String,
+    /// Its part of the requests, relative to the other classes.
+    pub share: f64,
+    /// Its first tenant.
+    pub tenant: u32,
+    /// How many tenants it has, all alike.
+    pub tenants: u32,
+    /// Tokens of a prompt, without a shared beginning.
+    pub prompt: Length,
+    /// Tokens put out.
+    pub output: Length,
+    /// Shared beginnings.
+    pub prefix: Option<Prefix>,
+    /// Conversations.
+    pub turns: Option<Turns>,
+    /// The higher, the more urgent.
+    pub priority: i32,
+    /// Seconds after which a request is late.
+    pub deadline: Option<f64>,
+    /// Seconds to the first token that users accept.
+    pub first_token_target: f64,
+    /// Seconds from token to token, in the mean of a request, that users accept.
+    pub next_token_target: f64,
+    /// Speculative tokens wanted in a step.
+    pub speculation: u32,
+    /// The chance that a speculative token is right.
+    pub acceptance: f64,
+}
+
+impl Default for Class {
+    fn default() -> Self {
+        Self {
+            name: "all".into(),
+            share: 1.0,
+            tenant: 0,
+            tenants: 1,
+            prompt: Length::LogNormal(200.0, 0.8, 4096),
+            output: Length::LogNormal(100.0, 0.7, 1024),
+            prefix: None,
+            turns: None,
+            priority: 0,
+            deadline: None,
+            first_token_target: 1.0,
+            next_token_target: 0.1,
+            speculation: 0,
+            acceptance: 0.7,
+        }
+    }
+}
+
+/// A request of a trace.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TraceRequest {
+    /// When it comes.
+    pub arrival: Time,
+    /// Its class, by place.
+    pub class: u16,
+    /// Whose it is.
+    pub tenant: u32,
+    /// The stream of its shared beginning.
+    pub prefix_stream: u64,
+    /// How long that is.
+    pub prefix: u32,
+    /// The stream of the rest.
+    pub body_stream: u64,
+    /// How long that is.
+    pub body: u32,
+    /// How many tokens it will put out.
+    pub new_tokens: u32,
+}
+
+impl TraceRequest {
+    /// The tokens of its prompt.
+    pub fn prompt(&self) -> Vec<Token> {
+        let prefix = (0..self.prefix).map(|at| token(self.prefix_stream, at));
+        prefix.chain((0..self.body).map(|at| token(self.body_stream, at))).collect()
+    }
+
+    /// How many tokens its prompt has.
+    pub fn prompt_tokens(&self) -> u32 {
+        self.prefix + self.body
+    }
+
+    /// The token that it puts out at a place.
+    pub fn output(&self, at: u32) -> Token {
+        token(self.body_stream, self.body + at)
+    }
+}
+
+fn token(stream: u64, at: u32) -> Token {
+    (mix(stream ^ u64::from(at).wrapping_mul(GOLDEN)) & 0x1_ffff) as u32
+}
+
+/// Requests to come.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Workload {
+    /// How many.
+    pub requests: u64,
+    /// When.
+    pub arrivals: Arrivals,
+    /// Of which kinds.
+    pub classes: Vec<Class>,
+    /// The same seed gives the same requests.
+    pub seed: u64,
+}
+
+impl Workload {
+    /// Whether it makes sense.
+    ///
+    /// # Errors
+    /// [`SchedulerError::InvalidConfig`] naming what does not.
+    pub fn check(&self) -> Result<(), SchedulerError> {
+        let positive = |value: f64| value.is_finite() && value > 0.0;
+        let good = match self.arrivals {
+            Arrivals::Poisson(rate) => positive(rate),
+            Arrivals::Bursty { rate, factor, on, off } => {
+                positive(rate) && factor.is_finite() && factor >= 1.0 && positive(on) && positive(off)
+            }
+            Arrivals::Diurnal { rate, depth, period } => {
+                positive(rate) && (0.0..=1.0).contains(&depth) && positive(period)
+            }
+        };
+        let refuse = |field, found: String, reason| Err(SchedulerError::config(field, found, reason));
+        if !good {
+            return refuse(
+                "arrivals",
+                format!("{:?}", self.arrivals),
+                "rates and times are above zero, factors at least 1",
+            );
+        }
+        if self.classes.is_empty() || self.classes.len() > 1000 {
+            return refuse("classes", self.classes.len().to_string(), "give 1 to 1000 kinds of requests");
+        }
+        for class in &self.classes {
+            let sound = positive(class.share)
+                && class.tenants > 0
+                && class.tenant.saturating_add(class.tenants) <= crate::TenantId::MOST
+                && class.prompt.check()
+                && class.output.check()
+                && class.deadline.is_none_or(positive)
+                && (0.0..=1.0).contains(&class.acceptance)
+                && class.prefix.is_none_or(|prefix| prefix.groups > 0 && prefix.skew.is_finite() && prefix.skew >= 0.0)
+                && class.turns.is_none_or(|turns| turns.mean >= 1.0 && turns.mean.is_finite() && positive(turns.think));
+            if !sound {
+                return refuse(
+                    "classes",
+                    class.name.clone(),
+                    "shares, lengths, tenants, groups and times are above zero, chances between 0 and 1",
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// The requests in order of time.
+    pub fn iter(&self) -> WorkloadIter {
+        let random = Random::new(self.seed);
+        WorkloadIter {
+            workload: self.clone(),
+            gaps: random.fork(1),
+            texts: random.fork(2),
+            now: 0.0,
+            burst: (false, 0.0),
+            left: self.requests,
+            conversations: 0,
+            later: BinaryHeap::new(),
+            fresh: None,
+        }
+    }
+}
+
+/// The next turn of a conversation: when, which conversation, its class and tenant, and what came before.
+type Turn = (Time, u64, u16, u32, u64, u32, u32);
+
+/// The requests of a [`Workload`] in order of time.
+#[derive(Clone, Debug)]
+pub struct WorkloadIter {
+    workload: Workload,
+    gaps: Random,
+    texts: Random,
+    now: f64,
+    /// Whether there is a burst, and until when it is as it is.
+    burst: (bool, f64),
+    left: u64,
+    conversations: u64,
+    later: BinaryHeap<Reverse<Turn>>,
+    /// The arrival of the next conversation.
+    fresh: Option<Time>,
+}
+
+impl WorkloadIter {
+    /// The seconds until the next arrival from outside.
+    fn gap(&mut self) -> f64 {
+        let start = self.now;
+        let mut at = start;
+        match self.workload.arrivals {
+            Arrivals::Poisson(rate) => at += self.gaps.exponential(1.0 / rate),
+            Arrivals::Bursty { rate, factor, on, off } => {
+                // The rate between bursts is such that the mean is right.
+                let calm = rate * (on + off) / (on * factor + off);
+                loop {
+                    if at >= self.burst.1 {
+                        self.burst.0 = !self.burst.0;
+                        let length = self.gaps.exponential(if self.burst.0 { on } else { off });
+                        self.burst.1 = at + length;
+                    }
+                    let gap = self.gaps.exponential(1.0 / if self.burst.0 { calm * factor } else { calm });
+                    if at + gap <= self.burst.1 {
+                        at += gap;
+                        break;
+                    }
+                    // Memoryless: at the end of the burst the waiting begins anew.
+                    at = self.burst.1;
+                }
+            }
+            Arrivals::Diurnal { rate, depth, period } => loop {
+                // Thinning: draws at the highest rate, of which as many are kept as the time of day has.
+                at += self.gaps.exponential(1.0 / (rate * (1.0 + depth)));
+                let now = 1.0 - depth * (std::f64::consts::TAU * at / period).cos();
+                if self.gaps.chance(now / (1.0 + depth)) {
+                    break;
+                }
+            },
+        }
+        at - start
+    }
+
+    fn class(&mut self) -> u16 {
+        let total: f64 = self.workload.classes.iter().map(|class| class.share).sum();
+        let mut target = self.texts.unit() * total;
+        for (at, class) in self.workload.classes.iter().enumerate() {
+            target -= class.share;
+            if target < 0.0 {
+                return at as u16;
+            }
+        }
+        self.workload.classes.len() as u16 - 1
+    }
+
+    fn opening(&mut self, arrival: Time) -> TraceRequest {
+        let number = self.class();
+        let class = &self.workload.classes[usize::from(number)];
+        self.conversations += 1;
+        let tenant = class.tenant + self.texts.below(u64::from(class.tenants)) as u32;
+        let (prefix_stream, prefix) = match class.prefix {
+            None => (0, 0),
+            Some(prefix) => {
+                let group = self.texts.zipf(prefix.groups as usize, prefix.skew) as u64;
+                (mix(self.workload.seed ^ (u64::from(number) << 40) ^ group), prefix.tokens)
+            }
+        };
+        let body_stream = mix(self.workload.seed.wrapping_add(self.conversations.wrapping_mul(GOLDEN)) ^ 1);
+        let (body, new_tokens) = (class.prompt.draw(&mut self.texts), class.output.draw(&mut self.texts));
+        TraceRequest { arrival, class: number, tenant, prefix_stream, prefix, body_stream, body, new_tokens }
+    }
+
+    /// Lets a conversation go on, or end.
+    fn plan_turn(&mut self, request: &TraceRequest) {
+        let Some(turns) = self.workload.classes[usize::from(request.class)].turns else { return };
+        if self.texts.chance(1.0 - 1.0 / turns.mean) {
+            let think = self.texts.exponential(turns.think);
+            let when = Time::from_secs_f64(request.arrival.as_secs_f64() + think);
+            let history = request.body + request.new_tokens;
+            self.later.push(Reverse((
+                when,
+                request.body_stream,
+                request.class,
+                request.tenant,
+                request.prefix_stream,
+                request.prefix,
+                history,
+            )));
+        }
+    }
+}
+
+impl Iterator for WorkloadIter {
+    type Item = TraceRequest;
+
+    fn next(&mut self) -> Option<TraceRequest> {
+        self.left = self.left.checked_sub(1)?;
+        let fresh = match self.fresh {
+            Some(fresh) => fresh,
+            None => {
+                self.now += self.gap();
+                *self.fresh.insert(Time::from_secs_f64(self.now))
+            }
+        };
+        let request = match self.later.peek() {
+            Some(Reverse(turn)) if turn.0 <= fresh => {
+                let Reverse((arrival, body_stream, class, tenant, prefix_stream, prefix, history)) =
+                    self.later.pop().expect("it was looked at");
+                let kind = &self.workload.classes[usize::from(class)];
+                let body = history.saturating_add(kind.prompt.draw(&mut self.texts));
+                let new_tokens = kind.output.draw(&mut self.texts);
+                TraceRequest { arrival, class, tenant, prefix_stream, prefix, body_stream, body, new_tokens }
+            }
+            _ => {
+                self.fresh = None;
+                self.opening(fresh)
+            }
+        };
+        self.plan_turn(&request);
+        Some(request)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn workload(arrivals: Arrivals) -> Workload {
+        Workload { requests: 20_000, arrivals, classes: vec![Class::default()], seed: 5 }
+    }
+
+    #[test]
+    fn rates_are_as_asked_and_time_goes_on() {
+        let bursty = Arrivals::Bursty { rate: 50.0, factor: 10.0, on: 1.0, off: 9.0 };
+        let diurnal = Arrivals::Diurnal { rate: 50.0, depth: 0.8, period: 100.0 };
+        let mut variances = Vec::new();
+        for arrivals in [Arrivals::Poisson(50.0), bursty, diurnal] {
+            let workload = workload(arrivals);
+            workload.check().expect("sound");
+            let times: Vec<f64> = workload.iter().map(|request| request.arrival.as_secs_f64()).collect();
+            assert!(times.windows(2).all(|pair| pair[0] <= pair[1]));
+            let rate = times.len() as f64 / times[times.len() - 1];
+            assert!((rate / 50.0 - 1.0).abs() < 0.15, "{arrivals:?}: {rate}");
+            // The variance of counts by second, over their mean: 1 for a Poisson process.
+            let mut counts = vec![0.0; times[times.len() - 1] as usize + 1];
+            times.iter().for_each(|time| counts[*time as usize] += 1.0);
+            let mean = counts.iter().sum::<f64>() / counts.len() as f64;
+            let variance = counts.iter().map(|count| (count - mean).powi(2)).sum::<f64>() / counts.len() as f64;
+            variances.push(variance / mean);
+        }
+        assert!(variances[0] < 1.3 && variances[1] > 5.0 && variances[2] > 5.0, "{variances:?}");
+    }
+
+    #[test]
+    fn turns_repeat_what_was_said() {
+        let class = Class {
+            turns: Some(Turns { mean: 3.0, think: 5.0 }),
+            prefix: Some(Prefix { groups: 2, tokens: 10, skew: 1.0 }),
+            ..Class::default()
+        };
+        let workload = Workload { classes: vec![class], requests: 3000, ..workload(Arrivals::Poisson(10.0)) };
+        let all: Vec<TraceRequest> = workload.iter().collect();
+        let first = all.iter().find(|one| all.iter().any(|two| later(one, two))).expect("a conversation goes on");
+        let second = all.iter().find(|two| later(first, two)).expect("its next turn");
+        let said: Vec<Token> =
+            first.prompt().into_iter().chain((0..first.new_tokens).map(|at| first.output(at))).collect();
+        assert_eq!(second.prompt()[..said.len()], said);
+        assert!(second.prompt().len() > said.len());
+        assert_eq!(first.prompt().len(), first.prompt_tokens() as usize);
+        let conversations = all.iter().map(|request| request.body_stream).collect::<std::collections::BTreeSet<u64>>();
+        let mean = all.len() as f64 / conversations.len() as f64;
+        assert!((2.4..3.3).contains(&mean), "{mean}");
+    }
+
+    fn later(one: &TraceRequest, two: &TraceRequest) -> bool {
+        one.body_stream == two.body_stream && two.body > one.body
+    }
+
+    #[test]
+    fn lengths_stay_in_their_ranges() {
+        let mut random = Random::new(1);
+        for _ in 0..1000 {
+            assert_eq!(Length::Fixed(3).draw(&mut random), 3);
+            assert!((2..=5).contains(&Length::Uniform(2, 5).draw(&mut random)));
+            assert!((1..=50).contains(&Length::LogNormal(20.0, 2.0, 50).draw(&mut random)));
+            assert!((10..=500).contains(&Length::Pareto(10.0, 0.5, 500).draw(&mut random)));
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for arrivals in [
+            Arrivals::Poisson(0.0),
+            Arrivals::Poisson(f64::NAN),
+            Arrivals::Bursty { rate: 1.0, factor: 0.5, on: 1.0, off: 1.0 },
+            Arrivals::Diurnal { rate: 1.0, depth: 1.5, period: 1.0 },
+        ] {
+            assert!(workload(arrivals).check().is_err(), "{arrivals:?}");
+        }
+        let bad = [
+            Class { share: 0.0, ..Class::default() },
+            Class { tenants: 0, ..Class::default() },
+            Class { prompt: Length::Uniform(5, 4), ..Class::default() },
+            Class { output: Length::Fixed(0), ..Class::default() },
+            Class { acceptance: 1.5, ..Class::default() },
+            Class { deadline: Some(-1.0), ..Class::default() },
+            Class { turns: Some(Turns { mean: 0.5, think: 1.0 }), ..Class::default() },
+            Class { prefix: Some(Prefix { groups: 0, tokens: 1, skew: 1.0 }), ..Class::default() },
+        ];
+        for class in bad {
+            let workload = Workload { classes: vec![class], ..workload(Arrivals::Poisson(1.0)) };
+            assert!(workload.check().is_err(), "{workload:?}");
+        }
+        assert!(Workload { classes: Vec::new(), ..workload(Arrivals::Poisson(1.0)) }.check().is_err());
+    }
+}

@@ -1,0 +1,125 @@
+//! A tournament over tasks whose ranks change with time: the winner is known at once, and only those matches are played
+//! again whose outcome may have changed.
+//!
+//! It is the kinetic tournament of Basch, Guibas and Hershberger (1999, <https://doi.org/10.1006/jagm.1998.0988>): each
+//! match keeps the time until which its outcome is sure. It serves [`Queue`](crate::queue) and nothing else.
+
+use std::collections::BTreeMap;
+
+use crate::Time;
+use crate::policy::{Candidate, Policy};
+
+/// No task.
+const NOBODY: u32 = u32::MAX;
+
+/// Tasks in the leaves of a binary tree, each inner node a match.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tournament {
+    /// The tasks by leaf.
+    leaves: Vec<Option<(u32, Candidate)>>,
+    /// The leaf of each task.
+    places: BTreeMap<u32, u32>,
+    vacant: Vec<u32>,
+    /// The winner's leaf of each match; the root is 1, and the children of `n` are `2n` and `2n + 1`.
+    winners: Vec<u32>,
+    /// Until when the matches below and at a node are sure.
+    sure: Vec<Time>,
+}
+
+impl Tournament {
+    /// Whether there is no task.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    /// Lets task `slot` take part.
+    pub(crate) fn insert(&mut self, slot: u32, task: Candidate, policy: &dyn Policy, now: Time) {
+        let leaf = match self.vacant.pop() {
+            Some(leaf) => leaf,
+            None => {
+                self.grow(policy, now);
+                self.vacant.pop().expect("a larger tree has vacant leaves")
+            }
+        };
+        self.leaves[leaf as usize] = Some((slot, task));
+        self.places.insert(slot, leaf);
+        self.replay(leaf, policy, now);
+    }
+
+    /// Takes task `slot` out.
+    pub(crate) fn remove(&mut self, slot: u32, policy: &dyn Policy, now: Time) {
+        let leaf = self.places.remove(&slot).expect("the task takes part");
+        self.leaves[leaf as usize] = None;
+        self.vacant.push(leaf);
+        self.replay(leaf, policy, now);
+    }
+
+    /// The task that is first now.
+    pub(crate) fn first(&mut self, policy: &dyn Policy, now: Time) -> Option<u32> {
+        if self.is_empty() {
+            return None;
+        }
+        self.advance(1, policy, now);
+        let leaf = self.winners[1];
+        self.leaves[leaf as usize].map(|(slot, _)| slot)
+    }
+
+    /// Plays again what is no longer sure at or below `node`.
+    fn advance(&mut self, node: usize, policy: &dyn Policy, now: Time) {
+        if self.sure[node] > now {
+            return;
+        }
+        self.advance(2 * node, policy, now);
+        self.advance(2 * node + 1, policy, now);
+        self.play(node, policy, now);
+    }
+
+    /// Plays the matches on the way from `leaf` to the root.
+    fn replay(&mut self, leaf: u32, policy: &dyn Policy, now: Time) {
+        let mut node = self.leaves.len() + leaf as usize;
+        self.winners[node] = if self.leaves[leaf as usize].is_some() { leaf } else { NOBODY };
+        while node > 1 {
+            node /= 2;
+            // Another match below may have become unsure; it is played before its winner is asked for.
+            self.advance(2 * node, policy, now);
+            self.advance(2 * node + 1, policy, now);
+            self.play(node, policy, now);
+        }
+    }
+
+    fn play(&mut self, node: usize, policy: &dyn Policy, now: Time) {
+        let (left, right) = (self.winners[2 * node], self.winners[2 * node + 1]);
+        let below = self.sure[2 * node].min(self.sure[2 * node + 1]);
+        if left == NOBODY || right == NOBODY {
+            self.winners[node] = left.min(right);
+            self.sure[node] = below;
+            return;
+        }
+        let task = |leaf: u32| &self.leaves[leaf as usize].as_ref().expect("a winner is there").1;
+        let key = |task: &Candidate| (crate::policy::key(policy.rank(task, now)), task.number);
+        let (ahead, behind) = if key(task(left)) <= key(task(right)) { (left, right) } else { (right, left) };
+        let sure = policy.crossing(task(ahead), task(behind), now).unwrap_or(Time::NEVER);
+        // A time that is not ahead would be asked for again at once, for ever.
+        let sure = sure.max(Time::from_micros(now.as_micros().saturating_add(1)));
+        self.winners[node] = ahead;
+        self.sure[node] = below.min(sure);
+    }
+
+    /// Makes the tree twice as large.
+    fn grow(&mut self, policy: &dyn Policy, now: Time) {
+        let before = self.leaves.len();
+        let leaves = (before * 2).max(4);
+        self.leaves.resize(leaves, None);
+        self.vacant.extend((before as u32..leaves as u32).rev());
+        self.winners = vec![NOBODY; 2 * leaves];
+        self.sure = vec![Time::NEVER; 2 * leaves];
+        for leaf in 0..leaves {
+            if self.leaves[leaf].is_some() {
+                self.winners[leaves + leaf] = leaf as u32;
+            }
+        }
+        for node in (1..leaves).rev() {
+            self.play(node, policy, now);
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Why a task waits, in data and in words.
+
+use std::fmt;
+
+use crate::{AdapterId, TenantId};
+
+/// Why a task or request that waits does not run.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Wait {
+    /// A named resource lacks.
+    Resource {
+        /// Its name.
+        resource: String,
+        /// What is needed.
+        needed: u64,
+        /// What is free.
+        free: u64,
+    },
+    /// KV blocks lack.
+    Blocks {
+        /// How many are needed.
+        needed: usize,
+        /// How many are free or can be freed by forgetting cached prefixes, less those that are set aside.
+        free: usize,
+    },
+    /// As many run as may.
+    Seats {
+        /// How many seats are needed.
+        needed: usize,
+        /// How many there are in all.
+        most: usize,
+    },
+    /// The step's tokens are used up by others.
+    Tokens {
+        /// How many are needed.
+        needed: usize,
+        /// How many are left.
+        left: usize,
+    },
+    /// Other adapters are in use, as many as may.
+    Adapters {
+        /// The adapter wanted.
+        adapter: AdapterId,
+        /// How many may be in use.
+        most: usize,
+    },
+    /// Another is first by the policy.
+    Behind {
+        /// The id of the first.
+        first: u64,
+        /// The policy.
+        policy: &'static str,
+    },
+    /// The tenant has had more than another who waits.
+    Share {
+        /// The tenant.
+        tenant: TenantId,
+        /// Its rank by the policy: service or share, by weight.
+        used: f64,
+        /// The tenant that is first.
+        first: TenantId,
+        /// Its rank.
+        least: f64,
+    },
+    /// It came, or was last looked at, while a step was under way.
+    NextStep,
+}
+
+impl fmt::Display for Wait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Resource { resource, needed, free } => {
+                write!(f, "not enough {resource}: {needed} needed, {free} free")
+            }
+            Self::Blocks { needed, free } => write!(f, "no free KV block: {needed} needed, {free} free"),
+            Self::Seats { needed, most } => write!(f, "no free seat: {needed} needed, {most} may run"),
+            Self::Tokens { needed, left } => write!(f, "the step is full: {needed} tokens needed, {left} left"),
+            Self::Adapters { adapter, most } => write!(f, "no room for adapter {adapter}: {most} others are in use"),
+            Self::Behind { first, policy } => write!(f, "{first} is first by {policy}"),
+            Self::Share { tenant, used, first, least } => {
+                write!(f, "tenant {tenant} is over its share: it has had {used:.3}, tenant {first} {least:.3}")
+            }
+            Self::NextStep => f.write_str("the step under way began before it came"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_read_as_sentences() {
+        let cases = [
+            (Wait::Blocks { needed: 3, free: 1 }, "no free KV block: 3 needed, 1 free"),
+            (Wait::Resource { resource: "memory".into(), needed: 3, free: 1 }, "not enough memory: 3 needed, 1 free"),
+            (Wait::Seats { needed: 2, most: 8 }, "no free seat: 2 needed, 8 may run"),
+            (Wait::Tokens { needed: 9, left: 1 }, "the step is full: 9 tokens needed, 1 left"),
+            (Wait::Adapters { adapter: AdapterId(4), most: 2 }, "no room for adapter 4: 2 others are in use"),
+            (Wait::Behind { first: 7, policy: "fcfs" }, "7 is first by fcfs"),
+            (
+                Wait::Share { tenant: TenantId(1), used: 0.5, first: TenantId(2), least: 0.25 },
+                "tenant 1 is over its share: it has had 0.500, tenant 2 0.250",
+            ),
+            (Wait::NextStep, "the step under way began before it came"),
+        ];
+        for (wait, text) in cases {
+            assert_eq!(wait.to_string(), text);
+        }
+    }
+}
