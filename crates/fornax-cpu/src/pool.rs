@@ -125,9 +125,12 @@ struct Shared {
     wake: Condvar,
 }
 
-/// The tasks of the open region.
+/// What a region does with each of its tasks' numbers.
+type Task = *const (dyn Fn(usize) + Sync);
+
+/// The open region's task, and how many there are.
 #[derive(Default)]
-struct Job(UnsafeCell<Option<(*const (dyn Fn(usize) + Sync), usize)>>);
+struct Job(UnsafeCell<Option<(Task, usize)>>);
 
 impl std::fmt::Debug for Job {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -140,7 +140,9 @@ impl KvCache {
 }
 
 /// Keys and values of one layer.
+// One for each layer of a model, so the size of the larger kind is no matter.
 #[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant)]
 pub enum LayerCache {
     /// As tensors.
     Tensors(TensorCache),
