@@ -171,9 +171,10 @@ unsafe fn unpack<F: Format>(source: *const u8, supers: usize, to: *mut Unpacked)
             }
             let factors = match layout.scales {
                 Scales::Half | Scales::HalfMin => [_mm512_setzero_ps(); 2],
-                Scales::ByteMin | Scales::Byte | Scales::NibbleMin => {
-                    [0, 32].map(|at| Avx512::halves(bytes.add(layout.factors_at() + at)))
-                }
+                Scales::ByteMin | Scales::Byte | Scales::NibbleMin => [
+                    Avx512::halves(bytes.add(layout.factors_at())),
+                    Avx512::halves(bytes.add(layout.factors_at() + 32)),
+                ],
             };
             for group in 0..groups {
                 let (scale, min) = scale_and_min::<Avx512>(layout, bytes, factors, group);

@@ -25,23 +25,8 @@ impl Vector for Avx2 {
 
     #[inline(always)]
     unsafe fn bits(line: [__m256i; 2], from: usize, to: usize, mask: u8) -> [__m256i; 2] {
-        // SAFETY: the caller's promise. What shifts carry across bytes is not in the mask.
-        line.map(|line| unsafe {
-            let moved = match from as isize - to as isize {
-                1 => _mm256_srli_epi16::<1>(line),
-                2 => _mm256_srli_epi16::<2>(line),
-                3 => _mm256_srli_epi16::<3>(line),
-                4 => _mm256_srli_epi16::<4>(line),
-                5 => _mm256_srli_epi16::<5>(line),
-                6 => _mm256_srli_epi16::<6>(line),
-                -1 => _mm256_slli_epi16::<1>(line),
-                -2 => _mm256_slli_epi16::<2>(line),
-                -3 => _mm256_slli_epi16::<3>(line),
-                -4 => _mm256_slli_epi16::<4>(line),
-                _ => line,
-            };
-            _mm256_and_si256(moved, _mm256_set1_epi8(mask as i8))
-        })
+        // SAFETY: the caller's promise.
+        unsafe { [bits(line[0], from, to, mask), bits(line[1], from, to, mask)] }
     }
 
     #[inline(always)]
@@ -60,9 +45,8 @@ impl Vector for Avx2 {
         // SAFETY: the caller's promise. 63 · 127 twice stays below 2^15, so nothing saturates.
         unsafe {
             let x = _mm256_set1_epi32(activations.cast::<i32>().read_unaligned());
-            let ones = _mm256_set1_epi16(1);
-            let dot = |sum, weights| _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(weights, x), ones));
-            [dot(sum[0], weights[0]), dot(sum[1], weights[1])]
+            let low = add_pairs(sum[0], _mm256_maddubs_epi16(weights[0], x));
+            [low, add_pairs(sum[1], _mm256_maddubs_epi16(weights[1], x))]
         }
     }
 
@@ -71,12 +55,9 @@ impl Vector for Avx2 {
         // SAFETY: the caller's promise. The magnitudes are 128 and 127 at most, and 128 · 127 twice stays below 2^15.
         unsafe {
             let x = _mm256_set1_epi32(activations.cast::<i32>().read_unaligned());
-            let ones = _mm256_set1_epi16(1);
-            let dot = |sum, weights| {
-                let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weights), _mm256_sign_epi8(x, weights));
-                _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, ones))
-            };
-            [dot(sum[0], weights[0]), dot(sum[1], weights[1])]
+            let low = _mm256_maddubs_epi16(_mm256_abs_epi8(weights[0]), _mm256_sign_epi8(x, weights[0]));
+            let high = _mm256_maddubs_epi16(_mm256_abs_epi8(weights[1]), _mm256_sign_epi8(x, weights[1]));
+            [add_pairs(sum[0], low), add_pairs(sum[1], high)]
         }
     }
 
@@ -95,34 +76,50 @@ impl Vector for Avx2 {
     #[inline(always)]
     unsafe fn to_floats(ints: [__m256i; 2]) -> [__m256; 2] {
         // SAFETY: the caller's promise.
-        ints.map(|ints| unsafe { _mm256_cvtepi32_ps(ints) })
+        unsafe { [_mm256_cvtepi32_ps(ints[0]), _mm256_cvtepi32_ps(ints[1])] }
     }
 
     #[inline(always)]
     unsafe fn halves(from: *const u8) -> [__m256; 2] {
         // SAFETY: the caller's promise.
-        [0, 16].map(|at| unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.add(at).cast())) })
+        unsafe {
+            [_mm256_cvtph_ps(_mm_loadu_si128(from.cast())), _mm256_cvtph_ps(_mm_loadu_si128(from.add(16).cast()))]
+        }
     }
 
     #[inline(always)]
     unsafe fn unsigned_bytes(from: *const u8) -> [__m256; 2] {
         // SAFETY: the caller's promise.
-        [0, 8].map(|at| unsafe { _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(from.add(at).cast()))) })
+        unsafe {
+            [
+                _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(from.cast()))),
+                _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(from.add(8).cast()))),
+            ]
+        }
     }
 
     #[inline(always)]
     unsafe fn signed_bytes(from: *const u8) -> [__m256; 2] {
         // SAFETY: the caller's promise.
-        [0, 8].map(|at| unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.add(at).cast()))) })
+        unsafe {
+            [
+                _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast()))),
+                _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.add(8).cast()))),
+            ]
+        }
     }
 
     #[inline(always)]
     unsafe fn nibbles(from: *const u8) -> [[__m256; 2]; 2] {
         // SAFETY: the caller's promise.
         unsafe {
-            let bytes = [0, 8].map(|at| _mm256_cvtepu8_epi32(_mm_loadl_epi64(from.add(at).cast())));
-            let low = bytes.map(|bytes| _mm256_cvtepi32_ps(_mm256_and_si256(bytes, _mm256_set1_epi32(15))));
-            [low, bytes.map(|bytes| _mm256_cvtepi32_ps(_mm256_srli_epi32::<4>(bytes)))]
+            let low = _mm256_cvtepu8_epi32(_mm_loadl_epi64(from.cast()));
+            let high = _mm256_cvtepu8_epi32(_mm_loadl_epi64(from.add(8).cast()));
+            let mask = _mm256_set1_epi32(15);
+            [
+                Self::to_floats([_mm256_and_si256(low, mask), _mm256_and_si256(high, mask)]),
+                Self::to_floats([_mm256_srli_epi32::<4>(low), _mm256_srli_epi32::<4>(high)]),
+            ]
         }
     }
 
@@ -141,7 +138,7 @@ impl Vector for Avx2 {
     #[inline(always)]
     unsafe fn neg(a: [__m256; 2]) -> [__m256; 2] {
         // SAFETY: the caller's promise.
-        a.map(|a| unsafe { _mm256_xor_ps(a, _mm256_set1_ps(-0.0)) })
+        unsafe { [_mm256_xor_ps(a[0], _mm256_set1_ps(-0.0)), _mm256_xor_ps(a[1], _mm256_set1_ps(-0.0))] }
     }
 
     #[inline(always)]
@@ -176,4 +173,41 @@ impl Vector for Avx2 {
         // SAFETY: the caller's promise.
         unsafe { rows::<Self, F, ROWS>(args) }
     }
+}
+
+// Closures, even of `map`, would be compiled without the level's instructions, and called.
+
+/// One half of `Vector::bits`.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+unsafe fn bits(line: __m256i, from: usize, to: usize, mask: u8) -> __m256i {
+    // SAFETY: the caller's promise. What shifts carry across bytes is not in the mask.
+    unsafe {
+        let moved = match from as isize - to as isize {
+            1 => _mm256_srli_epi16::<1>(line),
+            2 => _mm256_srli_epi16::<2>(line),
+            3 => _mm256_srli_epi16::<3>(line),
+            4 => _mm256_srli_epi16::<4>(line),
+            5 => _mm256_srli_epi16::<5>(line),
+            6 => _mm256_srli_epi16::<6>(line),
+            -1 => _mm256_slli_epi16::<1>(line),
+            -2 => _mm256_slli_epi16::<2>(line),
+            -3 => _mm256_slli_epi16::<3>(line),
+            -4 => _mm256_slli_epi16::<4>(line),
+            _ => line,
+        };
+        _mm256_and_si256(moved, _mm256_set1_epi8(mask as i8))
+    }
+}
+
+/// Adds pairs of 16-bit numbers to sums of 32 bits.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+unsafe fn add_pairs(sum: __m256i, pairs: __m256i) -> __m256i {
+    // SAFETY: the caller's promise.
+    unsafe { _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))) }
 }

@@ -141,7 +141,11 @@ unsafe fn one_super<V: Vector, F: Format, const ROWS: usize>(
     let rows = block.rows;
     // SAFETY: all within the super and the rows, by the caller's promise.
     unsafe {
-        let mut sums: [V::Floats; ROWS] = std::array::from_fn(|row| V::load(y.add(row * PANEL)));
+        // No closures here: they would be compiled without the level's instructions.
+        let mut sums = [V::load(y); ROWS];
+        for (row, sum) in sums.iter_mut().enumerate() {
+            *sum = V::load(y.add(row * PANEL));
+        }
         let factors = [V::halves(bytes.add(factors_at(layout))), V::halves(bytes.add(factors_at(layout) + 32))];
         for in_super in 0..layout.super_len() / BLOCK {
             let number = index * layout.super_len() / BLOCK + in_super;
@@ -156,14 +160,14 @@ unsafe fn one_super<V: Vector, F: Format, const ROWS: usize>(
             let groups = BLOCK / layout.group();
             for half in 0..groups {
                 let group = groups * number + half;
-                let mut dots: [V::Ints; ROWS] = std::array::from_fn(|row| {
-                    let shift = if layout.bits == 8 { V::SIGNED_OFFSET } else { layout.offset };
+                let mut dots = [V::zero(); ROWS];
+                let shift = if layout.bits == 8 { V::SIGNED_OFFSET } else { layout.offset };
+                if let Some(shift) = shift {
                     let sums = if groups == 1 { block.sums } else { block.half_sums };
-                    match shift {
-                        Some(shift) => V::start(sums.add(group * rows + first + row), shift),
-                        None => V::zero(),
+                    for (row, dot) in dots.iter_mut().enumerate() {
+                        *dot = V::start(sums.add(group * rows + first + row), shift);
                     }
-                });
+                }
                 for quad in 8 / groups * half..8 / groups * (half + 1) {
                     let weights = quad_of::<V>(layout, lines, quad);
                     for (row, dot) in dots.iter_mut().enumerate() {
@@ -205,20 +209,45 @@ const fn factors_at(layout: Layout) -> usize {
 pub unsafe fn quad_of<V: Vector>(layout: Layout, block: *const u8, quad: usize) -> V::Bytes {
     // SAFETY: the caller's promise.
     unsafe {
-        let four = || V::bits(V::line(block.add(quad % 4 * LINE)), 4 * (quad / 4), 0, 15);
-        let two = |first: usize, to: usize| {
-            V::bits(V::line(block.add((first + quad % 2) * LINE)), 2 * (quad / 2), to, 3 << to)
-        };
-        let one = |first: usize, to: usize| V::bits(V::line(block.add(first * LINE)), quad, to, 1 << to);
         match layout.bits {
             8 => V::signed(V::line(block.add(quad * LINE))),
-            6 => V::or(four(), two(4, 4)),
-            5 => V::or(four(), one(4, 4)),
-            4 => four(),
-            3 => V::or(two(0, 0), one(2, 2)),
-            _ => two(0, 0),
+            6 => V::or(four_bits::<V>(block, quad), two_bits::<V>(block.add(4 * LINE), quad, 4)),
+            5 => V::or(four_bits::<V>(block, quad), one_bit::<V>(block.add(4 * LINE), quad, 4)),
+            4 => four_bits::<V>(block, quad),
+            3 => V::or(two_bits::<V>(block, quad, 0), one_bit::<V>(block.add(2 * LINE), quad, 2)),
+            _ => two_bits::<V>(block, quad, 0),
         }
     }
+}
+
+/// Quad `quad` of a plane of 4 bits.
+///
+/// # Safety
+/// As for `quad_of`.
+#[inline(always)]
+unsafe fn four_bits<V: Vector>(plane: *const u8, quad: usize) -> V::Bytes {
+    // SAFETY: the caller's promise.
+    unsafe { V::bits(V::line(plane.add(quad % 4 * LINE)), 4 * (quad / 4), 0, 15) }
+}
+
+/// Quad `quad` of a plane of 2 bits, moved to bit `to` of each byte.
+///
+/// # Safety
+/// As for `quad_of`.
+#[inline(always)]
+unsafe fn two_bits<V: Vector>(plane: *const u8, quad: usize, to: usize) -> V::Bytes {
+    // SAFETY: the caller's promise.
+    unsafe { V::bits(V::line(plane.add(quad % 2 * LINE)), 2 * (quad / 2), to, 3 << to) }
+}
+
+/// Quad `quad` of a plane of 1 bit, moved to bit `to` of each byte.
+///
+/// # Safety
+/// As for `quad_of`.
+#[inline(always)]
+unsafe fn one_bit<V: Vector>(plane: *const u8, quad: usize, to: usize) -> V::Bytes {
+    // SAFETY: the caller's promise.
+    unsafe { V::bits(V::line(plane), quad, to, 1 << to) }
 }
 
 /// Scales and minima (with the sign with which they are added) of a group.
