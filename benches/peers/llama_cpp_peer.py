@@ -272,6 +272,7 @@ def gated(shape, _):
 
 OPERATIONS = {
     "linear": linear,
+    "packed_linear": linear,
     "attention": attention,
     "rms_norm": row_norm(rms_norm, 1e-6),
     "layer_norm": row_norm(norm, 1e-5),

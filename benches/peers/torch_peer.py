@@ -123,6 +123,7 @@ def embed(name, shape, _):
 
 OPERATIONS = {
     "linear": linear,
+    "packed_linear": linear,
     "attention": attention,
     "rms_norm": rms_norm,
     "layer_norm": layer_norm,

@@ -44,7 +44,6 @@ fn main() -> anyhow::Result<()> {
 fn start(device: &str, threads: Option<usize>) -> anyhow::Result<fornax::prelude::Device> {
     if let Some(threads) = threads {
         fornax::backend::set_threads(threads)?;
-        fornax_cpu::set_threads(threads)?;
     }
     Ok(device.parse()?)
 }

@@ -5,24 +5,76 @@ use std::rc::Rc;
 
 use fornax::backend::ops::Cost;
 use fornax::burn::tensor::{Int, Tensor, TensorData};
+use fornax::cpu::WeightType;
 use fornax::models::families::bert::BertConfig;
 use fornax::models::families::llama::LlamaConfig;
-use fornax::prelude::{AutoModel, Device, FloatDtype, LoadOptions};
+use fornax::prelude::{AutoModel, Backend, Device, FloatDtype, LoadOptions, WeightFormat};
+use fornax_cpu::limits::Arithmetic;
 use serde_json::{Value, json};
 
 use crate::case::{Case, Run};
 use crate::checkpoint;
+
+/// Bytes of a number in the cache of keys and values.
+const KEY_BYTES: usize = 4;
 
 /// A causal language model's shape.
 #[derive(Debug, Clone)]
 struct Llama {
     name: &'static str,
     config: LlamaConfig,
+    /// The ways in which its weights are held.
+    held: &'static [Held],
     quick: bool,
 }
 
-/// Bytes of a weight as the models hold it here.
-const WEIGHT_BYTES: usize = 4;
+/// Those that the columns of a small model allow.
+const SMALL: &[Held] = &[Held::Dense, Held::Packed(WeightType::BF16), Held::Packed(WeightType::Q8_0)];
+/// Those that people use.
+const LARGE: &[Held] = &[
+    Held::Packed(WeightType::BF16),
+    Held::Packed(WeightType::Q8_0),
+    Held::Packed(WeightType::Q4_0),
+    Held::Packed(WeightType::Q4_K),
+];
+
+/// How a model's matrices are held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Held {
+    /// As f32, on every device.
+    Dense,
+    /// Packed, on the processor.
+    Packed(WeightType),
+}
+
+impl Held {
+    /// Bytes of so many weights.
+    fn bytes(self, weights: usize) -> usize {
+        match self {
+            Self::Dense => 4 * weights,
+            // Of whole blocks, which every row of these models is made of.
+            Self::Packed(weight_type) => weight_type.row_bytes(weights.next_multiple_of(weight_type.block())),
+        }
+    }
+
+    fn name(self) -> String {
+        match self {
+            Self::Dense => "f32".into(),
+            Self::Packed(weight_type) => weight_type.to_string(),
+        }
+    }
+
+    /// The case, on the devices that can hold weights like this, against the limit of what they are multiplied with.
+    fn on(self, case: Case) -> Case {
+        match self {
+            Self::Dense => case,
+            Self::Packed(weight_type) => {
+                let arithmetic = if weight_type.is_float() { Arithmetic::Bf16 } else { Arithmetic::Int8 };
+                case.arithmetic(arithmetic).only(Backend::Cpu)
+            }
+        }
+    }
+}
 
 /// Every model's cases.
 pub fn models() -> Vec<Case> {
@@ -39,6 +91,7 @@ pub fn models() -> Vec<Case> {
                 tie_word_embeddings: true,
                 ..LlamaConfig::default()
             },
+            held: SMALL,
             quick: true,
         },
         Llama {
@@ -52,18 +105,23 @@ pub fn models() -> Vec<Case> {
                 num_key_value_heads: Some(4),
                 ..LlamaConfig::default()
             },
+            held: LARGE,
             quick: false,
         },
     ];
     let mut list: Vec<Case> = llamas.into_iter().flat_map(Llama::cases).collect();
-    list.push(embed(32, 32));
+    list.extend([Held::Dense, Held::Packed(WeightType::BF16)].map(|held| embed(32, 32, held)));
     list
 }
 
 impl Llama {
     fn cases(self) -> Vec<Case> {
         let prompt = if self.quick { 128 } else { 512 };
-        let mut cases = vec![self.prefill(prompt), self.decode(1, 128), self.decode(8, 128), self.load()];
+        let mut cases = Vec::new();
+        for &held in self.held {
+            cases.extend([self.prefill(prompt, held), self.decode(1, 128, held), self.decode(8, 128, held)]);
+            cases.push(self.load(held));
+        }
         for case in &mut cases {
             case.quick = self.quick;
         }
@@ -116,22 +174,22 @@ impl Llama {
         checkpoint::folder(self.name, &self.config.to_json(), &self.tensors())
     }
 
-    fn shape(&self) -> Value {
-        json!({"config": self.config.to_json(), "weights": "f32"})
+    fn shape(&self, held: Held) -> Value {
+        json!({"config": self.config.to_json(), "weights": held.name()})
     }
 
-    fn prefill(&self, tokens: usize) -> Case {
+    fn prefill(&self, tokens: usize, held: Held) -> Case {
         let (layers, output) = self.weights();
         let (heads, kv_heads, head_dim) = self.heads();
         let depth = self.config.num_hidden_layers;
         let cost = Cost {
-            bytes: (WEIGHT_BYTES * (layers + output + 2 * depth * kv_heads * head_dim * tokens)) as u64,
+            bytes: (held.bytes(layers + output) + KEY_BYTES * 2 * depth * kv_heads * head_dim * tokens) as u64,
             // Scores and their use are half of 4 × tokens², as no token sees later ones.
             flops: (2 * layers * tokens + 2 * output + 2 * depth * heads * head_dim * tokens * tokens) as u64,
         };
         let this = self.clone();
         let run = move |device: &Device| -> anyhow::Result<Run> {
-            let model = load(&this.folder()?, device)?;
+            let model = load(&this.folder()?, device, held)?;
             let ids = token_ids(1, tokens, this.config.vocab_size);
             Ok(Box::new(move || {
                 let decoder = model.decoder()?;
@@ -141,22 +199,23 @@ impl Llama {
                 read(decoder.logits(hidden.narrow(1, tokens - 1, 1)))
             }))
         };
-        Case::new("prefill", format!("{} {tokens} tokens", self.name), cost, run)
-            .shape(merged(self.shape(), json!({"tokens": tokens})))
-            .yields("tokens", tokens)
+        let case = Case::new("prefill", format!("{} {} {tokens} tokens", self.name, held.name()), cost, run)
+            .shape(merged(self.shape(held), json!({"tokens": tokens})))
+            .yields("tokens", tokens);
+        held.on(case)
     }
 
-    fn decode(&self, batch: usize, context: usize) -> Case {
+    fn decode(&self, batch: usize, context: usize, held: Held) -> Case {
         let (layers, output) = self.weights();
         let (heads, kv_heads, head_dim) = self.heads();
         let depth = self.config.num_hidden_layers;
         let cost = Cost {
-            bytes: (WEIGHT_BYTES * (layers + output + 2 * batch * depth * kv_heads * head_dim * context)) as u64,
+            bytes: (held.bytes(layers + output) + KEY_BYTES * 2 * batch * depth * kv_heads * head_dim * context) as u64,
             flops: (batch * (2 * (layers + output) + 4 * depth * heads * head_dim * context)) as u64,
         };
         let this = self.clone();
         let run = move |device: &Device| -> anyhow::Result<Run> {
-            let model = load(&this.folder()?, device)?;
+            let model = load(&this.folder()?, device, held)?;
             let prompt = token_ids(batch, context - 1, this.config.vocab_size);
             let mut cache = model.decoder()?.new_cache(batch, context);
             model.decoder()?.forward(Tensor::from_data(prompt, device.as_burn()), Some(&mut cache));
@@ -170,27 +229,31 @@ impl Llama {
             }))
         };
         let together = if batch == 1 { String::new() } else { format!(" ×{batch}") };
-        Case::new("decode", format!("{}{together} at {context}", self.name), cost, run)
-            .shape(merged(self.shape(), json!({"batch": batch, "context": context})))
-            .yields("tokens", batch)
+        let case = Case::new("decode", format!("{} {}{together} at {context}", self.name, held.name()), cost, run)
+            .shape(merged(self.shape(held), json!({"batch": batch, "context": context})))
+            .yields("tokens", batch);
+        held.on(case)
     }
 
-    fn load(&self) -> Case {
+    fn load(&self, held: Held) -> Case {
         let (layers, output) = self.weights();
         let table = if self.config.tie_word_embeddings { 0 } else { output };
         // The file has two bytes for each weight.
-        let cost = Cost { bytes: ((2 + WEIGHT_BYTES) * (layers + output + table)) as u64, flops: 0 };
+        let weights = layers + output + table;
+        let cost = Cost { bytes: (2 * weights + held.bytes(weights)) as u64, flops: 0 };
         let this = self.clone();
         let run = move |device: &Device| -> anyhow::Result<Run> {
             let (folder, device) = (this.folder()?, device.clone());
-            Ok(Box::new(move || load(&folder, &device).map(drop)))
+            Ok(Box::new(move || load(&folder, &device, held).map(drop)))
         };
-        Case::new("load", format!("{} bf16 file", self.name), cost, run).shape(self.shape())
+        let case =
+            Case::new("load", format!("{} {} of bf16", self.name, held.name()), cost, run).shape(self.shape(held));
+        held.on(case)
     }
 }
 
 /// The shape of all-MiniLM-L6-v2 on `batch` texts of `tokens` tokens each.
-fn embed(batch: usize, tokens: usize) -> Case {
+fn embed(batch: usize, tokens: usize, held: Held) -> Case {
     let config = BertConfig {
         vocab_size: 30_522,
         hidden_size: 384,
@@ -202,19 +265,20 @@ fn embed(batch: usize, tokens: usize) -> Case {
     let (hidden, inner, depth) = (config.hidden_size, config.intermediate_size, config.num_hidden_layers);
     let layers = depth * (4 * hidden * hidden + 2 * hidden * inner);
     let cost = Cost {
-        bytes: (WEIGHT_BYTES * (layers + 2 * batch * tokens * hidden)) as u64,
+        bytes: 4 * (layers + 2 * batch * tokens * hidden) as u64,
         flops: (batch * tokens * (2 * layers + 4 * depth * hidden * tokens)) as u64,
     };
-    let shape = json!({"config": config.to_json(), "weights": "f32", "batch": batch, "tokens": tokens});
+    let shape = json!({"config": config.to_json(), "weights": held.name(), "batch": batch, "tokens": tokens});
     let run = move |device: &Device| -> anyhow::Result<Run> {
-        let model = load(&checkpoint::folder("minilm-l6", &config.to_json(), &bert_tensors(&config))?, device)?;
+        let model = load(&checkpoint::folder("minilm-l6", &config.to_json(), &bert_tensors(&config))?, device, held)?;
         let ids = token_ids(batch, tokens, config.vocab_size);
         Ok(Box::new(move || {
             let states = model.encoder()?.forward(Tensor::from_data(ids.clone(), model.device().as_burn()), None, None);
             read(states.mean_dim(1))
         }))
     };
-    Case::new("embed", format!("minilm-l6 {batch}×{tokens} tokens"), cost, run).shape(shape).yields("texts", batch)
+    let name = format!("minilm-l6 {} {batch}×{tokens} tokens", held.name());
+    held.on(Case::new("embed", name, cost, run).shape(shape).yields("texts", batch))
 }
 
 fn bert_tensors(config: &BertConfig) -> Vec<(String, Vec<usize>)> {
@@ -249,10 +313,14 @@ fn bert_tensors(config: &BertConfig) -> Vec<(String, Vec<usize>)> {
     tensors
 }
 
-/// Loaded as f32 everywhere, so that devices and libraries compute the same.
-fn load(folder: &std::path::Path, device: &Device) -> anyhow::Result<Rc<AutoModel>> {
+/// Loads a made-up model. Nothing is kept from one loading to the next.
+fn load(folder: &std::path::Path, device: &Device, held: Held) -> anyhow::Result<Rc<AutoModel>> {
     let folder = folder.to_str().ok_or_else(|| anyhow::anyhow!("{} is not UTF-8", folder.display()))?;
-    let options = LoadOptions { dtype: Some(FloatDtype::F32), ..LoadOptions::default() };
+    let (dtype, weights) = match held {
+        Held::Dense => (Some(FloatDtype::F32), WeightFormat::Dense),
+        Held::Packed(weight_type) => (None, WeightFormat::Packed(weight_type)),
+    };
+    let options = LoadOptions { dtype, weights, repacked: None, ..LoadOptions::default() };
     Ok(Rc::new(AutoModel::load_with(folder, device, &options)?))
 }
 
@@ -282,11 +350,8 @@ mod tests {
 
     #[test]
     fn the_shapes_have_the_weights_that_their_names_say() {
-        let counts: Vec<usize> = models()
-            .iter()
-            .filter(|case| case.op == "load")
-            .map(|case| case.cost.bytes as usize / (2 + WEIGHT_BYTES))
-            .collect();
+        let bf16 = |case: &&Case| case.op == "load" && case.name.contains(" bf16 of bf16");
+        let counts: Vec<u64> = models().iter().filter(bf16).map(|case| case.cost.bytes / 4).collect();
         assert_eq!(counts, [134_515_008, 1_100_048_384]);
     }
 

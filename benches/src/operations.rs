@@ -2,7 +2,9 @@
 
 use fornax::backend::ops::{self, Activation, AttentionOptions, Cost, cases};
 use fornax::burn::tensor::{Device as BurnDevice, Distribution, Tensor};
-use fornax::prelude::Device;
+use fornax::cpu::{Buffer, PackedWeight, WeightType};
+use fornax::prelude::{Backend, Device};
+use fornax_cpu::limits::Arithmetic;
 use serde_json::{Value, json};
 
 use crate::case::{Case, Run, copies};
@@ -16,11 +18,30 @@ pub fn operations() -> Vec<Case> {
         let copies = copies(4 * in_features * out_features);
         Case::new("linear", format!("{rows}×{in_features}×{out_features}"), case.cost(), move |device| {
             let x = random([rows, in_features], device);
-            let mut weights = Ring::new(random([out_features, in_features], device), copies);
-            call(move || ops::linear(x.clone(), weights.next(), None))
+            let mut weights = Ring::of(random([out_features, in_features], device), copies);
+            call(move || ops::linear(x.clone(), weights.next().clone(), None))
         })
         .shape(json!({"rows": rows, "in_features": in_features, "out_features": out_features, "weights": "f32"}))
         .cold(copies)
+    }));
+
+    list.extend(cases::packed_linear::benches().into_iter().map(|case| {
+        let cases::packed_linear::Case { weight_type, rows, in_features, out_features } = case;
+        let copies = copies(out_features * weight_type.row_bytes(in_features));
+        let name = format!("{weight_type} {rows}×{in_features}×{out_features}");
+        let weights = weight_type.to_string();
+        let packed = Case::new("packed_linear", name, case.cost(), move |device| {
+            let x = random([rows, in_features], device);
+            let mut weights = Ring { items: packed(weight_type, [out_features, in_features], copies)?, next: 0 };
+            call(move || ops::packed_linear(x.clone(), weights.next(), None))
+        });
+        let packed = packed
+            .shape(json!({"rows": rows, "in_features": in_features, "out_features": out_features, "weights": weights}))
+            .cold(copies)
+            .arithmetic(if weight_type.is_float() { Arithmetic::Bf16 } else { Arithmetic::Int8 })
+            .only(Backend::Cpu);
+        // One matrix of the model's says most of what there is to say.
+        if (in_features, out_features) == (2048, 5632) { packed } else { packed.slow() }
     }));
 
     list.extend(cases::attention::BENCHES.iter().map(|&case| {
@@ -30,9 +51,9 @@ pub fn operations() -> Vec<Case> {
         let copies = if queries == 1 { copies(8 * batch * kv_heads * keys * head_dim) } else { 1 };
         Case::new("attention", name, case.cost(), move |device| {
             let query = random([batch, heads, queries, head_dim], device);
-            let mut keys = Ring::new(random([batch, kv_heads, keys, head_dim], device), 2 * copies);
+            let mut keys = Ring::of(random([batch, kv_heads, keys, head_dim], device), 2 * copies);
             let options = AttentionOptions { causal, window, ..AttentionOptions::bidirectional(head_dim) };
-            call(move || ops::attention(query.clone(), keys.next(), keys.next(), None, &options))
+            call(move || ops::attention(query.clone(), keys.next().clone(), keys.next().clone(), None, &options))
         })
         .shape(json!({
             "batch": batch, "heads": heads, "kv_heads": kv_heads, "queries": queries, "keys": keys,
@@ -100,22 +121,43 @@ fn random<const D: usize>(shape: [usize; D], device: &BurnDevice) -> Tensor<D> {
     Tensor::random(shape, Distribution::Normal(0.0, 1.0), device)
 }
 
-/// Copies of a tensor, taken in turn, so that the one that is read next was not read for long.
-struct Ring<const D: usize> {
-    tensors: Vec<Tensor<D>>,
+/// Copies of a packed weight of random numbers.
+fn packed(weight_type: WeightType, [rows, columns]: [usize; 2], copies: usize) -> anyhow::Result<Vec<PackedWeight>> {
+    let mut state = 1u32;
+    let values: Vec<f32> = (0..rows * columns)
+        .map(|_| {
+            state = state.wrapping_mul(0x0019_660d).wrapping_add(0x3c6e_f35f);
+            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+        })
+        .collect();
+    let first = PackedWeight::quantize(weight_type, rows, columns, &values)?;
+    let copy = |_| -> anyhow::Result<PackedWeight> {
+        let mut bytes = Buffer::zeroed(first.bytes().len());
+        bytes.copy_from_slice(first.bytes());
+        Ok(PackedWeight::from_packed(weight_type, rows, columns, bytes.freeze())?)
+    };
+    (0..copies.max(1)).map(copy).collect()
+}
+
+/// Operands taken in turn, so that the one that is read next was not read for long.
+struct Ring<T> {
+    items: Vec<T>,
     next: usize,
 }
 
-impl<const D: usize> Ring<D> {
-    fn new(first: Tensor<D>, copies: usize) -> Self {
+impl<const D: usize> Ring<Tensor<D>> {
+    /// Copies of a tensor.
+    fn of(first: Tensor<D>, copies: usize) -> Self {
         // An operation, since a clone would share the memory.
         let tensors = (1..copies.max(1)).map(|_| first.clone().add_scalar(0.0)).collect::<Vec<_>>();
-        Self { tensors: std::iter::once(first).chain(tensors).collect(), next: 0 }
+        Self { items: std::iter::once(first).chain(tensors).collect(), next: 0 }
     }
+}
 
-    fn next(&mut self) -> Tensor<D> {
-        self.next = (self.next + 1) % self.tensors.len();
-        self.tensors[self.next].clone()
+impl<T> Ring<T> {
+    fn next(&mut self) -> &T {
+        self.next = (self.next + 1) % self.items.len();
+        &self.items[self.next]
     }
 }
 

@@ -84,7 +84,7 @@ fn prepare(request: &Value) -> Result<Run> {
     };
     let copies = request["copies"].as_u64().unwrap_or(1).max(1) as usize;
     match request["op"].as_str() {
-        Some("linear") => linear(
+        Some("linear" | "packed_linear") => linear(
             [size("rows")?, size("in_features")?, size("out_features")?],
             shape["weights"].as_str().unwrap_or("f32"),
             copies,
