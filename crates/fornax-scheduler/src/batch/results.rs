@@ -243,9 +243,8 @@ impl BatchScheduler {
             }
             let parent = at.checked_sub(1).map(|before| sequence.table[before]);
             let block = sequence.table[at];
-            if let Some(other) = model.kv.commit(parent, sequence.scope, sequence.hashes[at], content, block)
-                && other != block
-            {
+            let same = model.kv.commit(parent, sequence.scope, sequence.hashes[at], content, block);
+            if let Some(other) = same.filter(|other| *other != block) {
                 model.kv.share(other);
                 model.kv.release(block);
                 sequence.table[at] = other;

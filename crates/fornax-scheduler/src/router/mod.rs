@@ -138,8 +138,11 @@ pub struct View {
 /// let request = |id| RouteRequest {
 ///     id: RequestId(id), tenant: TenantId::DEFAULT, prompt_tokens: 640, new_tokens: 100, prefix: vec![7; 40],
 /// };
-/// let routes = router.step([RouterEvent::Request(request(1)), RouterEvent::Request(request(2))], Time::ZERO).0;
-/// assert_eq!(routes[0].replica, routes[1].replica); // the second finds the first's prefix there
+/// let first = router.step([RouterEvent::Request(request(1))], Time::ZERO).0.remove(0);
+/// let later = Time::from_secs_f64(2.0);
+/// let report = RouterEvent::Report { replica: first.replica, at: later, tokens: 50 };
+/// let second = router.step([report, RouterEvent::Request(request(2))], later).0.remove(0);
+/// assert_eq!((second.replica, second.matched), (first.replica, 640)); // it finds the first's prefix there
 /// # Ok::<(), fornax_scheduler::SchedulerError>(())
 /// ```
 #[derive(Clone, Debug)]

@@ -75,6 +75,8 @@ struct Live {
     pending: u64,
     /// Whether any of it was computed.
     begun: bool,
+    /// When its first token came.
+    first: Time,
     last: Time,
 }
 
@@ -189,7 +191,7 @@ impl Fleet {
             return Err(rejected.pop().map_or(SchedulerError::NoReplica, |rejected| rejected.error));
         };
         let pending = u64::from(request.prompt_tokens()) + u64::from(predicted);
-        self.live.push(Some(Live { request, emitted: 0, pending, begun: false, last: now }));
+        self.live.push(Some(Live { request, emitted: 0, pending, begun: false, first: now, last: now }));
         let class = &self.classes[usize::from(request.class)];
         let class = Request {
             tenant: TenantId(request.tenant),
@@ -257,6 +259,9 @@ impl Fleet {
                 new = new.min(live.request.new_tokens - live.emitted);
                 tokens.extend((0..new).map(|at| live.request.output(live.emitted + at)));
                 self.recorder.emitted(&live.request, live.emitted, new, live.last, now);
+                if live.emitted == 0 {
+                    live.first = now;
+                }
                 live.emitted += new;
                 live.last = now;
                 done += u64::from(new.saturating_sub(1));
@@ -307,7 +312,7 @@ impl Fleet {
         for finished in &plan.finished {
             if let Some(live) = self.live[finished.sequence.request.0 as usize].take() {
                 self.replicas[number].pending -= live.pending;
-                self.recorder.finished(&live.request, live.emitted, now);
+                self.recorder.finished(&live.request, live.emitted, live.first, now);
             }
         }
         for _ in &plan.rejected {

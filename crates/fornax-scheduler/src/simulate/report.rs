@@ -217,17 +217,11 @@ impl Recorder {
                 record.next_token.add(now.secs_since(last) / f64::from(new));
             }
         }
-        if before == 0 {
-            // Kept until the request ends: the time of its first token, in place of one more field for each.
-            let target = self.classes[usize::from(request.class)].first_token_target;
-            if now.secs_since(request.arrival) <= target {
-                self.records[usize::from(request.class)].good += 1;
-            }
-        }
         self.tenants[request.tenant as usize].2 += 2.0 * f64::from(new);
     }
 
-    pub(super) fn finished(&mut self, request: &TraceRequest, emitted: u32, now: Time) {
+    /// A request ended with `emitted` tokens, of which the first came at `first`.
+    pub(super) fn finished(&mut self, request: &TraceRequest, emitted: u32, first: Time, now: Time) {
         self.at(now);
         let class = &self.classes[usize::from(request.class)];
         let record = &mut self.records[usize::from(request.class)];
@@ -240,12 +234,9 @@ impl Recorder {
             return;
         }
         record.finished += 1;
-        // A request is good if its first token was in time (counted then) and its pace was; one that was slow all in all,
-        // though it began in time, is taken back.
-        let allowed = class.first_token_target + class.next_token_target * f64::from(emitted);
-        if now.secs_since(request.arrival) > allowed {
-            record.good = record.good.saturating_sub(1);
-        }
+        let pace = now.secs_since(first) / f64::from(emitted.saturating_sub(1).max(1));
+        let in_time = first.secs_since(request.arrival) <= class.first_token_target;
+        record.good += u64::from(in_time && pace <= class.next_token_target);
     }
 
     pub(super) fn stepped(&mut self, replica: usize, plan: &Plan, seconds: f64) {
@@ -311,7 +302,7 @@ impl Recorder {
                 requests: record.requests,
                 finished: record.finished,
                 refused: record.refused,
-                within_targets: share(record.good.min(record.finished), record.requests),
+                within_targets: share(record.good, record.requests),
                 mean_latency: record.latency / record.requests.max(1) as f64,
                 first_token_p50: record.first_token.quantile(0.5),
                 first_token_p90: record.first_token.quantile(0.9),
