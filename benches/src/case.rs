@@ -67,7 +67,7 @@ impl Case {
         Self { shape, ..self }
     }
 
-    /// With so many copies of what must not be in a cache; see [`copies`].
+    /// With so many copies of what must not be in a cache; as many as outgrow every cache.
     #[must_use]
     pub fn cold(self, copies: usize) -> Self {
         Self { copies, ..self }
