@@ -9,9 +9,8 @@ use rand_chacha::ChaCha8Rng;
 const TYPES: [WeightType; 2] = [WeightType::BF16, WeightType::F16];
 
 /// `x Wᵀ` in tasks of `panels` panels.
-fn multiply(isa: Isa, x: &[f32], rows: usize, weight: &PackedWeight, panels: usize) -> Vec<f32> {
+fn multiply(pool: &Pool, isa: Isa, x: &[f32], rows: usize, weight: &PackedWeight, panels: usize) -> Vec<f32> {
     let mut y = vec![f32::NAN; rows * weight.out_features()];
-    let pool = Pool::global();
     let prepared = linear::prepare(pool, isa, weight, x, rows);
     // SAFETY: `y` outlives the products, and is not touched until they are done.
     let out = unsafe { OutRows::new(y.as_mut_ptr(), weight.out_features(), weight.out_features()) };
@@ -104,6 +103,8 @@ fn assert_near(y: &[f32], x: &[f32], weight: &[f32], weight_type: WeightType, ro
 fn products_are_right_at_every_level() {
     let mut random = ChaCha8Rng::seed_from_u64(1);
     let mut cases = 0;
+    // Threads are the other tests' matter: these products are too small for them.
+    let pool = Pool::new(1);
     for values in [Values::Usual, Values::Sparse, Values::Tiny, Values::Huge, Values::Special] {
         for case in 0..1100 {
             // Mostly small, so that there can be many, with all tails of 16 and 32.
@@ -117,11 +118,11 @@ fn products_are_right_at_every_level() {
             for weight_type in TYPES {
                 let packed = PackedWeight::quantize(weight_type, out_features, in_features, &weight).unwrap();
                 let what = |isa| format!("{isa} {weight_type} {values:?} {rows}x{in_features}x{out_features}");
-                let portable = multiply(Isa::Portable, &x, rows, &packed, 4);
+                let portable = multiply(&pool, Isa::Portable, &x, rows, &packed, 4);
                 assert_near(&portable, &x, &weight, weight_type, rows, || what(Isa::Portable));
                 for isa in Isa::available() {
                     let tasks = random.random_range(1..9);
-                    assert_same(&multiply(isa, &x, rows, &packed, tasks), &portable, || what(isa));
+                    assert_same(&multiply(&pool, isa, &x, rows, &packed, tasks), &portable, || what(isa));
                     cases += 1;
                 }
             }
@@ -139,7 +140,7 @@ fn a_row_is_the_same_in_any_company() {
         let weight: Vec<f32> = (0..out_features * in_features).map(|_| value(&mut random, Values::Usual)).collect();
         for weight_type in TYPES {
             let packed = PackedWeight::quantize(weight_type, out_features, in_features, &weight).unwrap();
-            let fastest = multiply(Isa::best(), &x, rows, &packed, 8);
+            let fastest = multiply(Pool::global(), Isa::best(), &x, rows, &packed, 8);
             for batch in [1, 2, 3, 5, 8, 16, 17, 40, 512] {
                 for isa in Isa::available() {
                     // The slower levels are compared over some of the rows.
@@ -149,7 +150,7 @@ fn a_row_is_the_same_in_any_company() {
                         let x = &x[first * in_features..(first + count) * in_features];
                         let expected = &fastest[first * out_features..(first + count) * out_features];
                         let tasks = 1 + first % 5;
-                        assert_same(&multiply(isa, x, count, &packed, tasks), expected, || {
+                        assert_same(&multiply(Pool::global(), isa, x, count, &packed, tasks), expected, || {
                             format!(
                                 "{isa} {weight_type} {count} rows of {batch} from {first}, {in_features}x{out_features}"
                             )
@@ -205,9 +206,9 @@ fn nothing_times_nothing_is_zero() {
     for weight_type in TYPES {
         for isa in Isa::available() {
             let empty = PackedWeight::quantize(weight_type, 20, 0, &[]).unwrap();
-            assert_eq!(multiply(isa, &[], 3, &empty, 2), vec![0.0; 60]);
+            assert_eq!(multiply(Pool::global(), isa, &[], 3, &empty, 2), vec![0.0; 60]);
             let weight = PackedWeight::quantize(weight_type, 20, 2, &[1.0; 40]).unwrap();
-            assert!(multiply(isa, &[], 0, &weight, 2).is_empty());
+            assert!(multiply(Pool::global(), isa, &[], 0, &weight, 2).is_empty());
         }
     }
 }

@@ -192,7 +192,7 @@ impl Out {
                 Isa::Avx2 => self.fill_avx2(x, first, in_features),
                 #[cfg(target_arch = "x86_64")]
                 Isa::Avx512 | Isa::Amx => self.fill_avx512(x, first, in_features),
-                _ => self.fill_as(x, first, in_features),
+                _ => self.fill_as(x, first, in_features, round_block),
             }
         }
     }
@@ -203,7 +203,7 @@ impl Out {
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2")]
     unsafe fn fill_avx512(&self, x: &[f32], first: usize, in_features: usize) -> u16 {
         // SAFETY: the caller's promise.
-        unsafe { self.fill_as(x, first, in_features) }
+        unsafe { self.fill_as(x, first, in_features, |values| round_block_avx512(values)) }
     }
 
     /// # Safety
@@ -212,7 +212,7 @@ impl Out {
     #[target_feature(enable = "avx2")]
     unsafe fn fill_avx2(&self, x: &[f32], first: usize, in_features: usize) -> u16 {
         // SAFETY: the caller's promise.
-        unsafe { self.fill_as(x, first, in_features) }
+        unsafe { self.fill_as(x, first, in_features, round_block) }
     }
 
     /// What the compiler makes of it for the function around it.
@@ -220,7 +220,13 @@ impl Out {
     /// # Safety
     /// As for [`fill`](Self::fill).
     #[inline(always)]
-    unsafe fn fill_as(&self, x: &[f32], first: usize, in_features: usize) -> u16 {
+    unsafe fn fill_as(
+        &self,
+        x: &[f32],
+        first: usize,
+        in_features: usize,
+        round: impl Fn(&[f32; BLOCK]) -> ([u16; BLOCK], bool),
+    ) -> u16 {
         let blocks = in_features.div_ceil(BLOCK);
         let tile_row = first / TILE_ROWS;
         let mut finite = u16::MAX;
@@ -233,11 +239,11 @@ impl Out {
                 for block in part..(part + PART).min(blocks) {
                     let from = block * BLOCK;
                     let (rounded, is_finite) = match values[from..].first_chunk() {
-                        Some(values) => round_block(values),
+                        Some(values) => round(values),
                         None => {
                             let mut filled = [0.0; BLOCK];
                             filled[..in_features - from].copy_from_slice(&values[from..]);
-                            round_block(&filled)
+                            round(&filled)
                         }
                     };
                     prefetch(values.as_ptr().wrapping_add(from + PART * BLOCK));
@@ -282,6 +288,33 @@ fn round_block(values: &[f32; BLOCK]) -> ([u16; BLOCK], bool) {
         largest = largest.max(*rounded & 0x7fff);
     }
     (rounded, largest < 0x7f80)
+}
+
+/// As [`round_block`].
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2")]
+fn round_block_avx512(values: &[f32; BLOCK]) -> ([u16; BLOCK], bool) {
+    use std::arch::x86_64::*;
+
+    let mut halves = [_mm256_setzero_si256(); 2];
+    for (half, values) in halves.iter_mut().zip(values.chunks_exact(BLOCK / 2)) {
+        // SAFETY: 16 numbers are there.
+        let values = unsafe { _mm512_loadu_ps(values.as_ptr()) };
+        let bits = _mm512_castps_si512(values);
+        let upper = _mm512_srli_epi32::<16>(bits);
+        let odd = _mm512_and_si512(upper, _mm512_set1_epi32(1));
+        let nearest = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+        let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(values, values);
+        let quiet = _mm512_or_si512(upper, _mm512_set1_epi32(0x40));
+        let rounded = _mm512_mask_mov_epi32(_mm512_srli_epi32::<16>(nearest), nan, quiet);
+        *half = _mm512_cvtepi32_epi16(rounded);
+    }
+    let rounded = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(halves[0]), halves[1]);
+    let size = _mm512_and_si512(rounded, _mm512_set1_epi16(0x7fff));
+    let finite = _mm512_cmpge_epu16_mask(size, _mm512_set1_epi16(0x7f80)) == 0;
+    // SAFETY: both are 64 bytes of numbers.
+    (unsafe { std::mem::transmute::<__m512i, [u16; BLOCK]>(rounded) }, finite)
 }
 
 /// Asks for the two lines of a block.
