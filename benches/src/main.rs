@@ -1,8 +1,10 @@
 //! The runner that `cargo xtask bench` starts for each device: it prepares and times cases as it is told, and prints
 //! times as JSON. What they mean, and how they are shown, is not its matter.
 //!
-//!     fornax-bench-runner DEVICE [THREADS]     # then requests on standard input, see `fornax_benches::protocol`
-//!     fornax-bench-runner limits [THREADS]     # prints the machine's limits, and ends
+//! ```text
+//! fornax-bench-runner DEVICE [THREADS]     # then requests on standard input, see `fornax_benches::protocol`
+//! fornax-bench-runner limits [THREADS]     # prints the machine's limits, and ends
+//! ```
 
 #![allow(clippy::print_stdout, reason = "its answers go to standard output")]
 

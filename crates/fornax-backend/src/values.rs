@@ -1,7 +1,7 @@
 //! Tensors of the CPU as the slices that they are, for kernels that work on slices. Tensors of other devices, and those
 //! with gradients, have no slice to show.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 
 pub use self::cpu::Values;
 
@@ -23,7 +23,7 @@ pub fn values<const D: usize>(tensor: &Tensor<D>) -> Option<Values> {
 
 /// A tensor of these numbers, which are moved, not copied, where the device is the CPU.
 pub fn from_values<const D: usize>(values: Vec<f32>, shape: [usize; D], device: &Device) -> Tensor<D> {
-    Tensor::from_data(TensorData::new(values, shape), device)
+    Tensor::from_data(TensorData::new(values, shape), (device, DType::F32))
 }
 
 #[cfg(feature = "cpu")]

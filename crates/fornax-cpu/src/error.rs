@@ -54,7 +54,7 @@ pub enum CpuError {
     /// A weight's rows cannot be cut into the blocks of its type.
     #[error(
         "weight [{out_features}, {in_features}] as {weight_type}: its {in_features} columns are not a multiple of {block}; \
-         choose a type with smaller blocks (q8_0 and q4_0 have 32) or a float type"
+         choose a type with smaller blocks (q8_0 and q4_0 have 32), or one without (bf16, f16)"
     )]
     Block {
         /// The type asked for.

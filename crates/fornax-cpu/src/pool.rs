@@ -6,7 +6,7 @@ use std::any::Any;
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use crate::{CpuError, Result};
@@ -68,15 +68,21 @@ impl Pool {
     /// While another thread's region runs, or inside of a task, the calling thread runs them alone.
     ///
     /// # Panics
-    /// When a task panics: the remaining tasks still run, then the panic goes on in the caller.
+    /// When a task panics. Where several threads run them the remaining tasks still run before the panic goes on in the
+    /// caller.
     pub fn run(&self, tasks: usize, task: impl Fn(usize) + Sync) {
         if tasks <= 1 || self.threads == 1 {
             (0..tasks).for_each(task);
             return;
         }
-        let Ok(_region) = self.shared.region.try_lock() else {
-            (0..tasks).for_each(task);
-            return;
+        let _region = match self.shared.region.try_lock() {
+            Ok(region) => region,
+            // A task panicked once, and the region that it was in was ended in good order before that went on.
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => {
+                (0..tasks).for_each(task);
+                return;
+            }
         };
         self.shared.run(tasks, &task);
     }
@@ -99,8 +105,15 @@ pub fn set_threads(threads: usize) -> Result<()> {
     if threads == 0 || threads > MAX_THREADS {
         return Err(CpuError::ThreadsOutOfRange { found: threads, max: MAX_THREADS });
     }
-    let running = GLOBAL.get_or_init(|| Pool::new(threads)).threads();
-    if running == threads { Ok(()) } else { Err(CpuError::ThreadsRunning { running }) }
+    let mut made = false;
+    let running = GLOBAL
+        .get_or_init(|| {
+            made = true;
+            Pool::new(threads)
+        })
+        .threads();
+    // Fewer may have been made than were asked for, where the system has no more.
+    if made || running == threads { Ok(()) } else { Err(CpuError::ThreadsRunning { running }) }
 }
 
 static GLOBAL: OnceLock<Pool> = OnceLock::new();
@@ -183,7 +196,12 @@ impl Shared {
                 return;
             }
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| task(index))) {
-                lock(&self.panic).get_or_insert(panic);
+                let mut first = lock(&self.panic);
+                match *first {
+                    // Dropping what a panic carries could panic again, in the middle of the region.
+                    Some(_) => std::mem::forget(panic),
+                    None => *first = Some(panic),
+                }
             }
         }
     }
@@ -317,6 +335,16 @@ mod tests {
             ran.fetch_add(1, Ordering::Relaxed);
         });
         assert_eq!(ran.into_inner(), 16);
+        // And with both threads: each of two tasks waits until the other has begun.
+        let begun = AtomicUsize::new(0);
+        let since = Instant::now();
+        pool.run(2, |_| {
+            begun.fetch_add(1, Ordering::SeqCst);
+            while begun.load(Ordering::SeqCst) < 2 {
+                assert!(since.elapsed() < Duration::from_secs(60), "one thread alone ran the region");
+                std::thread::yield_now();
+            }
+        });
     }
 
     #[test]

@@ -43,6 +43,9 @@ pub struct BenchRun {
     pub bytes_per_token: f64,
 }
 
+/// More sequences than this are surely a mistake in the call.
+const MAX_BATCH: usize = 4096;
+
 /// Measures once. The first measurement of a process is slower than those that follow, for memory is touched the first
 /// time; callers throw one away.
 ///
@@ -55,6 +58,13 @@ pub fn bench(model: &AutoModel, options: &BenchOptions) -> Result<BenchRun, Engi
         if value == 0 {
             return Err(EngineError::Option { option, found: "0".into(), expected: "at least 1".into() });
         }
+    }
+    if batch > MAX_BATCH {
+        return Err(EngineError::Option {
+            option: "batch",
+            found: batch.to_string(),
+            expected: format!("1 to {MAX_BATCH}"),
+        });
     }
     let context = decoder.config().context_length();
     let length = prompt_tokens.saturating_add(new_tokens);

@@ -14,7 +14,8 @@ use crate::stop::StopChecker;
 use crate::stream::Stream;
 use crate::{EngineError, Prompt};
 
-/// Tokens of a prompt that run through the layers at once. More of them would only make the scores of attention larger.
+/// Tokens of a prompt that run through the layers at once: enough for the widest kernels, and what lies between layers stays
+/// small.
 pub(crate) const PREFILL_CHUNK: usize = 512;
 
 /// Why a sequence ended.

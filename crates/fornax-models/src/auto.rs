@@ -20,12 +20,12 @@ use crate::{ModelError, Network, NetworkConfig, WeightFormat, gguf, load};
 /// How to load a model; the default is what [`AutoModel::load`] does.
 #[derive(Clone)]
 pub struct LoadOptions<'a> {
-    /// The type to hold the weights in and to compute in; the device's choice without.
+    /// The type to hold dense weights in and to compute in; the device's choice without.
     pub dtype: Option<FloatDtype>,
     /// The form to hold matrices in. A model that is to be trained must be dense, which a dtype asks for too.
     pub weights: WeightFormat,
-    /// Where packed weights are kept from one start to the next; without, they are packed at every start.
-    pub repacked: Option<RepackedCache>,
+    /// Where packed weights are kept from one start to the next.
+    pub repacked: PackedCache,
     /// Where hub ids are fetched from and kept.
     pub hub: HubConfig,
     /// Who is told how a download goes on.
@@ -37,11 +37,23 @@ impl Default for LoadOptions<'_> {
         Self {
             dtype: None,
             weights: WeightFormat::Auto,
-            repacked: RepackedCache::from_env().ok(),
+            repacked: PackedCache::FromEnv,
             hub: HubConfig::from_env(),
             progress: &Silent,
         }
     }
+}
+
+/// Where packed weights are kept from one start to the next.
+#[derive(Debug, Clone, Default)]
+pub enum PackedCache {
+    /// In the user's folder, or where `FORNAX_CACHE` says.
+    #[default]
+    FromEnv,
+    /// Here.
+    At(RepackedCache),
+    /// Nowhere: they are packed at every start.
+    Off,
 }
 
 /// Tokens that generation starts and ends with, from `generation_config.json` or else `config.json`.
@@ -332,7 +344,7 @@ fn load_network(
     let dtype = FloatDtype::for_device(device, options.dtype, load::stored_dtype(checkpoint))?;
     let mut repacked = match format {
         WeightFormat::Dense => Repacked::default(),
-        _ => Repacked::open(options.repacked.as_ref(), checkpoint, format),
+        _ => Repacked::open(&options.repacked, checkpoint, format),
     };
     let network = load::load_weights(network.init(device), checkpoint, weights, device, dtype, format, &mut repacked)?;
     repacked.finish();

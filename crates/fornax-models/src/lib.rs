@@ -20,7 +20,7 @@ mod rotary;
 mod save;
 mod weights;
 
-pub use auto::{AutoModel, GenerationDefaults, LoadOptions};
+pub use auto::{AutoModel, GenerationDefaults, LoadOptions, PackedCache};
 pub use config::RopeParameters;
 pub use error::{ModelError, TensorMismatch};
 pub use gguf::GgufModel;

@@ -49,10 +49,10 @@ impl FromStr for WeightFormat {
         match name {
             "auto" => Ok(Self::Auto),
             "dense" => Ok(Self::Dense),
-            _ => name.parse().map(Self::Packed).map_err(|_| ModelError::WeightFormat {
-                found: name.to_owned(),
-                expected: WeightType::ALL.map(|one| one.to_string()).join(", "),
-            }),
+            _ => name
+                .parse()
+                .map(Self::Packed)
+                .map_err(|_| ModelError::WeightFormat { found: name.to_owned(), expected: quantizable() }),
         }
     }
 }
@@ -69,10 +69,16 @@ impl WeightFormat {
             Self::Packed(weight_type) if !takes_packed => {
                 Err(ModelError::PackedDevice { weight_type: weight_type.to_string(), device: device.to_string() })
             }
-            Self::Packed(_) if dtype.is_some_and(|dtype| dtype != FloatDtype::F32) => {
-                Err(ModelError::config("dtype", "f32, in which packed weights are computed with", format!("{dtype:?}")))
-            }
-            _ => Ok(self),
+            _ => match dtype {
+                Some(dtype) if dtype != FloatDtype::F32 && self != Self::Dense => Err(ModelError::config(
+                    "dtype",
+                    format!(
+                        "f32 beside weights {self}, which are computed with in it; leave the dtype out, or take weights dense"
+                    ),
+                    dtype,
+                )),
+                _ => Ok(self),
+            },
         }
     }
 
@@ -84,6 +90,12 @@ impl WeightFormat {
             Self::Packed(weight_type) => Some(weight_type),
         }
     }
+}
+
+/// The names of the types that anything can be packed as.
+fn quantizable() -> String {
+    let types = WeightType::ALL.into_iter().filter(|one| one.is_quantizable());
+    types.map(|one| one.to_string()).collect::<Vec<_>>().join(", ")
 }
 
 /// The packed type that holds what a checkpoint's type does.

@@ -10,7 +10,7 @@ use fornax_cpu::packed::LAYOUT_VERSION;
 use fornax_cpu::{PackedWeight, WeightType};
 use serde_json::{Value, json};
 
-use crate::WeightFormat;
+use crate::{PackedCache, WeightFormat};
 
 /// Smaller checkpoints are packed faster than a file is looked up and checked.
 const WORTH_KEEPING: u64 = 64 << 20;
@@ -26,12 +26,27 @@ pub(crate) struct Repacked {
 
 impl Repacked {
     /// Looks the checkpoint up. Without a cache, or with a small checkpoint, nothing is found and nothing kept.
-    pub fn open(cache: Option<&RepackedCache>, checkpoint: &Checkpoint, format: WeightFormat) -> Self {
+    pub fn open(cache: &PackedCache, checkpoint: &Checkpoint, format: WeightFormat) -> Self {
         let mut repacked = Self::default();
+        if !checkpoint.tensors().any(|info| format.of(info.dtype).is_some()) {
+            return repacked;
+        }
         let size = |file: &std::path::PathBuf| std::fs::metadata(file).map_or(0, |file| file.len());
         let bytes: u64 = checkpoint.files().iter().map(size).sum();
-        let Some(cache) = cache.filter(|_| bytes >= WORTH_KEEPING) else {
+        if bytes < WORTH_KEEPING {
             return repacked;
+        }
+        let cache = match cache {
+            PackedCache::FromEnv => RepackedCache::from_env(),
+            PackedCache::At(cache) => Ok(cache.clone()),
+            PackedCache::Off => return repacked,
+        };
+        let cache = match cache {
+            Ok(cache) => cache,
+            Err(error) => {
+                repacked.warn("not used", &error);
+                return repacked;
+            }
         };
         // Names of parameters and orders of rows are this version's.
         let variant = format!("fornax {} layout {LAYOUT_VERSION} weights {format}", env!("CARGO_PKG_VERSION"));
@@ -59,10 +74,19 @@ impl Repacked {
 
     /// A parameter's packed weight, if it was kept.
     pub fn take(&mut self, parameter: &str, [out_features, in_features]: [usize; 2]) -> Option<PackedWeight> {
-        let (metadata, bytes) = self.found.remove(parameter)?;
-        let weight_type: WeightType = metadata["type"].as_str()?.parse().ok()?;
-        // The key names the content that it was made from, so a shape that does not fit is not of this model.
-        PackedWeight::from_packed(weight_type, out_features, in_features, bytes).ok()
+        if self.found.is_empty() {
+            return None;
+        }
+        let kept = self.found.get(parameter).and_then(|(metadata, bytes)| {
+            let weight_type: WeightType = metadata["type"].as_str()?.parse().ok()?;
+            PackedWeight::from_packed(weight_type, out_features, in_features, bytes.clone()).ok()
+        });
+        if kept.is_none() {
+            // The same weights were packed for another configuration, with other parameters.
+            self.warnings
+                .push(format!("the cache of repacked weights has no {parameter}, which is packed at every start"));
+        }
+        kept
     }
 
     /// Keeps a packed weight for the next start.

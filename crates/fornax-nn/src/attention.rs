@@ -101,6 +101,9 @@ impl Attention {
     /// - `cache`: keys and values of the tokens before `x`, which those of `x` are appended to
     /// - `visible`: `[batch, keys]`, true where a token takes part
     /// - returns `[batch, seq, hidden_size]`
+    ///
+    /// # Panics
+    /// When the cache is one of pages, which whole models on the CPU keep, or its capacity is exceeded.
     pub fn forward(
         &self,
         x: Tensor<3>,

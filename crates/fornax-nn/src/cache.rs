@@ -172,7 +172,9 @@ impl LayerCache {
     pub(crate) fn tensors(&mut self) -> &mut TensorCache {
         match self {
             Self::Tensors(layer) => layer,
-            Self::Pages(_) => panic!("kv cache: pages for a model that keeps tensors; take the model's own new_cache"),
+            Self::Pages(_) => panic!(
+                "kv cache: pages, where a layer is called over tensors; make the cache with CacheFormat::Tensors"
+            ),
         }
     }
 

@@ -5,6 +5,7 @@
 use burn::module::Module;
 use burn::tensor::{DType, Device, Int, Tensor};
 use fornax_backend::from_values;
+use fornax_cpu::WeightType;
 use fornax_cpu::cache::CacheType;
 
 use crate::slices::{Keys, Scratch, Step};
@@ -158,15 +159,20 @@ impl Decoder {
         self.cache_config(batch, capacity).init(&self.device())
     }
 
-    /// The sizes of such a cache, for knowing its bytes beforehand.
+    /// The sizes of such a cache, for knowing its bytes beforehand. On the CPU keys and values are kept in 16 bits where the
+    /// weights are packed (bf16 beside bf16 weights, else f16), and in `f32` where they are dense.
     pub fn cache_config(&self, batch: usize, capacity: usize) -> KvCacheConfig {
         let (kv_heads, head_dim) =
             self.config.attention.first().map_or((0, 0), |attention| (attention.kv_heads, attention.head_dim));
-        let format = match (self.norm.is_on_slices(), &self.embedding.weight) {
+        let key = self.layers.first().map(|layer| &layer.attention.key.weight);
+        let format = match (self.norm.is_on_slices(), key) {
             (false, _) => CacheFormat::Tensors(self.dtype()),
-            (true, Weight::Packed(_)) => CacheFormat::Pages(CacheType::F16),
+            (true, Some(Weight::Packed(key))) => CacheFormat::Pages(match key.weight.weight_type() {
+                WeightType::BF16 => CacheType::BF16,
+                _ => CacheType::F16,
+            }),
             // Whoever holds weights in full asks for exactness.
-            (true, Weight::Dense(_)) => CacheFormat::Pages(CacheType::F32),
+            (true, _) => CacheFormat::Pages(CacheType::F32),
         };
         KvCacheConfig { layers: self.layers.len(), kv_heads, head_dim, batch, capacity, format }
     }

@@ -22,7 +22,7 @@ pub struct Step {
 }
 
 impl Step {
-    /// On all threads, with the best instructions.
+    /// On all threads, with the instructions that are in use.
     pub fn new(rows: usize) -> Self {
         Self { rows, pool: Pool::global(), isa: Isa::active() }
     }
@@ -187,14 +187,14 @@ struct Map<'a> {
 
 enum MapWeight<'a> {
     Packed(&'a PackedWeight),
-    Dense(Values, usize),
+    Dense(Values, [usize; 2]),
 }
 
 impl<'a> Map<'a> {
     fn of(layer: &'a Linear) -> Self {
         let weight = match &layer.weight {
             Weight::Packed(packed) => MapWeight::Packed(&packed.weight),
-            Weight::Dense(param) => MapWeight::Dense(plain(param), layer.weight.dims()[1]),
+            Weight::Dense(param) => MapWeight::Dense(plain(param), layer.weight.dims()),
         };
         Self { weight, bias: layer.bias.as_ref().map(plain) }
     }
@@ -202,7 +202,9 @@ impl<'a> Map<'a> {
     fn map(&self) -> LinearMap<'_> {
         let weight = match &self.weight {
             MapWeight::Packed(weight) => Matrix::Packed(weight),
-            MapWeight::Dense(values, in_features) => Matrix::Dense { values, in_features: *in_features },
+            MapWeight::Dense(values, [out_features, in_features]) => {
+                Matrix::Dense { values, out_features: *out_features, in_features: *in_features }
+            }
         };
         LinearMap { weight, bias: self.bias.as_deref() }
     }

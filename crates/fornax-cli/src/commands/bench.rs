@@ -88,6 +88,7 @@ pub fn run(args: &BenchArgs, common: &CommonArgs) -> Result<()> {
         bail!("--repeat: found 0, expected at least 1");
     }
     let options = BenchOptions { prompt_tokens: args.prompt_tokens, new_tokens: args.new_tokens, batch: args.batch };
+    let texts = args.texts.as_deref().map(read_texts).transpose()?;
     let bar = bar(common, 2 * args.repeat as u64 + 2);
     let (mut loads, mut model) = (Vec::new(), None);
     for _ in 0..=args.repeat {
@@ -101,8 +102,8 @@ pub fn run(args: &BenchArgs, common: &CommonArgs) -> Result<()> {
     }
     let Some(model) = model else { bail!("no model was loaded") };
     let load = Spread::of(loads[1..].iter().copied());
-    if let Some(path) = &args.texts {
-        return texts(args, &model, path, load, &bar);
+    if let Some(file) = &texts {
+        return embed(args, &model, file, load, &bar);
     }
     let mut runs = Vec::new();
     for _ in 0..=args.repeat {
@@ -155,20 +156,25 @@ pub fn run(args: &BenchArgs, common: &CommonArgs) -> Result<()> {
     out.flush()
 }
 
-/// Measures an encoder.
-fn texts(args: &BenchArgs, model: &AutoModel, path: &Path, load: Spread, bar: &ProgressBar) -> Result<()> {
+/// The file's lines that are not empty.
+fn read_texts(path: &Path) -> Result<Vec<String>> {
     let file = input::file(path)?;
-    let texts: Vec<&str> = file.lines().filter(|line| !line.trim().is_empty()).collect();
+    let texts: Vec<String> = file.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect();
     if texts.is_empty() {
         bail!("{}: there is no text in it; expected one a line", path.display());
     }
+    Ok(texts)
+}
+
+/// Measures an encoder.
+fn embed(args: &BenchArgs, model: &AutoModel, texts: &[String], load: Spread, bar: &ProgressBar) -> Result<()> {
     let embedder = model.embedder();
     let options = EmbedOptions { batch_size: args.batch, ..embedder.default_options() };
     let mut speeds = Vec::new();
     for _ in 0..=args.repeat {
         bar.set_message("embedding");
         let start = Instant::now();
-        embedder.embed(&texts, &options)?;
+        embedder.embed(texts, &options)?;
         speeds.push(texts.len() as f64 / start.elapsed().as_secs_f64());
         bar.inc(1);
     }

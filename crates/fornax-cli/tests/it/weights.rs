@@ -96,6 +96,8 @@ fn bench_refuses_what_it_cannot_measure() {
     fails(&["bench", &model, "--repeat", "0"], &["--repeat", "at least 1"]);
     fails(&["bench", &model, "--new-tokens", "0"], &["new_tokens", "at least 1"]);
     fails(&["bench", &model], &["576", "96"]);
+    let huge = ["bench", &model, "--prompt-tokens", "8", "--new-tokens", "1", "--batch", "9000000000000000"];
+    fails(&huge, &["batch", "9000000000000000", "4096"]);
     fails(&["bench", &bert()], &["causal language model"]);
     fails(&["bench", &model, "--threads", "0"], &["threads", "found 0"]);
     fails(&["bench", &model, "--threads", "100000"], &["threads", "100000"]);

@@ -19,6 +19,8 @@ pub enum Matrix<'a> {
     Dense {
         /// `[out_features, in_features]`
         values: &'a [f32],
+        /// Rows.
+        out_features: usize,
         /// Columns.
         in_features: usize,
     },
@@ -29,7 +31,7 @@ impl Matrix<'_> {
     pub fn out_features(&self) -> usize {
         match self {
             Self::Packed(weight) => weight.out_features(),
-            Self::Dense { values, in_features } => values.len().checked_div(*in_features).unwrap_or(0),
+            Self::Dense { out_features, .. } => *out_features,
         }
     }
 
@@ -168,6 +170,9 @@ pub fn gated_linear(
 
 fn check(x: &[f32], rows: usize, maps: &[LinearMap<'_>]) {
     for LinearMap { weight, bias } in maps {
+        if let Matrix::Dense { values, out_features, in_features } = weight {
+            assert_eq!(values.len(), out_features * in_features, "values of a weight");
+        }
         assert_eq!(x.len(), rows * weight.in_features(), "values of {rows} rows");
         if let Some(bias) = bias {
             assert_eq!(bias.len(), weight.out_features(), "values of a bias");
@@ -205,7 +210,7 @@ impl<'a> Prepared<'a> {
                 // SAFETY: the caller's promise.
                 unsafe { multiply(isa, form, weight, panels, out) }
             }
-            Matrix::Dense { values, in_features } => {
+            Matrix::Dense { values, in_features, .. } => {
                 // SAFETY: the caller's promise.
                 unsafe { dense::multiply(isa, self.x, self.rows, values, in_features, panels, out) }
             }
@@ -225,8 +230,8 @@ const STREAMS: usize = 4;
 /// Panels of a task of many rows at most: their part of the result stays in the second-level cache. Kernels for many rows
 /// take panels in pairs.
 const MANY_ROWS_PANELS: usize = 8;
-/// The same for dense weights, of which every task first turns what it needs of the input around.
-const MANY_ROWS_DENSE_PANELS: usize = 24;
+/// The same for float weights, whose kernels pass over the input once for all of a task's panels.
+const MANY_ROWS_FLOAT_PANELS: usize = 32;
 /// Waking a thread pays from about this much of a weight on.
 const TASK_BYTES: usize = 64 << 10;
 
@@ -239,8 +244,8 @@ fn split(pool: &Pool, rows: usize, maps: &[LinearMap<'_>]) -> Vec<Task> {
         let per_task = if rows > PANEL {
             let all: usize = maps.iter().map(|map| map.weight.panels()).sum();
             let most = match weight {
-                Matrix::Packed(_) => MANY_ROWS_PANELS,
-                Matrix::Dense { .. } => MANY_ROWS_DENSE_PANELS,
+                Matrix::Packed(weight) if !weight.weight_type().is_float() => MANY_ROWS_PANELS,
+                Matrix::Packed(_) | Matrix::Dense { .. } => MANY_ROWS_FLOAT_PANELS,
             };
             (all / (4 * pool.threads())).next_multiple_of(2).min(most)
         } else {

@@ -116,6 +116,7 @@ pub(crate) fn read_row(weight_type: WeightType, in_features: usize, panel: &[u8]
 pub fn prepare(pool: &Pool, isa: Isa, weight: &PackedWeight, x: &[f32], rows: usize) -> Activations {
     let in_features = weight.in_features();
     assert_eq!(x.len(), rows * in_features, "values of {rows} rows");
+    assert!(isa.is_available(), "level {isa} on this processor");
     match weight.weight_type() {
         WeightType::F16 | WeightType::BF16 => {
             Activations::Float(float::FloatRows::prepare(pool, isa, x, rows, in_features))

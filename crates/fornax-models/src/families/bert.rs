@@ -335,7 +335,7 @@ impl Bert {
         let x = values(x).expect("asked of values on the CPU");
         let parts = parts(lengths);
         let done: Vec<Mutex<Vec<f32>>> = parts.iter().map(|_| Mutex::default()).collect();
-        Pool::global().run(parts.len(), |part| {
+        let run = |part: usize| {
             let (sequences, mut rows, mut starts) = (parts[part].clone(), Vec::new(), vec![0]);
             for sequence in sequences {
                 let from = sequence * seq * size;
@@ -343,7 +343,14 @@ impl Bert {
                 starts.push(rows.len() / size);
             }
             *done[part].lock().unwrap_or_else(PoisonError::into_inner) = self.layers_on_rows(rows, &starts);
-        });
+        };
+        let pool = Pool::global();
+        if parts.len() < pool.threads() {
+            // Too few for all threads: one after another, each layer's products on all of them.
+            (0..parts.len()).for_each(run);
+        } else {
+            pool.run(parts.len(), run);
+        }
         let mut out = vec![0.0; batch * seq * size];
         for (part, done) in parts.into_iter().zip(done) {
             let rows = done.into_inner().unwrap_or_else(PoisonError::into_inner);

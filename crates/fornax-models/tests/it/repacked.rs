@@ -7,7 +7,7 @@ use fornax_backend::Device;
 use fornax_checkpoint::RepackedCache;
 use fornax_cpu::WeightType;
 use fornax_models::families::llama::LlamaConfig;
-use fornax_models::{AutoModel, LoadOptions, Network, WeightFormat};
+use fornax_models::{AutoModel, LoadOptions, Network, PackedCache, WeightFormat};
 
 use crate::common::values;
 
@@ -31,7 +31,7 @@ fn a_cached_model_is_the_model() {
     let folder = tempfile::tempdir().expect("a folder");
     let (saved, cache) = (folder.path().join("model"), folder.path().join("cache"));
     model().save(&saved).expect("saved");
-    let load = |cache: Option<RepackedCache>| {
+    let load = |cache: PackedCache| {
         let weights = WeightFormat::Packed(WeightType::Q8_0);
         let options = LoadOptions { weights, repacked: cache, ..LoadOptions::default() };
         AutoModel::load_with(saved.to_str().expect("UTF-8"), &Device::cpu(), &options).expect("loads")
@@ -40,9 +40,9 @@ fn a_cached_model_is_the_model() {
         let tokens = Tensor::<1, Int>::arange(5..25, Device::cpu().as_burn()).reshape([1, 20]);
         values(model.decoder().expect("a decoder").forward(tokens, None))
     };
-    let uncached = load(None);
+    let uncached = load(PackedCache::Off);
     let expected = hidden(&uncached);
-    let with_cache = || load(Some(RepackedCache::new(&cache)));
+    let with_cache = || load(PackedCache::At(RepackedCache::new(&cache)));
     for start in 0..2 {
         let model = with_cache();
         assert!(model.warnings().is_empty(), "start {start}: {:?}", model.warnings());
@@ -67,7 +67,7 @@ fn a_cached_model_is_the_model() {
     }
 
     // A folder that cannot be one.
-    let model = load(Some(RepackedCache::new(saved.join("config.json"))));
+    let model = load(PackedCache::At(RepackedCache::new(saved.join("config.json"))));
     assert!(!model.warnings().is_empty());
     assert!(hidden(&model) == expected);
 }

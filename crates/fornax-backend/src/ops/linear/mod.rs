@@ -42,7 +42,10 @@ pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tens
     if let (Some(x), Some(weight)) = (values(&x), values(&weight))
         && bias_values.is_some() == bias.is_some()
     {
-        let map = LinearMap { weight: Matrix::Dense { values: &weight, in_features }, bias: bias_values.as_deref() };
+        let map = LinearMap {
+            weight: Matrix::Dense { values: &weight, out_features, in_features },
+            bias: bias_values.as_deref(),
+        };
         let mut y = vec![0.0; rows * out_features];
         linear::linear(Pool::global(), Isa::active(), &x, rows, &[map], &mut [&mut y], |_, _, _, _| {});
         return from_values(y, dims, &device);
