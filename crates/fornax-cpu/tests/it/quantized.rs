@@ -169,10 +169,12 @@ fn product_on(pool: &Pool, isa: Isa, weight: &PackedWeight, x: &[f32], rows: usi
     results
 }
 
-/// A row as the kernels quantize it, and with it the product and a bound of what `f32` may lose of it.
-fn reference(x: &[f32], weights: &[f32], groups: usize) -> (f64, f64) {
+/// A row as the kernels quantize it, with a scale for as many values as a block of the weights has, and with it the product
+/// and a bound of what `f32` may lose of it.
+fn reference(weight_type: WeightType, x: &[f32], weights: &[f32]) -> (f64, f64) {
     let (mut sum, mut size) = (0.0, 0.0);
-    for (x, weights) in x.chunks_exact(32).zip(weights.chunks_exact(32)) {
+    let (run, groups) = (weight_type.block(), weights.len() / 16);
+    for (x, weights) in x.chunks_exact(run).zip(weights.chunks_exact(run)) {
         let largest = x.iter().fold(0f32, |max, value| max.max(value.abs()));
         let (scale, inverse) =
             if largest < 127.0 * f32::MIN_POSITIVE { (0.0, 0.0) } else { (largest / 127.0, 127.0 / largest) };
@@ -216,7 +218,7 @@ fn products_are_those_of_the_numbers_in_every_type_and_at_every_level() {
         let weights = weight.to_f32();
         for (x, found) in x.chunks_exact(columns).zip(found.chunks_exact(out_features)) {
             for (weights, &found) in weights.chunks_exact(columns).zip(found) {
-                let (expected, bound) = reference(x, weights, columns / 16);
+                let (expected, bound) = reference(weight_type, x, weights);
                 let error = (f64::from(found) - expected).abs();
                 assert!(
                     error <= bound,
