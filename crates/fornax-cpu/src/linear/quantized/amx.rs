@@ -1,4 +1,4 @@
-//! The kernel for many rows, on AMX's tiles: 8 or 16 rows against the 16 columns of a panel, one group of weights with a
+//! The kernel for many rows, on AMX's tiles: 16 rows against the 16 columns of a panel, one group of weights with a
 //! common scale at a time. The integer sums go from the tile through memory into vectors, where they are scaled and added
 //! up in exactly the order of the kernel for few rows (`rowwise`). The minima of the K types are a product of their own, of
 //! bf16 numbers that hold them exactly: one for a whole super, where vectors would take an instruction for each group.
@@ -17,6 +17,9 @@ use crate::packed::{PANEL, PackedWeight};
 
 /// Rows from which on tiles are faster.
 pub const MIN_ROWS: usize = 9;
+
+/// Rows of a tile, and of the blocks of `MIN_ROWS` rows and more.
+const TILE: usize = 16;
 
 /// Weights of a column that are unpacked at a time: as many as leave room in the nearest cache.
 const DEPTH: usize = 1024;
@@ -47,33 +50,22 @@ struct Unpacked {
 ///
 /// # Safety
 /// The processor has AMX and this process may use it; the columns of `panels` in `out` are the caller's to write. `x` has
-/// at least 5 rows.
+/// at least `MIN_ROWS`.
 pub unsafe fn multiply(x: &Int8Rows, weight: &PackedWeight, panels: Range<usize>, out: OutRows) {
     struct Task<'a>(&'a Int8Rows, &'a PackedWeight, Range<usize>, OutRows);
     impl ForFormat for Task<'_> {
         fn with<F: Format>(self) {
             // SAFETY: the promise to `multiply`.
-            unsafe {
-                if self.0.rows_per_block() == 16 {
-                    multiply_format::<F, 16>(self.0, self.1, self.2, self.3);
-                } else {
-                    multiply_format::<F, 8>(self.0, self.1, self.2, self.3);
-                }
-            }
+            unsafe { multiply_format::<F>(self.0, self.1, self.2, self.3) };
         }
     }
     for_format(weight.weight_type(), Task(x, weight, panels, out));
 }
 
 /// # Safety
-/// As for `multiply`, with `TILE` rows in a block of rows.
+/// As for `multiply`.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma,f16c")]
-unsafe fn multiply_format<F: Format, const TILE: usize>(
-    x: &Int8Rows,
-    weight: &PackedWeight,
-    panels: Range<usize>,
-    out: OutRows,
-) {
+unsafe fn multiply_format<F: Format>(x: &Int8Rows, weight: &PackedWeight, panels: Range<usize>, out: OutRows) {
     assert_eq!(x.rows_per_block(), TILE, "rows of a tile");
     let layout = F::LAYOUT;
     let mut unpacked = std::mem::MaybeUninit::<Unpacked>::uninit();
@@ -102,7 +94,7 @@ unsafe fn multiply_format<F: Format, const TILE: usize>(
                     // Everything of the next panel's part is asked for while the first rows are computed.
                     let ahead = if row_block == row_blocks.start { weight.panel(panel).len() } else { 0 };
                     // SAFETY: the rows are the block's, the columns the panel's and the caller's.
-                    unsafe { tile_rows::<F, TILE>(&block, part.clone(), source, ahead, unpacked, y) };
+                    unsafe { tile_rows::<F>(&block, part.clone(), source, ahead, unpacked, y) };
                 }
             }
         }
@@ -262,7 +254,7 @@ unsafe fn sum_minima(a: *const i8, b: *const u8, groups: usize, group: usize, to
 /// # Safety
 /// As for `multiply`; the tiles are configured for the format's groups and `TILE` rows.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma,f16c")]
-unsafe fn tile_rows<F: Format, const TILE: usize>(
+unsafe fn tile_rows<F: Format>(
     block: &RowBlock,
     supers: Range<usize>,
     source: *const u8,
@@ -365,7 +357,10 @@ unsafe fn tile_rows<F: Format, const TILE: usize>(
         macro_rules! flush {
             ($index:expr) => {{
                 let index: usize = $index;
-                let min_factor = _mm512_load_ps(min_factors.add(if layout.has_min() { index * PANEL } else { 0 }));
+                let mut min_factor = _mm512_setzero_ps();
+                if layout.has_min() {
+                    min_factor = _mm512_load_ps(min_factors.add(index * PANEL));
+                }
                 for (row, total) in total.iter_mut().enumerate() {
                     if layout.has_min() {
                         let min_sum = _mm512_load_ps(min_sums.add((index * 16 + row) * PANEL));
