@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use crate::dense;
-use crate::linear::{Activations, OutRows, multiply, prepare};
+use crate::linear::{ActivationKind, Activations, OutRows, multiply, prepare};
 use crate::packed::{PANEL, PackedWeight};
 use crate::rows::add_in_place;
 use crate::{Isa, Pool};
@@ -184,20 +184,20 @@ fn check(x: &[f32], rows: usize, maps: &[LinearMap<'_>]) {
 struct Prepared<'a> {
     x: &'a [f32],
     rows: usize,
-    float: Option<Activations>,
-    int8: Option<Activations>,
+    /// By [`ActivationKind`].
+    forms: [Option<Activations>; ActivationKind::ALL.len()],
 }
 
 impl<'a> Prepared<'a> {
     fn new(pool: &Pool, isa: Isa, x: &'a [f32], rows: usize, maps: &[LinearMap<'_>]) -> Self {
-        let form = |float: bool| {
+        let form = |kind: ActivationKind| {
             let weight = maps.iter().find_map(|map| match map.weight {
-                Matrix::Packed(weight) if weight.weight_type().is_float() == float => Some(weight),
+                Matrix::Packed(weight) if ActivationKind::of(weight.weight_type()) == kind => Some(weight),
                 _ => None,
             });
             weight.map(|weight| prepare(pool, isa, weight, x, rows))
         };
-        Self { x, rows, float: form(true), int8: form(false) }
+        Self { x, rows, forms: ActivationKind::ALL.map(form) }
     }
 
     /// # Safety
@@ -205,7 +205,7 @@ impl<'a> Prepared<'a> {
     unsafe fn multiply(&self, isa: Isa, map: &LinearMap<'_>, panels: Range<usize>, out: OutRows) {
         match map.weight {
             Matrix::Packed(weight) => {
-                let form = if weight.weight_type().is_float() { &self.float } else { &self.int8 };
+                let form = &self.forms[ActivationKind::of(weight.weight_type()) as usize];
                 let form = form.as_ref().expect("prepared for every map");
                 // SAFETY: the caller's promise.
                 unsafe { multiply(isa, form, weight, panels, out) }

@@ -1,5 +1,5 @@
 //! `y = x Wᵀ` for packed weights. Rows of the input are prepared once for the weights' kind (rounded to bf16, or quantized
-//! to int8 in blocks of 32), then threads take panels of the weight. A row's result depends on that row and the weight
+//! to int8 with a scale for 32 values, or for 256 if the weights are of a K type), then threads take panels of the weight. A row's result depends on that row and the weight
 //! alone: not on the rows beside it, nor on the number of threads, nor on which kernel its batch size selects.
 
 mod apply;
@@ -20,6 +20,31 @@ pub enum Activations {
     Float(float::FloatRows),
     /// For quantized weights.
     Int8(quantized::Int8Rows),
+}
+
+/// The forms that activations take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ActivationKind {
+    /// For float weights.
+    Float,
+    /// Quantized with a scale for 32 values.
+    Int8,
+    /// Quantized with a scale for 256 values.
+    Int8Super,
+}
+
+impl ActivationKind {
+    /// All kinds, in the order of their numbers.
+    pub(crate) const ALL: [Self; 3] = [Self::Float, Self::Int8, Self::Int8Super];
+
+    /// What weights of a type are multiplied with.
+    pub(crate) fn of(weight_type: WeightType) -> Self {
+        match weight_type {
+            WeightType::F16 | WeightType::BF16 => Self::Float,
+            _ if quantized::run(weight_type) == 32 => Self::Int8,
+            _ => Self::Int8Super,
+        }
+    }
 }
 
 /// Where a kernel writes: rows of `f32` of which it owns some columns.
@@ -121,7 +146,10 @@ pub fn prepare(pool: &Pool, isa: Isa, weight: &PackedWeight, x: &[f32], rows: us
         WeightType::F16 | WeightType::BF16 => {
             Activations::Float(float::FloatRows::prepare(pool, isa, x, rows, in_features))
         }
-        _ => Activations::Int8(quantized::Int8Rows::prepare(pool, isa, x, rows, in_features)),
+        weight_type => {
+            let run = quantized::run(weight_type);
+            Activations::Int8(quantized::Int8Rows::prepare(pool, isa, x, rows, in_features, run))
+        }
     }
 }
 

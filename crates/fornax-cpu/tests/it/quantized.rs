@@ -1,7 +1,7 @@
 //! Quantized weights: against Python's `gguf` (a fixture that `tests/fixtures/quantized.py` writes), against sums in `f64`,
 //! and levels, batches and threads against one another.
 
-use fornax_cpu::linear::{OutRows, multiply, prepare};
+use fornax_cpu::linear::{LinearMap, Matrix, OutRows, gated_linear, linear, multiply, prepare};
 use fornax_cpu::{Isa, PackedWeight, Pool, WeightType};
 use rand::{Rng, RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
@@ -169,10 +169,12 @@ fn product_on(pool: &Pool, isa: Isa, weight: &PackedWeight, x: &[f32], rows: usi
     results
 }
 
-/// A row as the kernels quantize it, and with it the product and a bound of what `f32` may lose of it.
-fn reference(x: &[f32], weights: &[f32], groups: usize) -> (f64, f64) {
+/// A row as the kernels quantize it, with a scale for as many values as a block of the weights has, and with it the product
+/// and a bound of what `f32` may lose of it.
+fn reference(weight_type: WeightType, x: &[f32], weights: &[f32]) -> (f64, f64) {
     let (mut sum, mut size) = (0.0, 0.0);
-    for (x, weights) in x.chunks_exact(32).zip(weights.chunks_exact(32)) {
+    let (run, groups) = (weight_type.block(), weights.len() / 16);
+    for (x, weights) in x.chunks_exact(run).zip(weights.chunks_exact(run)) {
         let largest = x.iter().fold(0f32, |max, value| max.max(value.abs()));
         let (scale, inverse) =
             if largest < 127.0 * f32::MIN_POSITIVE { (0.0, 0.0) } else { (largest / 127.0, 127.0 / largest) };
@@ -216,7 +218,7 @@ fn products_are_those_of_the_numbers_in_every_type_and_at_every_level() {
         let weights = weight.to_f32();
         for (x, found) in x.chunks_exact(columns).zip(found.chunks_exact(out_features)) {
             for (weights, &found) in weights.chunks_exact(columns).zip(found) {
-                let (expected, bound) = reference(x, weights, columns / 16);
+                let (expected, bound) = reference(weight_type, x, weights);
                 let error = (f64::from(found) - expected).abs();
                 assert!(
                     error <= bound,
@@ -249,6 +251,40 @@ fn a_row_is_the_same_alone_and_in_any_batch() {
                 }
                 let batch = product_on(&pool, isa, &weight, &x[..rows * columns], rows, 1 + rows % 5);
                 assert_eq!(bits(&batch), bits(&alone[..batch.len()]), "{weight_type}, {isa}, {rows} rows");
+            }
+        }
+    }
+}
+
+#[test]
+fn maps_of_one_call_may_want_different_activations() {
+    let mut rng = ChaCha8Rng::seed_from_u64(6);
+    let pool = Pool::new(2);
+    let (out_features, columns) = (90, 512);
+    let mut weights: Vec<PackedWeight> =
+        TYPES.into_iter().map(|weight_type| random_weight(&mut rng, weight_type, out_features, columns)).collect();
+    let floats = random_rows(&mut rng, out_features, columns);
+    weights.push(PackedWeight::quantize(WeightType::BF16, out_features, columns, &floats).unwrap());
+    let map = |weight| LinearMap { weight: Matrix::Packed(weight), bias: None };
+    for rows in [1, 7, 20] {
+        let x = random_rows(&mut rng, rows, columns);
+        for isa in Isa::available() {
+            let alone: Vec<Vec<f32>> = weights.iter().map(|weight| product(isa, weight, &x, rows, 1)).collect();
+            let maps: Vec<LinearMap> = weights.iter().map(map).collect();
+            let mut found = vec![vec![0.0; rows * out_features]; weights.len()];
+            let mut outs: Vec<&mut [f32]> = found.iter_mut().map(Vec::as_mut_slice).collect();
+            linear(&pool, isa, &x, rows, &maps, &mut outs, |_, _, _, _| {});
+            for (index, (found, alone)) in found.iter().zip(&alone).enumerate() {
+                assert_eq!(bits(found), bits(alone), "map {index}, {isa}, {rows} rows");
+            }
+            for (gate, up) in [(7, 3), (3, 7), (9, 10), (0, 9)] {
+                let mut sums = vec![0.0; rows * out_features];
+                let pair = [map(&weights[gate]), map(&weights[up])];
+                gated_linear(&pool, isa, &x, rows, pair, &mut sums, |gate, up| {
+                    gate.iter_mut().zip(up).for_each(|(gate, up)| *gate += up);
+                });
+                let expected: Vec<f32> = alone[gate].iter().zip(&alone[up]).map(|(gate, up)| gate + up).collect();
+                assert_eq!(bits(&sums), bits(&expected), "maps {gate} and {up}, {isa}, {rows} rows");
             }
         }
     }

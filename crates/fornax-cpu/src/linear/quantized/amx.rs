@@ -1,13 +1,14 @@
-//! The kernel for many rows, on AMX's tiles: 8 or 16 rows against the 16 columns of a panel, one group of weights with a
+//! The kernel for many rows, on AMX's tiles: 16 rows against the 16 columns of a panel, one group of weights with a
 //! common scale at a time. The integer sums go from the tile through memory into vectors, where they are scaled and added
-//! up in exactly the order of the kernel for few rows (`rowwise`).
+//! up in exactly the order of the kernel for few rows (`rowwise`). The minima of the K types are a product of their own, of
+//! bf16 numbers that hold them exactly: one for a whole super, where vectors would take an instruction for each group.
 
 use std::arch::asm;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::avx512::Avx512;
-use super::layout::{BLOCK, ForFormat, Format, LINE, Scales, for_format};
+use super::layout::{BLOCK, ForFormat, Format, LINE, SUPER, Scales, for_format};
 use super::rows::{CHUNK, Int8Rows, RowBlock};
 use super::rowwise::{quad_of, scale_and_min};
 use super::vector::Vector;
@@ -16,6 +17,9 @@ use crate::packed::{PANEL, PackedWeight};
 
 /// Rows from which on tiles are faster.
 pub const MIN_ROWS: usize = 9;
+
+/// Rows of a tile, and of the blocks of `MIN_ROWS` rows and more.
+const TILE: usize = 16;
 
 /// Weights of a column that are unpacked at a time: as many as leave room in the nearest cache.
 const DEPTH: usize = 1024;
@@ -30,8 +34,14 @@ struct Unpacked {
     lines: [u8; DEPTH * PANEL],
     /// For each group and column.
     scales: [f32; DEPTH / (BLOCK / 2) * PANEL],
-    /// For each group and column.
+    /// For each group and column; of K types, twice the number as bf16.
     mins: [f32; DEPTH / (BLOCK / 2) * PANEL],
+    /// What the minima of a K type's super are multiplied with, with its sign, for each column.
+    min_factors: [f32; DEPTH / SUPER * PANEL],
+    /// The sums of the minima of each super, from the tiles.
+    min_sums: [[f32; 16 * PANEL]; DEPTH / SUPER],
+    /// The results of a block of rows, while it is computed.
+    y: [f32; 16 * PANEL],
     /// What comes out of the tiles, of two groups in turn.
     sums: [[i32; 16 * PANEL]; 2],
 }
@@ -40,33 +50,22 @@ struct Unpacked {
 ///
 /// # Safety
 /// The processor has AMX and this process may use it; the columns of `panels` in `out` are the caller's to write. `x` has
-/// at least 5 rows.
+/// at least `MIN_ROWS`.
 pub unsafe fn multiply(x: &Int8Rows, weight: &PackedWeight, panels: Range<usize>, out: OutRows) {
     struct Task<'a>(&'a Int8Rows, &'a PackedWeight, Range<usize>, OutRows);
     impl ForFormat for Task<'_> {
         fn with<F: Format>(self) {
             // SAFETY: the promise to `multiply`.
-            unsafe {
-                if self.0.rows_per_block() == 16 {
-                    multiply_format::<F, 16>(self.0, self.1, self.2, self.3);
-                } else {
-                    multiply_format::<F, 8>(self.0, self.1, self.2, self.3);
-                }
-            }
+            unsafe { multiply_format::<F>(self.0, self.1, self.2, self.3) };
         }
     }
     for_format(weight.weight_type(), Task(x, weight, panels, out));
 }
 
 /// # Safety
-/// As for `multiply`, with `TILE` rows in a block of rows.
+/// As for `multiply`.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma,f16c")]
-unsafe fn multiply_format<F: Format, const TILE: usize>(
-    x: &Int8Rows,
-    weight: &PackedWeight,
-    panels: Range<usize>,
-    out: OutRows,
-) {
+unsafe fn multiply_format<F: Format>(x: &Int8Rows, weight: &PackedWeight, panels: Range<usize>, out: OutRows) {
     assert_eq!(x.rows_per_block(), TILE, "rows of a tile");
     let layout = F::LAYOUT;
     let mut unpacked = std::mem::MaybeUninit::<Unpacked>::uninit();
@@ -95,7 +94,7 @@ unsafe fn multiply_format<F: Format, const TILE: usize>(
                     // Everything of the next panel's part is asked for while the first rows are computed.
                     let ahead = if row_block == row_blocks.start { weight.panel(panel).len() } else { 0 };
                     // SAFETY: the rows are the block's, the columns the panel's and the caller's.
-                    unsafe { tile_rows::<F, TILE>(&block, part.clone(), source, ahead, unpacked, y) };
+                    unsafe { tile_rows::<F>(&block, part.clone(), source, ahead, unpacked, y) };
                 }
             }
         }
@@ -180,9 +179,18 @@ unsafe fn unpack<F: Format>(source: *const u8, supers: usize, to: *mut Unpacked)
                 let (scale, min) = scale_and_min::<Avx512>(layout, bytes, factors, group);
                 let at = (index * groups + group) * PANEL;
                 _mm512_store_ps(scales.cast::<f32>().add(at), scale);
-                if layout.has_min() {
+                if layout.has_min() && layout.by_super() {
+                    // Integers of 6 bits, which are the same in the upper half of their bits: bf16.
+                    let bits = _mm512_castps_si512(min);
+                    let pair = _mm512_or_si512(bits, _mm512_srli_epi32::<16>(bits));
+                    _mm512_store_si512(mins.cast::<f32>().add(at).cast(), pair);
+                } else if layout.has_min() {
                     _mm512_store_ps(mins.cast::<f32>().add(at), min);
                 }
+            }
+            if layout.has_min() && layout.by_super() {
+                let to = (&raw mut (*to).min_factors).cast::<f32>().add(index * PANEL);
+                _mm512_store_ps(to, Avx512::neg(factors[1]));
             }
         }
     }
@@ -216,12 +224,37 @@ macro_rules! finish {
     };
 }
 
+/// Computes the sum of the minima of a super times the activations' sums, `[row, 16]`, in parts as long as a tile.
+///
+/// # Safety
+/// The tiles are configured, for groups of `group` bytes; there are `groups` pairs of bf16 in each row, and column.
+#[inline(always)]
+unsafe fn sum_minima(a: *const i8, b: *const u8, groups: usize, group: usize, to: *mut f32) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        asm!("tilezero tmm3", options(nostack, nomem));
+        for part in 0..4 * groups / group {
+            asm!(
+                "tileloadd tmm5, [{a} + {a_stride}]",
+                "tileloadd tmm7, [{b} + {b_stride}]",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                a = in(reg) a.add(part * group),
+                a_stride = in(reg) 4 * groups,
+                b = in(reg) b.add(part * group / 4 * LINE),
+                b_stride = in(reg) LINE,
+                options(nostack, readonly)
+            );
+        }
+        finish!("3", to);
+    }
+}
+
 /// Adds the products of a block of rows with some supers of a panel, which are unpacked, to `y`.
 ///
 /// # Safety
 /// As for `multiply`; the tiles are configured for the format's groups and `TILE` rows.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma,f16c")]
-unsafe fn tile_rows<F: Format, const TILE: usize>(
+unsafe fn tile_rows<F: Format>(
     block: &RowBlock,
     supers: Range<usize>,
     source: *const u8,
@@ -251,16 +284,32 @@ unsafe fn tile_rows<F: Format, const TILE: usize>(
         let lines = if layout.bits == 8 { source } else { (&raw const (*unpacked).lines).cast() };
         let scales = (&raw const (*unpacked).scales).cast::<f32>();
         let mins = (&raw const (*unpacked).mins).cast::<f32>();
-        let d = block.scales.add(from / per_block * TILE);
+        let d = block.scales.add(if layout.by_super() { supers.start * TILE } else { from / per_block * TILE });
         let scaled_sums = if per_block == 1 { block.scaled_sums } else { block.scaled_half_sums }.add(from * TILE);
         let sums = [0, 1].map(|index| (&raw mut (*unpacked).sums).cast::<i32>().add(index * 16 * PANEL));
-        let mut total: [__m512; TILE] = std::array::from_fn(|row| {
-            if supers.start == 0 || row >= y.rows {
-                _mm512_setzero_ps()
-            } else {
-                _mm512_maskz_loadu_ps(y.columns, y.start.wrapping_add(row * y.stride))
+        let mut total = [_mm512_setzero_ps(); TILE];
+        if supers.start > 0 {
+            for (row, total) in total.iter_mut().enumerate().take(y.rows) {
+                *total = _mm512_maskz_loadu_ps(y.columns, y.start.wrapping_add(row * y.stride));
             }
-        });
+        }
+        let results = (&raw mut (*unpacked).y).cast::<f32>();
+        let min_sums = (&raw mut (*unpacked).min_sums).cast::<f32>();
+        let min_factors = (&raw const (*unpacked).min_factors).cast::<f32>();
+        if layout.by_super() {
+            for (row, total) in total.iter_mut().enumerate() {
+                _mm512_store_ps(results.add(row * PANEL), *total);
+                *total = _mm512_setzero_ps();
+            }
+            if layout.has_min() {
+                for index in 0..supers.len() {
+                    let split = if per_block == 1 { block.split_sums } else { block.split_half_sums };
+                    let a = split.add((supers.start + index) * TILE * per_super).cast::<i8>();
+                    let b = mins.add(index * per_super * PANEL).cast::<u8>();
+                    sum_minima(a, b, per_super, layout.group(), min_sums.add(index * 16 * PANEL));
+                }
+            }
+        }
         let prefetches = if ahead > 0 { prefetches } else { 0 };
         // Scales the integers of a group and adds them to the totals; asks for some lines of what comes next. A macro, as
         // a function of its own would not be inlined.
@@ -268,12 +317,14 @@ unsafe fn tile_rows<F: Format, const TILE: usize>(
             ($group:expr, $sums:expr) => {{
                 let (group, sums): (usize, *const i32) = ($group, $sums);
                 let scale = _mm512_load_ps(scales.add(group * PANEL));
-                let d = d.add(group / per_block * TILE);
+                let d = d.add(if layout.by_super() { 0 } else { group / per_block * TILE });
                 for (row, total) in total.iter_mut().enumerate() {
                     let dot = _mm512_cvtepi32_ps(_mm512_load_si512(sums.add(row * PANEL).cast()));
-                    *total = _mm512_fmadd_ps(dot, _mm512_mul_ps(scale, _mm512_set1_ps(*d.add(row))), *total);
+                    let scale =
+                        if layout.by_super() { scale } else { _mm512_mul_ps(scale, _mm512_set1_ps(*d.add(row))) };
+                    *total = _mm512_fmadd_ps(dot, scale, *total);
                 }
-                if layout.has_min() {
+                if layout.has_min() && !layout.by_super() {
                     let min = _mm512_load_ps(mins.add(group * PANEL));
                     for (row, total) in total.iter_mut().enumerate() {
                         *total = _mm512_fmadd_ps(min, _mm512_set1_ps(*scaled_sums.add(group * TILE + row)), *total);
@@ -302,6 +353,26 @@ unsafe fn tile_rows<F: Format, const TILE: usize>(
                 }
             }};
         }
+        // Brings the totals of a super, the last of whose groups has been added, to the results.
+        macro_rules! flush {
+            ($index:expr) => {{
+                let index: usize = $index;
+                let mut min_factor = _mm512_setzero_ps();
+                if layout.has_min() {
+                    min_factor = _mm512_load_ps(min_factors.add(index * PANEL));
+                }
+                for (row, total) in total.iter_mut().enumerate() {
+                    if layout.has_min() {
+                        let min_sum = _mm512_load_ps(min_sums.add((index * 16 + row) * PANEL));
+                        *total = _mm512_fmadd_ps(min_factor, min_sum, *total);
+                    }
+                    let to = results.add(row * PANEL);
+                    let d = _mm512_set1_ps(*d.add(index * TILE + row));
+                    _mm512_store_ps(to, _mm512_fmadd_ps(*total, d, _mm512_load_ps(to)));
+                    *total = _mm512_setzero_ps();
+                }
+            }};
+        }
         // The vectors are three groups behind the start of a product and one behind its end, as it takes that long.
         let at = |count: usize| (rows.add(rows_after(count)), lines.add(lines_after(count)));
         start!("0", "4", "6", at(0).0, at(0).1);
@@ -327,6 +398,9 @@ unsafe fn tile_rows<F: Format, const TILE: usize>(
             finish!("0", sums[0]);
             add!(next + 3, sums[1]);
             next += 4;
+            if layout.by_super() && next % per_super == 0 {
+                flush!(next / per_super - 1);
+            }
         }
         // Three groups of what is left are started already, or two; and there are two, four or six, as they come in pairs.
         let left = groups - next;
@@ -357,6 +431,12 @@ unsafe fn tile_rows<F: Format, const TILE: usize>(
             finish!("1", sums[1]);
             add!(next + 4, sums[0]);
             add!(next + 5, sums[1]);
+        }
+        if layout.by_super() {
+            flush!(supers.len() - 1);
+            for (row, total) in total.iter_mut().enumerate() {
+                *total = _mm512_load_ps(results.add(row * PANEL));
+            }
         }
         for (row, total) in total.into_iter().enumerate().take(y.rows) {
             _mm512_mask_storeu_ps(y.start.wrapping_add(row * y.stride), y.columns, total);

@@ -18,6 +18,9 @@ use crate::packed::{PANEL, WeightType};
 /// Weights of a block.
 pub const BLOCK: usize = 32;
 
+/// Weights of a super of a K type.
+pub const SUPER: usize = 256;
+
 /// Bytes of a line.
 pub const LINE: usize = 4 * PANEL;
 
@@ -81,7 +84,7 @@ impl Layout {
     pub const fn super_len(self) -> usize {
         match self.scales {
             Scales::Half | Scales::HalfMin => 64,
-            Scales::ByteMin | Scales::Byte | Scales::NibbleMin => 256,
+            Scales::ByteMin | Scales::Byte | Scales::NibbleMin => SUPER,
         }
     }
 
@@ -91,6 +94,20 @@ impl Layout {
             Scales::Half | Scales::HalfMin | Scales::ByteMin => BLOCK,
             Scales::Byte | Scales::NibbleMin => BLOCK / 2,
         }
+    }
+
+    /// Activations with a common scale: those of a block of 32 where weights are scaled in blocks of 32, and those of a
+    /// super where it has factors.
+    pub const fn run(self) -> usize {
+        match self.scales {
+            Scales::Half | Scales::HalfMin => BLOCK,
+            Scales::ByteMin | Scales::Byte | Scales::NibbleMin => SUPER,
+        }
+    }
+
+    /// Whether a super has one scale of the activations, and one factor of the weights.
+    pub const fn by_super(self) -> bool {
+        self.run() == SUPER
     }
 
     /// Whether there are minima.

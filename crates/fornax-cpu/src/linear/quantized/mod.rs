@@ -1,6 +1,9 @@
 //! Kernels for weights that are quantized in blocks, on activations quantized to int8: exact integer dot products of
 //! blocks, scaled and summed in `f32` in one fixed order, so that results are the same for any number of rows, any threads
 //! and any level of instructions. Gradients are not its matter.
+//!
+//! Activations have one scale for 32 values, or for 256 where the weights are of a K type (`rows` says why); `rowwise` has
+//! the order of the sums.
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
@@ -28,7 +31,12 @@ pub use rows::Int8Rows;
 
 use crate::Isa;
 use crate::linear::OutRows;
-use crate::packed::{PANEL, PackedWeight};
+use crate::packed::{PANEL, PackedWeight, WeightType};
+
+/// Activations with a common scale, for weights of a quantized type: 32 or 256.
+pub(crate) fn run(weight_type: WeightType) -> usize {
+    layout::Layout::of(weight_type).run()
+}
 
 /// Multiplies all rows with some panels.
 ///
@@ -36,10 +44,11 @@ use crate::packed::{PANEL, PackedWeight};
 /// The columns of `panels` in `out` are the caller's to write.
 ///
 /// # Panics
-/// When the rows have another number of columns than the weight, or it has fewer panels.
+/// When the rows have another number of columns than the weight or were prepared for another kind, or it has fewer panels.
 pub(crate) unsafe fn multiply(isa: Isa, x: &Int8Rows, weight: &PackedWeight, panels: Range<usize>, out: OutRows) {
     assert!(isa.is_available(), "instruction set {isa} is not available");
     assert_eq!(x.in_features(), weight.in_features(), "columns of the rows and of the weight");
+    assert_eq!(x.run(), run(weight.weight_type()), "activations with a common scale");
     assert!(panels.end <= weight.panels(), "panels {panels:?} of {}", weight.panels());
     // SAFETY: the processor has the level, as just checked; the rest is the caller's promise.
     unsafe {

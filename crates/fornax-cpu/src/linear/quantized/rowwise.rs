@@ -4,6 +4,11 @@
 //! For each output, `y` starts at zero. For each group of weights with a common scale `w` in ascending order, with the
 //! integer dot product `s`, the row's scale `d`, and the sum `a` of the row's quantized values there:
 //! `y = fma(f32(s), w · d, y)`, then with a minimum `m`: `y = fma(m, d · f32(a), y)`.
+//!
+//! For the K types, `d` is common to a super. For each super in ascending order: `t = 0`, for each of its groups
+//! `t = fma(f32(s), w, t)`, and then `y = fma(t, d, y)`. Minima are integers there, with a common factor `f`: before the
+//! last step, `t = fma(-f, u, t)` with the sum `u` of all `m · a`. That is exact, below 2^24 as it is, and thus may be
+//! computed in whatever way is fastest.
 
 use std::ops::Range;
 
@@ -142,9 +147,13 @@ unsafe fn one_super<V: Vector, F: Format, const ROWS: usize>(
     // SAFETY: all within the super and the rows, by the caller's promise.
     unsafe {
         // No closures here: they would be compiled without the level's instructions.
-        let mut sums = [V::load(y); ROWS];
-        for (row, sum) in sums.iter_mut().enumerate() {
-            *sum = V::load(y.add(row * PANEL));
+        let zero = V::to_floats(V::zero());
+        let mut sums = [zero; ROWS];
+        let mut min_sums = [zero; ROWS];
+        if !layout.by_super() {
+            for (row, sum) in sums.iter_mut().enumerate() {
+                *sum = V::load(y.add(row * PANEL));
+            }
         }
         let factors = [V::halves(bytes.add(factors_at(layout))), V::halves(bytes.add(factors_at(layout) + 32))];
         for in_super in 0..layout.super_len() / BLOCK {
@@ -177,18 +186,34 @@ unsafe fn one_super<V: Vector, F: Format, const ROWS: usize>(
                     }
                 }
                 let (scale, min) = scale_and_min::<V>(layout, bytes, factors, in_super * groups + half);
+                let scaled_sums = if groups == 1 { block.scaled_sums } else { block.scaled_half_sums };
                 for (row, (sum, dot)) in sums.iter_mut().zip(dots).enumerate() {
+                    if layout.by_super() {
+                        *sum = V::fma(V::to_floats(dot), scale, *sum);
+                        if layout.has_min() {
+                            let a = V::splat(scaled_sums.add(group * rows + first + row));
+                            min_sums[row] = V::fma(min, a, min_sums[row]);
+                        }
+                        continue;
+                    }
                     let d = V::splat(block.scales.add(number * rows + first + row));
                     *sum = V::fma(V::to_floats(dot), V::mul(scale, d), *sum);
                     if layout.has_min() {
-                        let sums = if groups == 1 { block.scaled_sums } else { block.scaled_half_sums };
-                        *sum = V::fma(min, V::splat(sums.add(group * rows + first + row)), *sum);
+                        *sum = V::fma(min, V::splat(scaled_sums.add(group * rows + first + row)), *sum);
                     }
                 }
             }
         }
-        for (row, sum) in sums.into_iter().enumerate() {
-            V::store(sum, y.add(row * PANEL));
+        let min_factor = V::neg(factors[1]);
+        for (row, mut sum) in sums.into_iter().enumerate() {
+            let y = y.add(row * PANEL);
+            if layout.by_super() {
+                if layout.has_min() {
+                    sum = V::fma(min_factor, min_sums[row], sum);
+                }
+                sum = V::fma(sum, V::splat(block.scales.add(index * rows + first + row)), V::load(y));
+            }
+            V::store(sum, y);
         }
     }
 }
@@ -250,7 +275,8 @@ unsafe fn one_bit<V: Vector>(plane: *const u8, quad: usize, to: usize) -> V::Byt
     unsafe { V::bits(V::line(plane), quad, to, 1 << to) }
 }
 
-/// Scales and minima (with the sign with which they are added) of a group.
+/// Scales and minima of a group. The minima are to be added; those of K types are without their factor, which is to be
+/// subtracted.
 ///
 /// # Safety
 /// The super can be read, with the level's instructions.
@@ -272,8 +298,7 @@ pub unsafe fn scale_and_min<V: Vector>(
             Scales::HalfMin => (V::halves(scales.add(64 * group)), V::halves(scales.add(64 * group + 32))),
             Scales::ByteMin => {
                 let scale = V::mul(factors[0], V::unsigned_bytes(scales.add(16 * group)));
-                let min = V::mul(factors[1], V::unsigned_bytes(scales.add(128 + 16 * group)));
-                (scale, V::neg(min))
+                (scale, V::unsigned_bytes(scales.add(128 + 16 * group)))
             }
             Scales::Byte => {
                 let scale = V::mul(factors[0], V::signed_bytes(scales.add(16 * group)));
@@ -281,7 +306,7 @@ pub unsafe fn scale_and_min<V: Vector>(
             }
             Scales::NibbleMin => {
                 let [scale, min] = V::nibbles(scales.add(16 * group));
-                (V::mul(factors[0], scale), V::neg(V::mul(factors[1], min)))
+                (V::mul(factors[0], scale), min)
             }
         }
     }
