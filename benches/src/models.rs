@@ -8,7 +8,7 @@ use fornax::burn::tensor::{Int, Tensor, TensorData};
 use fornax::cpu::WeightType;
 use fornax::models::families::bert::BertConfig;
 use fornax::models::families::llama::LlamaConfig;
-use fornax::prelude::{AutoModel, Backend, Device, FloatDtype, LoadOptions, WeightFormat};
+use fornax::prelude::{AutoModel, Backend, Device, FloatDtype, LoadOptions, PackedCache, WeightFormat};
 use fornax_cpu::limits::Arithmetic;
 use serde_json::{Value, json};
 
@@ -320,7 +320,7 @@ fn load(folder: &std::path::Path, device: &Device, held: Held) -> anyhow::Result
         Held::Dense => (Some(FloatDtype::F32), WeightFormat::Dense),
         Held::Packed(weight_type) => (None, WeightFormat::Packed(weight_type)),
     };
-    let options = LoadOptions { dtype, weights, repacked: None, ..LoadOptions::default() };
+    let options = LoadOptions { dtype, weights, repacked: PackedCache::Off, ..LoadOptions::default() };
     Ok(Rc::new(AutoModel::load_with(folder, device, &options)?))
 }
 

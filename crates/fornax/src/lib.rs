@@ -44,7 +44,7 @@ pub mod prelude {
         Chat, Chunk, EmbedOptions, FinishReason, Generation, Generator, Message, ModelExt, Pooling, Prompt,
         SamplingParams, Score, cosine_similarity, score,
     };
-    pub use fornax_models::{AutoModel, LoadOptions, WeightFormat};
+    pub use fornax_models::{AutoModel, LoadOptions, PackedCache, WeightFormat};
     pub use fornax_text::Tokenizer;
 }
 
