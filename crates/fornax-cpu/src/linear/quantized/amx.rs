@@ -288,8 +288,9 @@ unsafe fn tile_rows<F: Format>(
         let scaled_sums = if per_block == 1 { block.scaled_sums } else { block.scaled_half_sums }.add(from * TILE);
         let sums = [0, 1].map(|index| (&raw mut (*unpacked).sums).cast::<i32>().add(index * 16 * PANEL));
         let mut total = [_mm512_setzero_ps(); TILE];
-        if supers.start > 0 {
-            for (row, total) in total.iter_mut().enumerate().take(y.rows) {
+        // All loops over the totals have a constant number of steps, as otherwise they would be kept in memory.
+        for (row, total) in total.iter_mut().enumerate() {
+            if supers.start > 0 && row < y.rows {
                 *total = _mm512_maskz_loadu_ps(y.columns, y.start.wrapping_add(row * y.stride));
             }
         }
