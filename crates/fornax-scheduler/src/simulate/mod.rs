@@ -3,7 +3,7 @@
 //! A [`Workload`] brings requests, a [`CostModel`] says how long a step takes, a [`Fleet`] lets them meet and gives a
 //! [`Report`]. The same seed gives the same report. What is simulated is time and text; nothing of the scheduler is.
 //!
-//! With the feature `simulate`, a [`Scenario`] is read from TOML, with several variants to compare, and reports come as JSON;
+//! With the feature `simulate`, a `Scenario` is read from TOML, with several variants to compare, and reports come as JSON;
 //! [`plot`] draws them as SVG.
 
 mod cost;
