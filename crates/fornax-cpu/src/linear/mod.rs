@@ -1,6 +1,7 @@
 //! `y = x Wᵀ` for packed weights. Rows of the input are prepared once for the weights' kind (rounded to bf16, or quantized
-//! to int8 with a scale for 32 values, or for 256 if the weights are of a K type), then threads take panels of the weight. A row's result depends on that row and the weight
-//! alone: not on the rows beside it, nor on the number of threads, nor on which kernel its batch size selects.
+//! to int8 with a scale for 32 values, or for 256 if the weights are of a K type), then threads take panels of the weight. A
+//! row's result depends on that row and the weight alone: not on the rows beside it, nor on the number of threads, nor on
+//! which kernel its batch size selects.
 
 mod apply;
 pub(crate) mod float;
@@ -41,8 +42,8 @@ impl ActivationKind {
     pub(crate) fn of(weight_type: WeightType) -> Self {
         match weight_type {
             WeightType::F16 | WeightType::BF16 => Self::Float,
-            _ if quantized::run(weight_type) == 32 => Self::Int8,
-            _ => Self::Int8Super,
+            _ if quantized::has_supers(weight_type) => Self::Int8Super,
+            _ => Self::Int8,
         }
     }
 }

@@ -38,6 +38,11 @@ pub(crate) fn run(weight_type: WeightType) -> usize {
     layout::Layout::of(weight_type).run()
 }
 
+/// Whether weights of a quantized type are divided into supers of 256, as the K types are.
+pub(crate) fn has_supers(weight_type: WeightType) -> bool {
+    layout::Layout::of(weight_type).by_super()
+}
+
 /// Multiplies all rows with some panels.
 ///
 /// # Safety

@@ -344,3 +344,17 @@ impl Drop for Lines {
         unsafe { alloc::dealloc(self.start.as_ptr(), self.layout) };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn split_sums_add_up() {
+        for sum in -127 * 32..=127 * 32 {
+            let pair = split(sum);
+            let parts = [pair & 0xffff_0000, pair << 16].map(f32::from_bits);
+            assert_eq!(parts[0] + parts[1], sum as f32, "{parts:?}");
+        }
+    }
+}
