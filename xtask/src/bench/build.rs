@@ -82,6 +82,7 @@ fn cargo(mut command: Command, name: &str, words: &str, log: &Path) -> Result<Pa
     let mut file = File::create(log).with_context(|| format!("{} cannot be written", log.display()))?;
     let mut child = command
         .args(["--message-format", "json-render-diagnostics"])
+        .env("CARGO_TERM_COLOR", "never") // its lines are read and kept, not shown
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use fornax::checkpoint::{Removed, RepackedCache};
 use indicatif::{DecimalBytes, HumanDuration};
@@ -15,7 +15,7 @@ use crate::table::{printable, table};
 ///
 /// Weights of 16 bits and fewer are rearranged for the processor when a model is first loaded, and kept beside it on the
 /// disk. Removing them costs nothing but the time to make them again. FORNAX_CACHE names the folder, FORNAX_CACHE_LIMIT
-/// how large it may grow (20GiB without it).
+/// how large it may grow (20GiB without it); the file that was written last stays even if it is larger alone.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -61,6 +61,9 @@ struct File {
 /// Runs it.
 pub fn run(args: &CacheArgs) -> Result<()> {
     let cache = RepackedCache::from_env()?;
+    if cache.folder().is_file() {
+        bail!("{}: expected a folder, found a file; let FORNAX_CACHE name a folder", cache.folder().display());
+    }
     let mut out = Output::stdout();
     match args.action {
         Action::List { json } => list(&cache, json, &mut out)?,

@@ -115,6 +115,11 @@ fn the_cache_is_listed_and_cleared() {
     assert_eq!(listing["files"].as_array().map(Vec::len), Some(0));
     assert!(cache(&["cache", "clear"]).starts_with("0 file(s) removed"));
     assert!(cache(&["cache", "trim"]).contains("the limit is"));
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").expect("written");
+    let output = fornax().args(["cache", "list"]).env("FORNAX_CACHE", &file).output();
+    let error = error_of(&output.expect("the command starts"));
+    assert!(error.contains("expected a folder"), "{error}");
     let output = fornax().args(["cache", "list"]).env("FORNAX_CACHE_LIMIT", "plenty").output();
     let error = error_of(&output.expect("the command starts"));
     assert!(error.contains("FORNAX_CACHE_LIMIT") && error.contains("plenty"), "{error}");
