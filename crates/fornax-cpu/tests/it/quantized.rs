@@ -257,6 +257,27 @@ fn a_row_is_the_same_alone_and_in_any_batch() {
 }
 
 #[test]
+fn the_largest_sums_are_the_same_in_any_batch() {
+    // Equal numbers make the largest weights, scales and activations there are, and sums that no f32 holds exactly.
+    let (columns, rows) = (512, 33);
+    for weight_type in [WeightType::Q8_0, WeightType::Q4_0, WeightType::Q4_K, WeightType::Q6_K] {
+        for sign in [1.0, -1.0] {
+            let weight = PackedWeight::quantize(weight_type, 17, columns, &vec![sign; 17 * columns]).unwrap();
+            let x = vec![1.0; rows * columns];
+            for isa in Isa::available() {
+                let all = product(isa, &weight, &x, rows, 1);
+                let one = product(isa, &weight, &x[..columns], 1, 1);
+                for row in all.chunks_exact(17) {
+                    assert_eq!(bits(row), bits(&one), "{weight_type} at {isa}");
+                }
+                let expected = sign * columns as f32;
+                assert!(one.iter().all(|y| (y - expected).abs() < 0.05 * columns as f32), "{weight_type}: {one:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn maps_of_one_call_may_want_different_activations() {
     let mut rng = ChaCha8Rng::seed_from_u64(6);
     let pool = Pool::new(2);

@@ -1,17 +1,16 @@
-//! The kernel for many rows, on AMX's tiles: 16 rows against the 16 columns of a panel, one group of weights with a
+//! The kernel for many rows, on AMX's tiles: 16 rows against the 16 columns of a panel, one block of weights with a
 //! common scale at a time. The integer sums go from the tile through memory into vectors, where they are scaled and added
-//! up in exactly the order of the kernel for few rows (`rowwise`). The minima of the K types are a product of their own, of
-//! bf16 numbers that hold them exactly: one for a whole super, where vectors would take an instruction for each group.
+//! up in exactly the order of the kernel for few rows (`rowwise`). The K types have a faster kernel, in `supers_amx`.
 
 use std::arch::asm;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::avx512::Avx512;
-use super::layout::{BLOCK, ForFormat, Format, LINE, SUPER, Scales, for_format};
+use super::layout::{BLOCK, ForFormat, Format, LINE, for_format};
 use super::rows::{CHUNK, Int8Rows, RowBlock};
 use super::rowwise::{quad_of, scale_and_min};
-use super::vector::Vector;
+use super::supers_amx;
 use crate::linear::OutRows;
 use crate::packed::{PANEL, PackedWeight};
 
@@ -19,7 +18,7 @@ use crate::packed::{PANEL, PackedWeight};
 pub const MIN_ROWS: usize = 9;
 
 /// Rows of a tile, and of the blocks of `MIN_ROWS` rows and more.
-const TILE: usize = 16;
+pub const TILE: usize = 16;
 
 /// Weights of a column that are unpacked at a time: as many as leave room in the nearest cache.
 const DEPTH: usize = 1024;
@@ -32,17 +31,11 @@ const ROWS: usize = 1024;
 struct Unpacked {
     /// Signed weights, unless they can be taken from the panel.
     lines: [u8; DEPTH * PANEL],
-    /// For each group and column.
-    scales: [f32; DEPTH / (BLOCK / 2) * PANEL],
-    /// For each group and column; of K types, twice the number as bf16.
-    mins: [f32; DEPTH / (BLOCK / 2) * PANEL],
-    /// What the minima of a K type's super are multiplied with, with its sign, for each column.
-    min_factors: [f32; DEPTH / SUPER * PANEL],
-    /// The sums of the minima of each super, from the tiles.
-    min_sums: [[f32; 16 * PANEL]; DEPTH / SUPER],
-    /// The results of a block of rows, while it is computed.
-    y: [f32; 16 * PANEL],
-    /// What comes out of the tiles, of two groups in turn.
+    /// For each block and column.
+    scales: [f32; DEPTH / BLOCK * PANEL],
+    /// For each block and column.
+    mins: [f32; DEPTH / BLOCK * PANEL],
+    /// What comes out of the tiles, of two blocks in turn.
     sums: [[i32; 16 * PANEL]; 2],
 }
 
@@ -55,8 +48,15 @@ pub unsafe fn multiply(x: &Int8Rows, weight: &PackedWeight, panels: Range<usize>
     struct Task<'a>(&'a Int8Rows, &'a PackedWeight, Range<usize>, OutRows);
     impl ForFormat for Task<'_> {
         fn with<F: Format>(self) {
+            assert_eq!(self.0.rows_per_block(), TILE, "rows of a tile");
             // SAFETY: the promise to `multiply`.
-            unsafe { multiply_format::<F>(self.0, self.1, self.2, self.3) };
+            unsafe {
+                if F::LAYOUT.by_super() {
+                    supers_amx::multiply::<F>(self.0, self.1, self.2, self.3);
+                } else {
+                    multiply_blocks::<F>(self.0, self.1, self.2, self.3);
+                }
+            }
         }
     }
     for_format(weight.weight_type(), Task(x, weight, panels, out));
@@ -65,14 +65,13 @@ pub unsafe fn multiply(x: &Int8Rows, weight: &PackedWeight, panels: Range<usize>
 /// # Safety
 /// As for `multiply`.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma,f16c")]
-unsafe fn multiply_format<F: Format>(x: &Int8Rows, weight: &PackedWeight, panels: Range<usize>, out: OutRows) {
-    assert_eq!(x.rows_per_block(), TILE, "rows of a tile");
+unsafe fn multiply_blocks<F: Format>(x: &Int8Rows, weight: &PackedWeight, panels: Range<usize>, out: OutRows) {
     let layout = F::LAYOUT;
     let mut unpacked = std::mem::MaybeUninit::<Unpacked>::uninit();
     let unpacked = unpacked.as_mut_ptr();
     let supers = layout.supers(weight.in_features());
     let at_once = DEPTH / layout.super_len();
-    configure(layout.group(), TILE);
+    configure(BLOCK, TILE);
     for from_row in (0..x.rows()).step_by(ROWS) {
         let row_blocks = from_row / TILE..x.rows().min(from_row + ROWS).div_ceil(TILE);
         for first in (0..supers).step_by(at_once) {
@@ -112,14 +111,14 @@ struct Results {
     columns: u16,
 }
 
-/// Sets the tiles up: 0 to 3 for sums, 4 and 5 for activations, 6 and 7 for weights.
-fn configure(group: usize, rows: usize) {
+/// Sets the tiles up: 0 to 3 for sums, 4 and 5 for activations, 6 and 7 for `depth` weights of each column.
+pub fn configure(depth: usize, rows: usize) {
     let mut config = Config { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
     for tile in 0..8 {
         let (row_bytes, rows) = match tile {
             0..4 => (LINE, rows),
-            4 | 5 => (group, rows),
-            _ => (LINE, group / 4),
+            4 | 5 => (depth, rows),
+            _ => (LINE, depth / 4),
         };
         config.row_bytes[tile] = row_bytes as u16;
         config.rows[tile] = rows as u8;
@@ -139,7 +138,7 @@ struct Config {
 }
 
 /// Lets go of the tiles' state, which the system would otherwise keep and restore for this thread.
-fn release() {
+pub fn release() {
     // SAFETY: no tile is in use any more.
     unsafe { asm!("tilerelease", options(nostack, nomem)) };
 }
@@ -152,45 +151,26 @@ fn release() {
 unsafe fn unpack<F: Format>(source: *const u8, supers: usize, to: *mut Unpacked) {
     let layout = F::LAYOUT;
     let blocks = layout.super_len() / BLOCK;
-    let groups = layout.super_len() / layout.group();
     // SAFETY: the caller's promise.
     unsafe {
         let (lines, scales, mins) = (&raw mut (*to).lines, &raw mut (*to).scales, &raw mut (*to).mins);
         let bias = _mm512_set1_epi8(layout.bias() as i8);
         for index in 0..supers {
             let bytes = source.add(index * layout.super_bytes());
-            if layout.bits != 8 {
-                for block in 0..blocks {
+            for block in 0..blocks {
+                let number = index * blocks + block;
+                if layout.bits != 8 {
                     for quad in 0..8 {
                         let line = quad_of::<Avx512>(layout, bytes.add(block * layout.block_bytes()), quad);
-                        let at = ((index * blocks + block) * 8 + quad) * LINE;
-                        _mm512_store_si512(lines.cast::<u8>().add(at).cast(), _mm512_sub_epi8(line, bias));
+                        let at = lines.cast::<u8>().add((number * 8 + quad) * LINE);
+                        _mm512_store_si512(at.cast(), _mm512_sub_epi8(line, bias));
                     }
                 }
-            }
-            let factors = match layout.scales {
-                Scales::Half | Scales::HalfMin => [_mm512_setzero_ps(); 2],
-                Scales::ByteMin | Scales::Byte | Scales::NibbleMin => [
-                    Avx512::halves(bytes.add(layout.factors_at())),
-                    Avx512::halves(bytes.add(layout.factors_at() + 32)),
-                ],
-            };
-            for group in 0..groups {
-                let (scale, min) = scale_and_min::<Avx512>(layout, bytes, factors, group);
-                let at = (index * groups + group) * PANEL;
-                _mm512_store_ps(scales.cast::<f32>().add(at), scale);
-                if layout.has_min() && layout.by_super() {
-                    // Integers of 6 bits, which are the same in the upper half of their bits: bf16.
-                    let bits = _mm512_castps_si512(min);
-                    let pair = _mm512_or_si512(bits, _mm512_srli_epi32::<16>(bits));
-                    _mm512_store_si512(mins.cast::<f32>().add(at).cast(), pair);
-                } else if layout.has_min() {
-                    _mm512_store_ps(mins.cast::<f32>().add(at), min);
+                let (scale, min) = scale_and_min::<Avx512>(layout, bytes, block);
+                _mm512_store_ps(scales.cast::<f32>().add(number * PANEL), scale);
+                if layout.has_min() {
+                    _mm512_store_ps(mins.cast::<f32>().add(number * PANEL), min);
                 }
-            }
-            if layout.has_min() && layout.by_super() {
-                let to = (&raw mut (*to).min_factors).cast::<f32>().add(index * PANEL);
-                _mm512_store_ps(to, Avx512::neg(factors[1]));
             }
         }
     }
@@ -224,38 +204,13 @@ macro_rules! finish {
     };
 }
 
-/// Computes the sum of the minima of a super times the activations' sums, `[row, 16]`, in parts as long as a tile.
-///
-/// # Safety
-/// The tiles are configured, for groups of `group` bytes; there are `groups` pairs of bf16 in each row, and column.
-#[inline(always)]
-unsafe fn sum_minima(a: *const i8, b: *const u8, groups: usize, group: usize, to: *mut f32) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        asm!("tilezero tmm3", options(nostack, nomem));
-        for part in 0..4 * groups / group {
-            asm!(
-                "tileloadd tmm5, [{a} + {a_stride}]",
-                "tileloadd tmm7, [{b} + {b_stride}]",
-                "tdpbf16ps tmm3, tmm5, tmm7",
-                a = in(reg) a.add(part * group),
-                a_stride = in(reg) 4 * groups,
-                b = in(reg) b.add(part * group / 4 * LINE),
-                b_stride = in(reg) LINE,
-                options(nostack, readonly)
-            );
-        }
-        finish!("3", to);
-    }
-}
-
 /// Adds the products of a block of rows with some supers of a panel, which are unpacked, to `y`.
 ///
 /// # Safety
-/// As for `multiply`; the tiles are configured for the format's groups and `TILE` rows.
+/// As for `multiply`; the tiles are configured for blocks of weights and `TILE` rows.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma,f16c")]
 unsafe fn tile_rows<F: Format>(
-    block: &RowBlock,
+    rows_block: &RowBlock,
     supers: Range<usize>,
     source: *const u8,
     ahead: usize,
@@ -263,29 +218,28 @@ unsafe fn tile_rows<F: Format>(
     y: Results,
 ) {
     let layout = F::LAYOUT;
-    let per_super = layout.super_len() / layout.group();
-    let per_block = BLOCK / layout.group();
-    let (from, groups) = (supers.start * per_super, supers.len() * per_super);
-    // Lines to prefetch with each group.
+    let per_super = layout.super_len() / BLOCK;
+    let (from, blocks) = (supers.start * per_super, supers.len() * per_super);
+    // Lines to prefetch with each block.
     let prefetches = (layout.super_bytes() / LINE).div_ceil(per_super);
-    // Bytes from one group's activations, and weights, to those of the group `count` later, from a multiple of 4 on.
+    // Bytes from one block's activations, and weights, to those of the block `count` later, from a multiple of 4 on.
     let rows_after = |count: usize| {
-        let k = count * layout.group();
+        let k = count * BLOCK;
         k / CHUNK * CHUNK * TILE + k % CHUNK
     };
     let lines_after = |count: usize| match layout.bits {
-        // Of 8 bits there are two groups in a super, and they are taken from there.
+        // Of 8 bits there are two blocks in a super, and they are taken from there.
         8 => count / 2 * layout.super_bytes() + count % 2 * layout.block_bytes(),
-        _ => count * layout.group() * PANEL,
+        _ => count * BLOCK * PANEL,
     };
-    // SAFETY: the caller's promise; all groups are in the panel and in the rows.
+    // SAFETY: the caller's promise; all blocks are in the panel and in the rows.
     unsafe {
-        let rows = block.values.add(rows_after(from));
+        let rows = rows_block.values.add(rows_after(from));
         let lines = if layout.bits == 8 { source } else { (&raw const (*unpacked).lines).cast() };
         let scales = (&raw const (*unpacked).scales).cast::<f32>();
         let mins = (&raw const (*unpacked).mins).cast::<f32>();
-        let d = block.scales.add(if layout.by_super() { supers.start * TILE } else { from / per_block * TILE });
-        let scaled_sums = if per_block == 1 { block.scaled_sums } else { block.scaled_half_sums }.add(from * TILE);
+        let d = rows_block.scales.add(from * TILE);
+        let scaled_sums = rows_block.scaled_sums.add(from * TILE);
         let sums = [0, 1].map(|index| (&raw mut (*unpacked).sums).cast::<i32>().add(index * 16 * PANEL));
         let mut total = [_mm512_setzero_ps(); TILE];
         // All loops over the totals have a constant number of steps, as otherwise they would be kept in memory.
@@ -294,41 +248,23 @@ unsafe fn tile_rows<F: Format>(
                 *total = _mm512_maskz_loadu_ps(y.columns, y.start.wrapping_add(row * y.stride));
             }
         }
-        let results = (&raw mut (*unpacked).y).cast::<f32>();
-        let min_sums = (&raw mut (*unpacked).min_sums).cast::<f32>();
-        let min_factors = (&raw const (*unpacked).min_factors).cast::<f32>();
-        if layout.by_super() {
-            for (row, total) in total.iter_mut().enumerate() {
-                _mm512_store_ps(results.add(row * PANEL), *total);
-                *total = _mm512_setzero_ps();
-            }
-            if layout.has_min() {
-                for index in 0..supers.len() {
-                    let split = if per_block == 1 { block.split_sums } else { block.split_half_sums };
-                    let a = split.add((supers.start + index) * TILE * per_super).cast::<i8>();
-                    let b = mins.add(index * per_super * PANEL).cast::<u8>();
-                    sum_minima(a, b, per_super, layout.group(), min_sums.add(index * 16 * PANEL));
-                }
-            }
-        }
         let prefetches = if ahead > 0 { prefetches } else { 0 };
-        // Scales the integers of a group and adds them to the totals; asks for some lines of what comes next. A macro, as
+        // Scales the integers of a block and adds them to the totals; asks for some lines of what comes next. A macro, as
         // a function of its own would not be inlined.
         macro_rules! add {
-            ($group:expr, $sums:expr) => {{
-                let (group, sums): (usize, *const i32) = ($group, $sums);
-                let scale = _mm512_load_ps(scales.add(group * PANEL));
-                let d = d.add(if layout.by_super() { 0 } else { group / per_block * TILE });
+            ($block:expr, $sums:expr) => {{
+                let (block, sums): (usize, *const i32) = ($block, $sums);
+                let scale = _mm512_load_ps(scales.add(block * PANEL));
+                let d = d.add(block * TILE);
                 for (row, total) in total.iter_mut().enumerate() {
                     let dot = _mm512_cvtepi32_ps(_mm512_load_si512(sums.add(row * PANEL).cast()));
-                    let scale =
-                        if layout.by_super() { scale } else { _mm512_mul_ps(scale, _mm512_set1_ps(*d.add(row))) };
+                    let scale = _mm512_mul_ps(scale, _mm512_set1_ps(*d.add(row)));
                     *total = _mm512_fmadd_ps(dot, scale, *total);
                 }
-                if layout.has_min() && !layout.by_super() {
-                    let min = _mm512_load_ps(mins.add(group * PANEL));
+                if layout.has_min() {
+                    let min = _mm512_load_ps(mins.add(block * PANEL));
                     for (row, total) in total.iter_mut().enumerate() {
-                        *total = _mm512_fmadd_ps(min, _mm512_set1_ps(*scaled_sums.add(group * TILE + row)), *total);
+                        *total = _mm512_fmadd_ps(min, _mm512_set1_ps(*scaled_sums.add(block * TILE + row)), *total);
                     }
                 }
                 // Done here and not later: left to itself, the compiler puts it off across the tiles' work, and runs
@@ -349,41 +285,21 @@ unsafe fn tile_rows<F: Format>(
                     );
                 }
                 for line in 0..prefetches {
-                    let at = source.wrapping_add(ahead + (group * prefetches + line) * LINE);
+                    let at = source.wrapping_add(ahead + (block * prefetches + line) * LINE);
                     _mm_prefetch::<_MM_HINT_T1>(at.cast());
                 }
             }};
         }
-        // Brings the totals of a super, the last of whose groups has been added, to the results.
-        macro_rules! flush {
-            ($index:expr) => {{
-                let index: usize = $index;
-                let mut min_factor = _mm512_setzero_ps();
-                if layout.has_min() {
-                    min_factor = _mm512_load_ps(min_factors.add(index * PANEL));
-                }
-                for (row, total) in total.iter_mut().enumerate() {
-                    if layout.has_min() {
-                        let min_sum = _mm512_load_ps(min_sums.add((index * 16 + row) * PANEL));
-                        *total = _mm512_fmadd_ps(min_factor, min_sum, *total);
-                    }
-                    let to = results.add(row * PANEL);
-                    let d = _mm512_set1_ps(*d.add(index * TILE + row));
-                    _mm512_store_ps(to, _mm512_fmadd_ps(*total, d, _mm512_load_ps(to)));
-                    *total = _mm512_setzero_ps();
-                }
-            }};
-        }
-        // The vectors are three groups behind the start of a product and one behind its end, as it takes that long.
+        // The vectors are three blocks behind the start of a product and one behind its end, as it takes that long.
         let at = |count: usize| (rows.add(rows_after(count)), lines.add(lines_after(count)));
         start!("0", "4", "6", at(0).0, at(0).1);
         start!("1", "5", "7", at(1).0, at(1).1);
-        if groups > 2 {
+        if blocks > 2 {
             start!("2", "4", "6", at(2).0, at(2).1);
         }
         finish!("0", sums[0]);
         let mut next = 0;
-        while next + 7 <= groups {
+        while next + 7 <= blocks {
             let (rows, lines) = at(next);
             let at = |count: usize| (rows.add(rows_after(count)), lines.add(lines_after(count)));
             start!("3", "5", "7", at(3).0, at(3).1);
@@ -399,12 +315,9 @@ unsafe fn tile_rows<F: Format>(
             finish!("0", sums[0]);
             add!(next + 3, sums[1]);
             next += 4;
-            if layout.by_super() && next % per_super == 0 {
-                flush!(next / per_super - 1);
-            }
         }
-        // Three groups of what is left are started already, or two; and there are two, four or six, as they come in pairs.
-        let left = groups - next;
+        // Three blocks of what is left are started already, or two; and there are two, four or six, as they come in pairs.
+        let left = blocks - next;
         if left > 3 {
             start!("3", "5", "7", at(next + 3).0, at(next + 3).1);
         }
@@ -432,12 +345,6 @@ unsafe fn tile_rows<F: Format>(
             finish!("1", sums[1]);
             add!(next + 4, sums[0]);
             add!(next + 5, sums[1]);
-        }
-        if layout.by_super() {
-            flush!(supers.len() - 1);
-            for (row, total) in total.iter_mut().enumerate() {
-                *total = _mm512_load_ps(results.add(row * PANEL));
-            }
         }
         for (row, total) in total.into_iter().enumerate().take(y.rows) {
             _mm512_mask_storeu_ps(y.start.wrapping_add(row * y.stride), y.columns, total);

@@ -88,37 +88,47 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn unsigned_bytes(from: *const u8) -> [__m256; 2] {
+    unsafe fn unsigned_bytes(from: *const u8) -> [__m256i; 2] {
         // SAFETY: the caller's promise.
         unsafe {
             [
-                _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(from.cast()))),
-                _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(from.add(8).cast()))),
+                _mm256_cvtepu8_epi32(_mm_loadl_epi64(from.cast())),
+                _mm256_cvtepu8_epi32(_mm_loadl_epi64(from.add(8).cast())),
             ]
         }
     }
 
     #[inline(always)]
-    unsafe fn signed_bytes(from: *const u8) -> [__m256; 2] {
+    unsafe fn signed_bytes(from: *const u8) -> [__m256i; 2] {
         // SAFETY: the caller's promise.
         unsafe {
             [
-                _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast()))),
-                _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.add(8).cast()))),
+                _mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast())),
+                _mm256_cvtepi8_epi32(_mm_loadl_epi64(from.add(8).cast())),
             ]
         }
     }
 
     #[inline(always)]
-    unsafe fn nibbles(from: *const u8) -> [[__m256; 2]; 2] {
+    unsafe fn nibbles(from: *const u8) -> [[__m256i; 2]; 2] {
         // SAFETY: the caller's promise.
         unsafe {
-            let low = _mm256_cvtepu8_epi32(_mm_loadl_epi64(from.cast()));
-            let high = _mm256_cvtepu8_epi32(_mm_loadl_epi64(from.add(8).cast()));
+            let [low, high] = Self::unsigned_bytes(from);
             let mask = _mm256_set1_epi32(15);
             [
-                Self::to_floats([_mm256_and_si256(low, mask), _mm256_and_si256(high, mask)]),
-                Self::to_floats([_mm256_srli_epi32::<4>(low), _mm256_srli_epi32::<4>(high)]),
+                [_mm256_and_si256(low, mask), _mm256_and_si256(high, mask)],
+                [_mm256_srli_epi32::<4>(low), _mm256_srli_epi32::<4>(high)],
+            ]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn multiply_add(a: [__m256i; 2], b: [__m256i; 2], c: [__m256i; 2]) -> [__m256i; 2] {
+        // SAFETY: the caller's promise.
+        unsafe {
+            [
+                _mm256_add_epi32(_mm256_mullo_epi32(a[0], b[0]), c[0]),
+                _mm256_add_epi32(_mm256_mullo_epi32(a[1], b[1]), c[1]),
             ]
         }
     }

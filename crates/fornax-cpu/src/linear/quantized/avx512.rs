@@ -94,25 +94,30 @@ impl Vector for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn unsigned_bytes(from: *const u8) -> __m512 {
+    unsafe fn unsigned_bytes(from: *const u8) -> __m512i {
         // SAFETY: the caller's promise.
-        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast()))) }
+        unsafe { _mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast())) }
     }
 
     #[inline(always)]
-    unsafe fn signed_bytes(from: *const u8) -> __m512 {
+    unsafe fn signed_bytes(from: *const u8) -> __m512i {
         // SAFETY: the caller's promise.
-        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast()))) }
+        unsafe { _mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast())) }
     }
 
     #[inline(always)]
-    unsafe fn nibbles(from: *const u8) -> [__m512; 2] {
+    unsafe fn nibbles(from: *const u8) -> [__m512i; 2] {
         // SAFETY: the caller's promise.
         unsafe {
             let bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast()));
-            let low = _mm512_and_si512(bytes, _mm512_set1_epi32(15));
-            [_mm512_cvtepi32_ps(low), _mm512_cvtepi32_ps(_mm512_srli_epi32::<4>(bytes))]
+            [_mm512_and_si512(bytes, _mm512_set1_epi32(15)), _mm512_srli_epi32::<4>(bytes)]
         }
+    }
+
+    #[inline(always)]
+    unsafe fn multiply_add(a: __m512i, b: __m512i, c: __m512i) -> __m512i {
+        // SAFETY: the caller's promise.
+        unsafe { _mm512_add_epi32(_mm512_mullo_epi32(a, b), c) }
     }
 
     #[inline(always)]

@@ -20,6 +20,8 @@ mod rows;
 #[cfg(target_arch = "x86_64")]
 mod rows_avx512;
 mod rowwise;
+#[cfg(target_arch = "x86_64")]
+mod supers_amx;
 mod vector;
 
 use std::ops::Range;

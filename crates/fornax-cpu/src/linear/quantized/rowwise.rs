@@ -5,10 +5,10 @@
 //! integer dot product `s`, the row's scale `d`, and the sum `a` of the row's quantized values there:
 //! `y = fma(f32(s), w · d, y)`, then with a minimum `m`: `y = fma(m, d · f32(a), y)`.
 //!
-//! For the K types, `d` is common to a super. For each super in ascending order: `t = 0`, for each of its groups
-//! `t = fma(f32(s), w, t)`, and then `y = fma(t, d, y)`. Minima are integers there, with a common factor `f`: before the
-//! last step, `t = fma(-f, u, t)` with the sum `u` of all `m · a`. That is exact, below 2^24 as it is, and thus may be
-//! computed in whatever way is fastest.
+//! For the K types, `d` is common to a super, and scales are integers with a common factor `f`. For each super in ascending
+//! order: `t = f32(Σ s · w) · f` with the sum over its groups, an exact integer, and then `y = fma(t, d, y)`. Minima are
+//! integers with a factor `g` of their own: before the last step, `t = fma(-g, u, t)` with the sum `u` of all `m · a`, which
+//! is exact, too, below 2^24 as it is. What is exact may be computed in whatever way is fastest.
 
 use std::ops::Range;
 
@@ -149,13 +149,13 @@ unsafe fn one_super<V: Vector, F: Format, const ROWS: usize>(
         // No closures here: they would be compiled without the level's instructions.
         let zero = V::to_floats(V::zero());
         let mut sums = [zero; ROWS];
+        let mut int_sums = [V::zero(); ROWS];
         let mut min_sums = [zero; ROWS];
         if !layout.by_super() {
             for (row, sum) in sums.iter_mut().enumerate() {
                 *sum = V::load(y.add(row * PANEL));
             }
         }
-        let factors = [V::halves(bytes.add(factors_at(layout))), V::halves(bytes.add(factors_at(layout) + 32))];
         for in_super in 0..layout.super_len() / BLOCK {
             let number = index * layout.super_len() / BLOCK + in_super;
             // A row may end in the middle of the last super's room, but rows have whole chunks, as supers do.
@@ -185,17 +185,20 @@ unsafe fn one_super<V: Vector, F: Format, const ROWS: usize>(
                             if layout.bits == 8 { V::dot_signed(*dot, weights, x) } else { V::dot(*dot, weights, x) };
                     }
                 }
-                let (scale, min) = scale_and_min::<V>(layout, bytes, factors, in_super * groups + half);
                 let scaled_sums = if groups == 1 { block.scaled_sums } else { block.scaled_half_sums };
-                for (row, (sum, dot)) in sums.iter_mut().zip(dots).enumerate() {
-                    if layout.by_super() {
-                        *sum = V::fma(V::to_floats(dot), scale, *sum);
+                if layout.by_super() {
+                    let (scale, min) = int_scale_and_min::<V>(layout, bytes, in_super * groups + half);
+                    for (row, dot) in dots.into_iter().enumerate() {
+                        int_sums[row] = V::multiply_add(dot, scale, int_sums[row]);
                         if layout.has_min() {
                             let a = V::splat(scaled_sums.add(group * rows + first + row));
                             min_sums[row] = V::fma(min, a, min_sums[row]);
                         }
-                        continue;
                     }
+                    continue;
+                }
+                let (scale, min) = scale_and_min::<V>(layout, bytes, in_super);
+                for (row, (sum, dot)) in sums.iter_mut().zip(dots).enumerate() {
                     let d = V::splat(block.scales.add(number * rows + first + row));
                     *sum = V::fma(V::to_floats(dot), V::mul(scale, d), *sum);
                     if layout.has_min() {
@@ -204,25 +207,22 @@ unsafe fn one_super<V: Vector, F: Format, const ROWS: usize>(
                 }
             }
         }
-        let min_factor = V::neg(factors[1]);
-        for (row, mut sum) in sums.into_iter().enumerate() {
-            let y = y.add(row * PANEL);
-            if layout.by_super() {
-                if layout.has_min() {
-                    sum = V::fma(min_factor, min_sums[row], sum);
-                }
-                sum = V::fma(sum, V::splat(block.scales.add(index * rows + first + row)), V::load(y));
+        if !layout.by_super() {
+            for (row, sum) in sums.into_iter().enumerate() {
+                V::store(sum, y.add(row * PANEL));
             }
-            V::store(sum, y);
+            return;
         }
-    }
-}
-
-/// Where the factors of the K types are; elsewhere something that can be read.
-const fn factors_at(layout: Layout) -> usize {
-    match layout.scales {
-        Scales::Half | Scales::HalfMin => 0,
-        Scales::ByteMin | Scales::Byte | Scales::NibbleMin => layout.factors_at(),
+        let factor = V::halves(bytes.add(layout.factors_at()));
+        let min_factor = if layout.has_min() { V::neg(V::halves(bytes.add(layout.factors_at() + 32))) } else { zero };
+        for (row, sum) in int_sums.into_iter().enumerate() {
+            let y = y.add(row * PANEL);
+            let mut sum = V::mul(V::to_floats(sum), factor);
+            if layout.has_min() {
+                sum = V::fma(min_factor, min_sums[row], sum);
+            }
+            V::store(V::fma(sum, V::splat(block.scales.add(index * rows + first + row)), V::load(y)), y);
+        }
     }
 }
 
@@ -275,38 +275,41 @@ unsafe fn one_bit<V: Vector>(plane: *const u8, quad: usize, to: usize) -> V::Byt
     unsafe { V::bits(V::line(plane), quad, to, 1 << to) }
 }
 
-/// Scales and minima of a group. The minima are to be added; those of K types are without their factor, which is to be
-/// subtracted.
+/// Scales and minima, to be added, of a block of a type that has none for a super.
 ///
 /// # Safety
 /// The super can be read, with the level's instructions.
 #[inline(always)]
-pub unsafe fn scale_and_min<V: Vector>(
-    layout: Layout,
-    bytes: *const u8,
-    factors: [V::Floats; 2],
-    group: usize,
-) -> (V::Floats, V::Floats) {
+pub unsafe fn scale_and_min<V: Vector>(layout: Layout, bytes: *const u8, block: usize) -> (V::Floats, V::Floats) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let scales = bytes.add(layout.scales_at());
+        if layout.has_min() {
+            return (V::halves(scales.add(64 * block)), V::halves(scales.add(64 * block + 32)));
+        }
+        let scale = V::halves(scales.add(32 * block));
+        (scale, scale)
+    }
+}
+
+/// Scales and minima of a group of a K type, without their factors, of which that of the minima is to be subtracted.
+///
+/// # Safety
+/// The super can be read, with the level's instructions.
+#[inline(always)]
+pub unsafe fn int_scale_and_min<V: Vector>(layout: Layout, bytes: *const u8, group: usize) -> (V::Ints, V::Floats) {
     // SAFETY: the caller's promise.
     unsafe {
         let scales = bytes.add(layout.scales_at());
         match layout.scales {
-            Scales::Half => {
-                let scale = V::halves(scales.add(32 * group));
-                (scale, scale)
-            }
-            Scales::HalfMin => (V::halves(scales.add(64 * group)), V::halves(scales.add(64 * group + 32))),
-            Scales::ByteMin => {
-                let scale = V::mul(factors[0], V::unsigned_bytes(scales.add(16 * group)));
-                (scale, V::unsigned_bytes(scales.add(128 + 16 * group)))
-            }
-            Scales::Byte => {
-                let scale = V::mul(factors[0], V::signed_bytes(scales.add(16 * group)));
-                (scale, scale)
-            }
+            Scales::Byte => (V::signed_bytes(scales.add(16 * group)), V::to_floats(V::zero())),
             Scales::NibbleMin => {
                 let [scale, min] = V::nibbles(scales.add(16 * group));
-                (V::mul(factors[0], scale), min)
+                (scale, V::to_floats(min))
+            }
+            _ => {
+                let min = V::to_floats(V::unsigned_bytes(scales.add(128 + 16 * group)));
+                (V::unsigned_bytes(scales.add(16 * group)), min)
             }
         }
     }

@@ -45,11 +45,13 @@ pub trait Vector {
     /// Reads 16 f16.
     unsafe fn halves(from: *const u8) -> Self::Floats;
     /// Reads 16 unsigned bytes.
-    unsafe fn unsigned_bytes(from: *const u8) -> Self::Floats;
+    unsafe fn unsigned_bytes(from: *const u8) -> Self::Ints;
     /// Reads 16 signed bytes.
-    unsafe fn signed_bytes(from: *const u8) -> Self::Floats;
+    unsafe fn signed_bytes(from: *const u8) -> Self::Ints;
     /// Reads the low halves of 16 bytes, and the high ones.
-    unsafe fn nibbles(from: *const u8) -> [Self::Floats; 2];
+    unsafe fn nibbles(from: *const u8) -> [Self::Ints; 2];
+    /// `a · b + c`.
+    unsafe fn multiply_add(a: Self::Ints, b: Self::Ints, c: Self::Ints) -> Self::Ints;
     /// One number for all columns.
     unsafe fn splat(from: *const f32) -> Self::Floats;
     /// Product.
@@ -144,22 +146,27 @@ impl Vector for Portable {
     }
 
     #[inline(always)]
-    unsafe fn unsigned_bytes(from: *const u8) -> Self::Floats {
+    unsafe fn unsigned_bytes(from: *const u8) -> Self::Ints {
         // SAFETY: the caller's promise.
-        unsafe { from.cast::<[u8; PANEL]>().read() }.map(f32::from)
+        unsafe { from.cast::<[u8; PANEL]>().read() }.map(i32::from)
     }
 
     #[inline(always)]
-    unsafe fn signed_bytes(from: *const u8) -> Self::Floats {
+    unsafe fn signed_bytes(from: *const u8) -> Self::Ints {
         // SAFETY: the caller's promise.
-        unsafe { from.cast::<[i8; PANEL]>().read() }.map(f32::from)
+        unsafe { from.cast::<[i8; PANEL]>().read() }.map(i32::from)
     }
 
     #[inline(always)]
-    unsafe fn nibbles(from: *const u8) -> [Self::Floats; 2] {
+    unsafe fn nibbles(from: *const u8) -> [Self::Ints; 2] {
         // SAFETY: the caller's promise.
         let bytes = unsafe { from.cast::<[u8; PANEL]>().read() };
-        [bytes.map(|byte| f32::from(byte & 15)), bytes.map(|byte| f32::from(byte >> 4))]
+        [bytes.map(|byte| i32::from(byte & 15)), bytes.map(|byte| i32::from(byte >> 4))]
+    }
+
+    #[inline(always)]
+    unsafe fn multiply_add(a: Self::Ints, b: Self::Ints, c: Self::Ints) -> Self::Ints {
+        std::array::from_fn(|index| a[index] * b[index] + c[index])
     }
 
     #[inline(always)]
