@@ -3,6 +3,7 @@
 //! A block is free, held by one or more sequences, or *cached*: held by nobody and kept for a prompt that begins alike,
 //! until its room is needed. Only numbers are kept here; the keys and values are the engine's.
 
+mod block;
 mod memory;
 mod prefix;
 

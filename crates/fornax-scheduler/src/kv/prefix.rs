@@ -4,14 +4,9 @@
 //! computed is never found by another, not even by a hash that two share. It keeps no time and no counts of owners; which
 //! block makes room is the memory's choice.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
-
+use super::block::{ABSENT, Block, NONE};
 use crate::random::{GOLDEN, mix};
 use crate::{AdapterId, TenantId};
-
-/// No block.
-const NONE: u32 = u32::MAX;
 
 /// Who may find a prefix: those of the same tenant (or of the same group of tenants that chose to share) and adapter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -46,72 +41,33 @@ pub fn block_hash(parent: u64, tokens: &[u32]) -> u64 {
     mix(hash)
 }
 
-/// What is hashed is a hash already.
-#[derive(Clone, Debug, Default)]
-struct AsIs(u64);
-
-impl Hasher for AsIs {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.0 = mix(self.0 ^ u64::from(byte));
-        }
-    }
-
-    fn write_u64(&mut self, value: u64) {
-        self.0 = value;
-    }
-}
-
-/// A block that can be found.
-#[derive(Clone, Copy, Debug)]
-struct Node {
-    hash: u64,
-    scope: Scope,
-    parent: u32,
-    children: u32,
-    /// The next block of the same hash.
-    next: u32,
-    present: bool,
-}
-
-const ABSENT: Node = Node {
-    hash: 0,
-    scope: Scope { who: 0, shared: false, adapter: 0 },
-    parent: NONE,
-    children: 0,
-    next: NONE,
-    present: false,
-};
-
-/// Blocks by content.
+/// Blocks by content. What it keeps of a block itself stands in that block's [`Block`], where its owners are counted.
 #[derive(Clone, Debug)]
 pub(super) struct PrefixIndex {
     block_size: usize,
     seed: u64,
     /// Which bits of a hash count: all, but for tests.
     mask: u64,
-    nodes: Vec<Node>,
-    /// The tokens of each block; made room for when the first block comes.
+    /// The first block of each bucket, by the lowest bits of the hash: as many buckets as blocks, or up to twice as many.
+    /// They, and what follows, are made room for when the first block comes.
+    buckets: Vec<u32>,
+    /// The tokens of each block.
     tokens: Vec<u32>,
-    /// The first block of each hash. Never iterated, so that its order does not matter.
-    first: HashMap<u64, u32, BuildHasherDefault<AsIs>>,
+    /// The scope of each block that begins a prefix; what follows it has the same.
+    scopes: Vec<Scope>,
     /// Hashes that made room for others, the newer over the older: to tell why something is missing.
     ghosts: Vec<u64>,
 }
 
 impl PrefixIndex {
-    pub(super) fn new(blocks: usize, block_size: usize, seed: u64) -> Self {
+    pub(super) fn new(block_size: usize, seed: u64) -> Self {
         Self {
             block_size,
             seed: mix(seed ^ GOLDEN),
             mask: u64::MAX,
-            nodes: vec![ABSENT; blocks],
+            buckets: Vec::new(),
             tokens: Vec::new(),
-            first: HashMap::default(),
+            scopes: Vec::new(),
             ghosts: Vec::new(),
         }
     }
@@ -121,80 +77,87 @@ impl PrefixIndex {
         mix(mix(self.seed ^ scope.who).wrapping_add(u64::from(scope.shared)) ^ scope.adapter.wrapping_mul(GOLDEN))
     }
 
-    pub(super) fn contains(&self, block: u32) -> bool {
-        self.nodes[block as usize].present
-    }
-
     /// The block that holds `tokens` after `parent`.
-    pub(super) fn find(&self, parent: Option<u32>, scope: Scope, hash: u64, tokens: &[u32]) -> Option<u32> {
-        let parent = parent.unwrap_or(NONE);
-        let mut block = *self.first.get(&(hash & self.mask))?;
-        while block != NONE {
-            let node = &self.nodes[block as usize];
-            if node.parent == parent && node.scope == scope && self.tokens_of(block) == tokens {
-                return Some(block);
-            }
-            block = node.next;
-        }
-        None
-    }
-
-    /// Makes `block` findable; if another holds the same, gives that one and changes nothing.
-    pub(super) fn insert(
-        &mut self,
+    pub(super) fn find(
+        &self,
+        blocks: &[Block],
         parent: Option<u32>,
         scope: Scope,
         hash: u64,
         tokens: &[u32],
-        block: u32,
     ) -> Option<u32> {
-        assert!(tokens.len() == self.block_size, "a block of {} tokens is not full", tokens.len());
-        if let Some(other) = self.find(parent, scope, hash, tokens) {
-            return Some(other);
-        }
-        assert!(!self.contains(block), "block {block} is indexed twice");
-        if let Some(parent) = parent {
-            let parent = &mut self.nodes[parent as usize];
-            assert!(parent.present, "block {block} follows one that is not indexed");
-            parent.children += 1;
-        }
-        if self.tokens.is_empty() {
-            self.tokens = vec![0; self.nodes.len() * self.block_size];
-            self.ghosts = vec![0; self.nodes.len().next_power_of_two()];
-        }
-        let start = block as usize * self.block_size;
-        self.tokens[start..start + self.block_size].copy_from_slice(tokens);
-        let next = self.first.insert(hash & self.mask, block).unwrap_or(NONE);
         let parent = parent.unwrap_or(NONE);
-        self.nodes[block as usize] = Node { hash, scope, parent, children: 0, next, present: true };
+        let mut at = *self.buckets.get(self.bucket(hash))?;
+        while at != NONE {
+            let block = &blocks[at as usize];
+            let alike = (block.hash ^ hash) & self.mask == 0 && block.parent == parent;
+            if alike && (parent != NONE || self.scopes[at as usize] == scope) && self.tokens_of(at) == tokens {
+                return Some(at);
+            }
+            at = block.next;
+        }
         None
     }
 
-    /// Forgets a block that nothing follows.
-    pub(super) fn evict(&mut self, block: u32) {
-        let node = std::mem::replace(&mut self.nodes[block as usize], ABSENT);
-        assert!(node.present, "block {block} is cached and not indexed");
-        assert!(node.children == 0, "block {block} makes room before the {} that follow it", node.children);
-        if node.parent != NONE {
-            self.nodes[node.parent as usize].children -= 1;
+    /// Makes block `at` findable; if another holds the same, gives that one and changes nothing.
+    pub(super) fn insert(
+        &mut self,
+        blocks: &mut [Block],
+        parent: Option<u32>,
+        scope: Scope,
+        hash: u64,
+        tokens: &[u32],
+        at: u32,
+    ) -> Option<u32> {
+        assert!(tokens.len() == self.block_size, "a block of {} tokens is not full", tokens.len());
+        if let Some(other) = self.find(blocks, parent, scope, hash, tokens) {
+            return Some(other);
         }
-        let key = node.hash & self.mask;
-        let first = *self.first.get(&key).expect("an indexed block has an entry");
-        if first == block {
-            if node.next == NONE {
-                self.first.remove(&key);
-            } else {
-                self.first.insert(key, node.next);
+        assert!(!blocks[at as usize].is_indexed(), "block {at} is indexed twice");
+        if self.buckets.is_empty() {
+            self.buckets = vec![NONE; blocks.len().next_power_of_two()];
+            self.tokens = vec![0; blocks.len() * self.block_size];
+            self.scopes = vec![Scope::default(); blocks.len()];
+            self.ghosts = vec![0; self.buckets.len()];
+        }
+        match parent {
+            Some(parent) => {
+                let parent = &mut blocks[parent as usize];
+                assert!(parent.is_indexed(), "block {at} follows one that is not indexed");
+                parent.children += 1;
             }
+            None => self.scopes[at as usize] = scope,
+        }
+        let start = at as usize * self.block_size;
+        self.tokens[start..start + self.block_size].copy_from_slice(tokens);
+        let bucket = self.bucket(hash);
+        let next = std::mem::replace(&mut self.buckets[bucket], at);
+        let block = &mut blocks[at as usize];
+        *block = Block { hash, parent: parent.unwrap_or(NONE), children: 0, next, ..*block };
+        None
+    }
+
+    /// Forgets block `at`, which nothing follows.
+    pub(super) fn evict(&mut self, blocks: &mut [Block], at: u32) {
+        let Block { hash, parent, children, next, .. } = blocks[at as usize];
+        assert!(parent != ABSENT, "block {at} is cached and not indexed");
+        assert!(children == 0, "block {at} makes room before the {children} that follow it");
+        blocks[at as usize].parent = ABSENT;
+        if parent != NONE {
+            blocks[parent as usize].children -= 1;
+        }
+        let bucket = self.bucket(hash);
+        if self.buckets[bucket] == at {
+            self.buckets[bucket] = next;
         } else {
-            let mut at = first;
-            while self.nodes[at as usize].next != block {
-                at = self.nodes[at as usize].next;
+            let mut before = self.buckets[bucket];
+            while blocks[before as usize].next != at {
+                before = blocks[before as usize].next;
             }
-            self.nodes[at as usize].next = node.next;
+            blocks[before as usize].next = next;
         }
-        let slot = node.hash as usize & (self.ghosts.len() - 1);
-        self.ghosts[slot] = node.hash;
+        let slot = hash as usize & (self.ghosts.len() - 1);
+        self.ghosts[slot] = hash;
     }
 
     /// Whether a block with this hash made room for others not long ago.
@@ -202,43 +165,33 @@ impl PrefixIndex {
         !self.ghosts.is_empty() && self.ghosts[hash as usize & (self.ghosts.len() - 1)] == hash
     }
 
-    /// Recounts children and entries; a node whose prefix is not all there is found.
-    pub(super) fn audit(&self, owners: &[u32]) {
-        let mut children = vec![0; self.nodes.len()];
-        let mut present = 0;
-        for (block, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.present) {
-            present += 1;
-            if node.parent != NONE {
-                let parent = node.parent as usize;
-                children[parent] += 1;
-                assert!(self.nodes[parent].present, "block {block} follows one that is not there");
-                assert!(owners[parent] > 0 || owners[block] == 0, "block {block} is held and the one before it is not");
+    /// Recounts children and entries; a block whose prefix is not all there is found.
+    pub(super) fn audit(&self, blocks: &[Block]) {
+        let mut children = vec![0; blocks.len()];
+        let mut indexed = 0;
+        for (at, block) in blocks.iter().enumerate().filter(|(_, block)| block.is_indexed()) {
+            indexed += 1;
+            if block.parent != NONE {
+                let parent = &blocks[block.parent as usize];
+                children[block.parent as usize] += 1;
+                assert!(parent.is_indexed(), "block {at} follows one that is not there");
+                assert!(parent.owners > 0 || block.owners == 0, "block {at} is held and the one before it is not");
             }
-        }
-        for (block, node) in self.nodes.iter().enumerate() {
-            assert!(node.children == children[block], "block {block} has {} children", children[block]);
         }
         let mut reached = 0;
-        for &first in self.first.values() {
-            let mut block = first;
-            while block != NONE {
+        for &first in &self.buckets {
+            let mut at = first;
+            while at != NONE {
                 reached += 1;
-                assert!(
-                    self.nodes[block as usize].present && reached <= present,
-                    "a chain leads nowhere, or in a ring"
-                );
-                block = self.nodes[block as usize].next;
+                let block = &blocks[at as usize];
+                assert!(block.is_indexed() && reached <= indexed, "a chain leads nowhere, or in a ring");
+                assert!(self.buckets[self.bucket(block.hash)] == first, "block {at} is in another's chain");
+                at = block.next;
             }
         }
-        assert!(reached == present, "{present} blocks are indexed and {reached} can be found");
-    }
-
-    /// What the future depends on.
-    #[cfg(test)]
-    pub(super) fn hash_state(&self, hasher: &mut impl Hasher) {
-        use std::hash::Hash as _;
-        for node in &self.nodes {
-            (node.present, node.hash, node.parent).hash(hasher);
+        assert!(reached == indexed, "{indexed} blocks are indexed and {reached} can be found");
+        for (at, block) in blocks.iter().enumerate().filter(|(_, block)| block.is_indexed()) {
+            assert!(block.children == children[at], "block {at} has {} children", children[at]);
         }
     }
 
@@ -246,6 +199,10 @@ impl PrefixIndex {
     #[cfg(test)]
     pub(super) fn blunt(&mut self) {
         self.mask = 0;
+    }
+
+    fn bucket(&self, hash: u64) -> usize {
+        (hash & self.mask) as usize & self.buckets.len().wrapping_sub(1)
     }
 
     fn tokens_of(&self, block: u32) -> &[u32] {
@@ -260,7 +217,7 @@ mod tests {
 
     #[test]
     fn hashes_differ_by_order_place_and_scope() {
-        let index = PrefixIndex::new(4, 2, 1);
+        let index = PrefixIndex::new(2, 1);
         let root = index.root(Scope::default());
         let one = block_hash(root, &[1, 2]);
         let others = [
@@ -268,7 +225,7 @@ mod tests {
             block_hash(one, &[1, 2]),
             block_hash(root, &[1]),
             block_hash(root, &[1, 2, 0]),
-            block_hash(PrefixIndex::new(4, 2, 2).root(Scope::default()), &[1, 2]),
+            block_hash(PrefixIndex::new(2, 2).root(Scope::default()), &[1, 2]),
             block_hash(index.root(Scope::of(TenantId(1), None, None)), &[1, 2]),
             block_hash(index.root(Scope::of(TenantId(0), Some(0), None)), &[1, 2]),
             block_hash(index.root(Scope::of(TenantId(0), None, Some(AdapterId(0)))), &[1, 2]),
