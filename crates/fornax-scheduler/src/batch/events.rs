@@ -65,6 +65,9 @@ impl BatchScheduler {
             State::Planned | State::Decoding if self.flight.is_some() => {
                 // The first reason stands.
                 sequence.doomed.get_or_insert(reason);
+                if sequence.state == State::Decoding {
+                    self.watch(slot);
+                }
                 return;
             }
             State::Decoding => self.stop_decoding(slot),
@@ -243,6 +246,7 @@ impl BatchScheduler {
 
     /// Makes a copy of a sequence that decodes, sharing its blocks, with a seat and a reservation of its own.
     pub(super) fn branch(&mut self, slot: u32, id: SequenceId) {
+        self.settle(slot);
         let child = self.vacant_slot();
         let mut copy = self.sequences[slot as usize].clone();
         let model = &mut self.models[usize::from(copy.model)];
@@ -262,6 +266,7 @@ impl BatchScheduler {
         copy.doomed = None;
         copy.moved = false;
         self.sequences[slot as usize].shared_tail = partial;
+        self.resume(slot);
         self.submitted += 1;
         let (tenant, model, blocks, deadline) =
             (copy.candidate.tenant, usize::from(copy.model), copy.table.len(), copy.candidate.deadline);

@@ -163,7 +163,7 @@ impl BatchScheduler {
             found.blocks.iter().for_each(|&block| model.kv.share(block));
             sequence.computed = (found.blocks.len() * size) as u32;
             sequence.committed = found.blocks.len() as u32;
-            sequence.table = found.blocks;
+            sequence.table.extend_from_slice(&found.blocks);
         } else {
             let host = std::mem::take(&mut sequence.host);
             sequence.table.extend(host.iter().map(|_| model.kv.allocate().expect("as many were counted")));
@@ -232,7 +232,6 @@ impl BatchScheduler {
         sequence.promised -= kept;
         model.promised -= kept;
         sequence.state = State::Planned;
-        sequence.item = plan.items.len() as u32;
         let samples = if tokens == remaining { sequence.samples } else { 0 };
         plan.items.push(Item {
             sequence: sequence.id,

@@ -18,10 +18,13 @@ impl BatchScheduler {
     ) -> Result<(), SchedulerError> {
         let items = self.check_outputs(id, outputs, tokens)?;
         self.land();
-        let mut rest = tokens;
-        for (item, output) in items.iter().zip(outputs) {
+        let (mut at, mut rest) = (0, tokens);
+        loop {
+            let plain = self.take_plain(at, &items[at..], &outputs[at..], rest);
+            (at, rest) = (at + plain, &rest[plain..]);
+            let (Some(item), Some(output)) = (items.get(at), outputs.get(at)) else { break };
             let (new, later) = rest.split_at(output.tokens as usize);
-            rest = later;
+            (at, rest) = (at + 1, later);
             self.take_output(item, new, output.finished, plan);
         }
         self.spare_flight = items;
@@ -45,7 +48,9 @@ impl BatchScheduler {
             } else if sequence.state == State::Planned {
                 self.enqueue_held(item.slot);
             } else {
+                self.settle(item.slot);
                 self.trim(item.slot);
+                self.resume(item.slot);
             }
         }
         for (slot, sequence) in moved {
@@ -129,8 +134,9 @@ impl BatchScheduler {
             return;
         }
         if sequence.state == State::Decoding {
+            self.settle(slot);
             // Of a token and its guesses, as many are computed for good as tokens came out.
-            sequence.computed += new.len() as u32;
+            self.sequences[slot as usize].computed += new.len() as u32;
             self.stats.speculative_tokens += u64::from(item.speculative);
             self.stats.accepted_tokens += new.len() as u64 - 1;
             let ended = self.append(slot, new, finished);
@@ -138,6 +144,7 @@ impl BatchScheduler {
             if item.speculative > 0 {
                 self.trim(slot);
             }
+            self.resume(slot);
             if let Some(reason) = ended {
                 self.stop_decoding(slot);
                 self.finish(slot, reason, plan);
@@ -153,7 +160,9 @@ impl BatchScheduler {
         }
         self.start_decoding(slot);
         self.become_several(slot, new, finished, plan);
-        if let Some(reason) = self.append(slot, &new[..1], finished) {
+        let ended = self.append(slot, &new[..1], finished);
+        self.resume(slot);
+        if let Some(reason) = ended {
             self.stop_decoding(slot);
             self.finish(slot, reason, plan);
         }
@@ -178,7 +187,9 @@ impl BatchScheduler {
             let id = SequenceId { request, index: index as u32 };
             self.branch(slot, id);
             let child = self.ids[&id];
-            if let Some(reason) = self.append(child, &[*token], finished) {
+            let ended = self.append(child, &[*token], finished);
+            self.resume(child);
+            if let Some(reason) = ended {
                 self.stop_decoding(child);
                 self.finish(child, reason, plan);
             }
@@ -203,17 +214,8 @@ impl BatchScheduler {
             (false, true) => Some(FinishReason::Length),
             (false, false) => None,
         };
-        if self.wants_service {
-            let tenant = sequence.candidate.tenant;
-            let at = tenant.0 as usize;
-            if at >= self.served.len() {
-                self.served.resize(at + 1, 0.0);
-            }
-            if self.served[at] == 0.0 {
-                self.served_tenants.push(tenant);
-            }
-            self.served[at] += f64::from(taken);
-        }
+        let tenant = sequence.candidate.tenant;
+        self.serve(tenant, taken);
         ended
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::running::Decoding;
 use super::sequence::{Sequence, State};
 use super::{BatchConfig, BatchEvent, Item, Plan, Token};
 use crate::kv::KvMemory;
@@ -52,7 +53,7 @@ pub struct BatchScheduler {
     /// Those that hold blocks and wait for the next piece of their prompts.
     pub(super) held: Queue,
     /// Those that decode.
-    pub(super) running: Vec<u32>,
+    pub(super) running: Vec<Decoding>,
     pub(super) seats: usize,
     /// How many of those that decode can use speculative tokens.
     pub(super) speculators: usize,
@@ -226,7 +227,12 @@ impl BatchScheduler {
 
     /// The tokens that an item of the plan under way computes.
     pub fn tokens(&self, item: &Item) -> &[Token] {
-        &self.sequences[item.slot as usize].tokens[item.positions()]
+        let sequence = &self.sequences[item.slot as usize];
+        if item.start as usize >= sequence.tokens.len() && sequence.state == State::Decoding {
+            let ahead = item.start as usize - sequence.tokens.len();
+            return &self.running[sequence.place as usize].tail()[ahead..ahead + item.tokens as usize];
+        }
+        &sequence.tokens[item.positions()]
     }
 
     /// The blocks of an item's sequence, in the order of positions: position `p` lies in block `p / block_size`.
@@ -286,7 +292,6 @@ impl BatchScheduler {
 
     /// Gives the plan its name and keeps what its results will be held against.
     fn launch(&mut self, plan: &mut Plan) {
-        plan.items.retain(|item| item.tokens > 0);
         if plan.items.is_empty() && plan.swap_out.is_empty() && plan.copy.is_empty() && plan.swap_in.is_empty() {
             return;
         }
@@ -317,7 +322,7 @@ impl BatchScheduler {
     /// What the policy sees of a sequence now.
     pub(super) fn candidate(&self, slot: u32) -> Candidate {
         let sequence = &self.sequences[slot as usize];
-        let ahead = sequence.predicted.saturating_sub(sequence.produced).max(1);
+        let ahead = sequence.predicted.saturating_sub(sequence.produced + self.fresh(slot)).max(1);
         let cost = sequence.remaining() as f64 * self.config.seconds_per_prompt_token
             + f64::from(ahead) * self.config.seconds_per_output_token;
         Candidate { cost, ..sequence.candidate }
@@ -359,26 +364,5 @@ impl BatchScheduler {
         let task = self.waiting.remove(slot, self.policy.as_ref(), self.now).expect("the sequence waits");
         self.policy.observe(&Observation::Unqueued { task });
         self.touch(task.tenant);
-    }
-
-    /// Puts a sequence among those that decode.
-    pub(super) fn start_decoding(&mut self, slot: u32) {
-        let sequence = &mut self.sequences[slot as usize];
-        sequence.state = State::Decoding;
-        sequence.place = self.running.len() as u32;
-        self.speculators += usize::from(sequence.speculation > 0);
-        self.running.push(slot);
-    }
-
-    /// Takes a sequence out of those that decode.
-    pub(super) fn stop_decoding(&mut self, slot: u32) {
-        let sequence = &self.sequences[slot as usize];
-        let place = sequence.place as usize;
-        self.speculators -= usize::from(sequence.speculation > 0);
-        assert!(self.running[place] == slot, "a sequence that decodes knows its place");
-        self.running.swap_remove(place);
-        if let Some(&other) = self.running.get(place) {
-            self.sequences[other as usize].place = place as u32;
-        }
     }
 }

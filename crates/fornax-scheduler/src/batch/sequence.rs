@@ -21,9 +21,8 @@ pub(super) enum State {
     Decoding,
 }
 
-/// A sequence. What every step touches stands first and stays there, in two lines of the processor's cache.
+/// A sequence. While it decodes, its last tokens may stand with [`Decoding`](super::running::Decoding) instead.
 #[derive(Clone, Debug, Default)]
-#[repr(C, align(64))]
 pub(super) struct Sequence {
     pub(super) state: State,
     /// Whether the last block may have other owners.
@@ -47,11 +46,8 @@ pub(super) struct Sequence {
     pub(super) id: SequenceId,
     pub(super) table: Vec<BlockId>,
     pub(super) tokens: Vec<Token>,
-
     /// Its place among those that decode.
     pub(super) place: u32,
-    /// Its place in the plan being made.
-    pub(super) item: u32,
     /// How many sequences it is still to become: those that it holds seats for.
     pub(super) samples: u32,
     pub(super) prompt: u32,
