@@ -91,7 +91,7 @@ impl BatchScheduler {
             return;
         }
         let model = &self.models[usize::from(sequence.model)];
-        let fresh = self.fresh(slot);
+        let fresh = self.tail(slot).len() as u32;
         let (size, computed) = (model.kv.block_size(), (sequence.computed + fresh) as usize);
         let (len, produced) = (sequence.len() + fresh as usize, sequence.produced + fresh);
         assert!(computed < len, "{}: the last token is always still to be computed", sequence.id);

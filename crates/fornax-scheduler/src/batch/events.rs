@@ -2,7 +2,7 @@
 
 use super::sequence::State;
 use super::{Admission, BatchEvent, BatchScheduler, FinishReason, Finished, Plan, Request, Token};
-use crate::kv::{Scope, block_hash};
+use crate::kv::Scope;
 use crate::policy::{Candidate, Observation};
 use crate::{SchedulerError, SequenceId, Time};
 
@@ -177,13 +177,9 @@ impl BatchScheduler {
         sequence.predicted = predicted.max(1);
         sequence.scope = scope;
         sequence.root = root;
-        sequence.tokens = request.prompt;
+        sequence.take_prompt(request.prompt);
         if self.config.prefix_caching {
-            let mut hash = root;
-            for chunk in sequence.tokens.chunks_exact(block_size) {
-                hash = block_hash(hash, chunk);
-                sequence.hashes.push(hash);
-            }
+            sequence.hash_blocks(block_size, usize::MAX);
         }
         sequence.candidate = Candidate {
             number: self.submitted,

@@ -1,9 +1,10 @@
 //! Results of plans: tokens put out, blocks that became full, guesses that were wrong.
 
+use super::running::Decoding;
 use super::scheduler::Flown;
 use super::sequence::State;
 use super::{BatchScheduler, FinishReason, Output, Plan, Token};
-use crate::kv::block_hash;
+use crate::kv::{After, block_hash};
 use crate::policy::Observation;
 use crate::{PlanId, SchedulerError, SequenceId};
 
@@ -134,16 +135,11 @@ impl BatchScheduler {
             return;
         }
         if sequence.state == State::Decoding {
-            self.settle(slot);
-            // Of a token and its guesses, as many are computed for good as tokens came out.
-            self.sequences[slot as usize].computed += new.len() as u32;
-            self.stats.speculative_tokens += u64::from(item.speculative);
-            self.stats.accepted_tokens += new.len() as u64 - 1;
-            let ended = self.append(slot, new, finished);
-            self.commit_blocks(slot);
-            if item.speculative > 0 {
-                self.trim(slot);
-            }
+            let ended = if item.speculative > 0 {
+                self.take_guesses(item, new, finished)
+            } else {
+                self.take_token(slot, new[0], finished)
+            };
             self.resume(slot);
             if let Some(reason) = ended {
                 self.stop_decoding(slot);
@@ -166,6 +162,38 @@ impl BatchScheduler {
             self.stop_decoding(slot);
             self.finish(slot, reason, plan);
         }
+    }
+
+    /// Takes in the next token of a sequence that decodes; says whether it ends, and why.
+    fn take_token(&mut self, slot: u32, token: Token, finished: bool) -> Option<FinishReason> {
+        let one = &mut self.running[self.sequences[slot as usize].place as usize];
+        one.push(token);
+        self.stats.output_tokens += 1;
+        if self.wants_service {
+            let tenant = one.tenant;
+            self.serve(tenant, 1);
+        }
+        self.commit_blocks(slot);
+        self.settle(slot);
+        let sequence = &self.sequences[slot as usize];
+        match (finished, sequence.produced == sequence.max_new) {
+            (true, _) => Some(FinishReason::Stopped),
+            (false, true) => Some(FinishReason::Length),
+            (false, false) => None,
+        }
+    }
+
+    /// Takes in a token and guesses that were right; says whether the sequence ends, and why.
+    fn take_guesses(&mut self, item: &Flown, new: &[Token], finished: bool) -> Option<FinishReason> {
+        self.settle(item.slot);
+        // Of a token and its guesses, as many are computed for good as tokens came out.
+        self.sequences[item.slot as usize].computed += new.len() as u32;
+        self.stats.speculative_tokens += u64::from(item.speculative);
+        self.stats.accepted_tokens += new.len() as u64 - 1;
+        let ended = self.append(item.slot, new, finished);
+        self.commit_blocks(item.slot);
+        self.trim(item.slot);
+        ended
     }
 
     /// Lets a sequence whose prompt is computed become as many as were asked for, each with its first token.
@@ -233,25 +261,44 @@ impl BatchScheduler {
         let sequence = &mut self.sequences[slot as usize];
         let model = &mut self.models[usize::from(sequence.model)];
         let size = model.kv.block_size();
-        if !self.config.prefix_caching || (sequence.committed as usize + 1) * size > sequence.computed as usize {
+        let decoding = self.running.get(sequence.place as usize).filter(|one| one.item.slot == slot);
+        let tail = decoding.map_or(&[][..], Decoding::tail);
+        let full = (sequence.computed as usize + tail.len()) / size;
+        let committed = sequence.committed as usize;
+        if !self.config.prefix_caching || committed >= full {
             return;
         }
-        let full = sequence.computed as usize / size;
-        for at in sequence.committed as usize..full {
-            let content = &sequence.tokens[at * size..(at + 1) * size];
-            if at == sequence.hashes.len() {
-                let parent = sequence.hashes.last().copied().unwrap_or(sequence.root);
-                sequence.hashes.push(block_hash(parent, content));
-            }
-            let parent = at.checked_sub(1).map(|before| sequence.table[before]);
-            let block = sequence.table[at];
-            let same = model.kv.commit(parent, sequence.scope, sequence.hashes[at], content, block);
-            if let Some(other) = same.filter(|other| *other != block) {
-                model.kv.share(other);
-                model.kv.release(block);
-                sequence.table[at] = other;
-            }
+        let mut after = After::Nothing(sequence.scope);
+        let mut hash = sequence.last_hash;
+        if let Some(last) = committed.checked_sub(1) {
+            after = After::Block(sequence.table[last]);
+            hash = sequence.hashes.get(last).copied().unwrap_or(hash);
+        } else {
+            hash = sequence.root;
         }
+        for at in committed..full {
+            // A block's tokens are the sequence's, or those that it has not taken yet, or some of both.
+            let (start, taken) = (at * size, sequence.tokens.len());
+            let content = if start + size <= taken {
+                &sequence.tokens[start..start + size]
+            } else if start >= taken {
+                &tail[start - taken..start - taken + size]
+            } else {
+                self.content.clear();
+                self.content.extend_from_slice(&sequence.tokens[start..]);
+                self.content.extend_from_slice(&tail[..start + size - taken]);
+                &self.content
+            };
+            hash = if at < sequence.hashes.len() { sequence.hashes[at] } else { block_hash(hash, content) };
+            let block = &mut sequence.table[at];
+            let same = model.kv.commit(after, hash, content, *block);
+            if let Some(other) = same.filter(|other| other != block) {
+                model.kv.share(other);
+                model.kv.release(std::mem::replace(block, other));
+            }
+            after = After::Block(*block);
+        }
+        sequence.last_hash = hash;
         sequence.committed = full as u32;
     }
 }

@@ -23,7 +23,7 @@ pub(super) struct Decoding {
     pub(super) until: u32,
     /// How many tokens the sequence has not taken yet: its `tokens`, `computed` and `produced` lag behind by as many.
     pub(super) fresh: u32,
-    tenant: TenantId,
+    pub(super) tenant: TenantId,
     /// These tokens.
     tail: [Token; TAIL],
 }
@@ -31,6 +31,13 @@ pub(super) struct Decoding {
 const _: () = assert!(size_of::<Decoding>() == 128);
 
 impl Decoding {
+    /// One token more.
+    pub(super) fn push(&mut self, token: Token) {
+        self.tail[self.fresh as usize % TAIL] = token;
+        self.fresh += 1;
+        self.item.start += 1;
+    }
+
     /// The tokens that the sequence has not taken yet.
     pub(super) fn tail(&self) -> &[Token] {
         &self.tail[..self.fresh as usize]
@@ -49,9 +56,7 @@ impl BatchScheduler {
                 break;
             }
             // Nobody grants guesses to one whose `until` is not zero, so that it has put out one token.
-            one.tail[one.fresh as usize % TAIL] = token;
-            one.fresh += 1;
-            one.item.start += 1;
+            one.push(token);
             taken += 1;
             if one.tenant != tenant {
                 if self.wants_service {
@@ -115,11 +120,10 @@ impl BatchScheduler {
         }
     }
 
-    /// How many tokens a sequence has not taken yet.
-    pub(super) fn fresh(&self, slot: u32) -> u32 {
-        let sequence = &self.sequences[slot as usize];
-        let one = self.running.get(sequence.place as usize).filter(|one| one.item.slot == slot);
-        one.map_or(0, |one| one.fresh)
+    /// The tokens that a sequence has not taken yet.
+    pub(super) fn tail(&self, slot: u32) -> &[Token] {
+        let place = self.sequences[slot as usize].place as usize;
+        self.running.get(place).filter(|one| one.item.slot == slot).map_or(&[], Decoding::tail)
     }
 
     /// Lets a sequence that decodes take its fresh tokens: before anyone looks at what it has.
@@ -154,7 +158,8 @@ impl BatchScheduler {
         let size = self.models[usize::from(sequence.model)].kv.block_size();
         let room = sequence.table.len() * size;
         let commit = if self.config.prefix_caching { (sequence.committed as usize + 1) * size } else { usize::MAX };
-        let tail = sequence.computed as usize + TAIL + 1;
+        // The one that fills the tail has its sequence take it.
+        let tail = sequence.computed as usize + TAIL;
         let last = sequence.prompt + sequence.max_new - 1;
         u32::try_from(room.min(commit).min(tail)).map_or(last, |until| until.min(last))
     }

@@ -65,6 +65,8 @@ pub struct BatchScheduler {
     pub(super) served: Vec<f64>,
     pub(super) served_tenants: Vec<TenantId>,
     pub(super) waits: Vec<(u32, Wait)>,
+    /// Room to put a block's tokens together.
+    pub(super) content: Vec<Token>,
     pub(super) stats: BatchStats,
 }
 
@@ -178,6 +180,7 @@ impl BatchScheduler {
             served: Vec::new(),
             served_tenants: Vec::new(),
             waits: Vec::new(),
+            content: Vec::new(),
             stats: BatchStats::default(),
         };
         scheduler.policy.observe(&Observation::Tenant { tenant: TenantId::DEFAULT, weight: 1.0 });
@@ -230,7 +233,7 @@ impl BatchScheduler {
         let sequence = &self.sequences[item.slot as usize];
         if item.start as usize >= sequence.tokens.len() && sequence.state == State::Decoding {
             let ahead = item.start as usize - sequence.tokens.len();
-            return &self.running[sequence.place as usize].tail()[ahead..ahead + item.tokens as usize];
+            return &self.tail(item.slot)[ahead..ahead + item.tokens as usize];
         }
         &sequence.tokens[item.positions()]
     }
@@ -322,7 +325,8 @@ impl BatchScheduler {
     /// What the policy sees of a sequence now.
     pub(super) fn candidate(&self, slot: u32) -> Candidate {
         let sequence = &self.sequences[slot as usize];
-        let ahead = sequence.predicted.saturating_sub(sequence.produced + self.fresh(slot)).max(1);
+        let produced = sequence.produced + self.tail(slot).len() as u32;
+        let ahead = sequence.predicted.saturating_sub(produced).max(1);
         let cost = sequence.remaining() as f64 * self.config.seconds_per_prompt_token
             + f64::from(ahead) * self.config.seconds_per_output_token;
         Candidate { cost, ..sequence.candidate }

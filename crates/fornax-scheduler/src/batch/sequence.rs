@@ -1,7 +1,7 @@
 //! What is known of a sequence.
 
 use super::{FinishReason, Token};
-use crate::kv::Scope;
+use crate::kv::{Scope, block_hash};
 use crate::policy::Candidate;
 use crate::{AdapterId, BlockId, SequenceId, Time};
 
@@ -46,6 +46,8 @@ pub(super) struct Sequence {
     pub(super) id: SequenceId,
     pub(super) table: Vec<BlockId>,
     pub(super) tokens: Vec<Token>,
+    /// The hash of the last block that is indexed, if there are no `hashes` so far.
+    pub(super) last_hash: u64,
     /// Its place among those that decode.
     pub(super) place: u32,
     /// How many sequences it is still to become: those that it holds seats for.
@@ -62,7 +64,7 @@ pub(super) struct Sequence {
     pub(super) admitted: bool,
     pub(super) scope: Scope,
     pub(super) root: u64,
-    /// The hashes of its full blocks, as far as they are known.
+    /// The hashes of its prompt's full blocks, and of more after preemption.
     pub(super) hashes: Vec<u64>,
     /// Its blocks in host memory.
     pub(super) host: Vec<BlockId>,
@@ -91,9 +93,33 @@ impl Sequence {
         self.tokens.len()
     }
 
+    /// Begins with `prompt`; in a buffer of the slot's if that is large enough and not much too large, as it is going to
+    /// grow.
+    pub(super) fn take_prompt(&mut self, prompt: Vec<Token>) {
+        let kept = self.tokens.capacity();
+        if kept > prompt.len() && kept / 8 <= prompt.len() {
+            self.tokens.extend_from_slice(&prompt);
+        } else {
+            self.tokens = prompt;
+        }
+    }
+
     /// How many tokens are to be computed.
     pub(super) fn remaining(&self) -> usize {
         self.tokens.len() - self.computed as usize
+    }
+
+    /// Sees to it that the hashes of the first `most` blocks are known, or of as many as are full.
+    pub(super) fn hash_blocks(&mut self, block_size: usize, most: usize) {
+        let known = self.hashes.len();
+        if known >= most {
+            return;
+        }
+        let mut hash = self.hashes.last().copied().unwrap_or(self.root);
+        for block in self.tokens.chunks_exact(block_size).take(most).skip(known) {
+            hash = block_hash(hash, block);
+            self.hashes.push(hash);
+        }
     }
 
     /// Makes the slot vacant and keeps its buffers.

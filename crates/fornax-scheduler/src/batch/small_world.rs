@@ -6,7 +6,6 @@
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use super::sequence::State;
 use super::{Admission, BatchConfig, BatchEvent, BatchScheduler, ModelConfig, Output, Plan, Preemption, Request};
 use crate::{PlanId, RequestId, SequenceId, Time, policy};
 
@@ -106,10 +105,7 @@ impl World {
         for (id, &slot) in &scheduler.ids {
             let one = &scheduler.sequences[slot as usize];
             (id, one.state, one.shared_tail, one.moved, one.doomed.map(|reason| reason as u8)).hash(&mut hasher);
-            let tail = match one.state {
-                State::Decoding => scheduler.running[one.place as usize].tail(),
-                _ => &[],
-            };
+            let tail = scheduler.tail(slot);
             let fresh = tail.len() as u32;
             (one.computed + fresh, one.produced + fresh, one.committed, one.samples).hash(&mut hasher);
             (tail, one.promised, one.reserved).hash(&mut hasher);

@@ -18,8 +18,6 @@ pub(super) struct Block {
     pub(super) parent: u32,
     /// How many follow it in the index.
     pub(super) children: u32,
-    /// The next block of its bucket in the index.
-    pub(super) next: u32,
     /// How many hold it.
     pub(super) owners: u32,
     /// Its neighbours among the cached blocks, the longer unused one before it.
@@ -30,7 +28,7 @@ pub(super) struct Block {
 impl Block {
     /// Held by nobody, findable by nobody.
     pub(super) const FREE: Self =
-        Self { hash: 0, parent: ABSENT, children: 0, next: NONE, owners: 0, before: NONE, after: NONE };
+        Self { hash: 0, parent: ABSENT, children: 0, owners: 0, before: NONE, after: NONE };
 
     /// Whether it can be found by its content.
     pub(super) fn is_indexed(&self) -> bool {

@@ -1,7 +1,7 @@
 //! The blocks of one model: reference counts, the free ones, and the cached ones by when they were last used.
 
 use super::block::{ABSENT, Block, NONE};
-use super::prefix::{PrefixIndex, Scope};
+use super::prefix::{After, PrefixIndex, Scope};
 use crate::{BlockId, SchedulerError};
 
 /// What a prompt finds in the cache.
@@ -157,31 +157,24 @@ impl KvMemory {
     /// full blocks. Tokens are compared one by one: a hash that two share is no hit.
     pub fn lookup(&self, scope: Scope, hashes: &[u64], tokens: &[u32], most: usize) -> Lookup {
         let mut found = Lookup::default();
-        let mut parent = None;
+        let mut after = After::Nothing(scope);
         for (hash, content) in hashes.iter().zip(tokens.chunks_exact(self.block_size)).take(most) {
-            let Some(block) = self.index.find(&self.blocks, parent, scope, *hash, content) else {
+            let Some(block) = self.index.find(&self.blocks, after, *hash, content) else {
                 found.evicted = self.index.was_evicted(*hash);
                 break;
             };
             found.unheld += usize::from(self.blocks[block as usize].owners == 0);
             found.blocks.push(BlockId(block));
-            parent = Some(block);
+            after = After::Block(BlockId(block));
         }
         found
     }
 
-    /// Makes a full block findable, as what follows `parent`. Where the same content is there already, that block is
+    /// Makes a full block findable, as what comes after another. Where the same content is there already, that block is
     /// given back and the caller is to use it instead.
-    pub fn commit(
-        &mut self,
-        parent: Option<BlockId>,
-        scope: Scope,
-        hash: u64,
-        tokens: &[u32],
-        block: BlockId,
-    ) -> Option<BlockId> {
+    pub fn commit(&mut self, after: After, hash: u64, tokens: &[u32], block: BlockId) -> Option<BlockId> {
         assert!(self.blocks[block.0 as usize].owners > 0, "block {block} is committed and has no owner");
-        self.index.insert(&mut self.blocks, parent.map(|block| block.0), scope, hash, tokens, block.0).map(BlockId)
+        self.index.insert(&mut self.blocks, after, hash, tokens, block.0).map(BlockId)
     }
 
     /// Recounts everything. `holders` are the blocks of all that hold any, each as often as it is held.
@@ -295,13 +288,17 @@ mod tests {
             .collect()
     }
 
+    fn after(scope: Scope, table: &[BlockId]) -> After {
+        table.last().map_or(After::Nothing(scope), |&block| After::Block(block))
+    }
+
     /// Writes `tokens` to new blocks and commits them, as a sequence does that shares nothing.
     fn write(memory: &mut KvMemory, scope: Scope, tokens: &[u32]) -> Vec<BlockId> {
         let hashes = hashes(memory, scope, tokens);
         let mut table: Vec<BlockId> = Vec::new();
         for (hash, chunk) in hashes.iter().zip(tokens.chunks_exact(2)) {
             let mut block = memory.allocate().expect("room");
-            if let Some(other) = memory.commit(table.last().copied(), scope, *hash, chunk, block) {
+            if let Some(other) = memory.commit(after(scope, &table), *hash, chunk, block) {
                 memory.share(other);
                 memory.release(block);
                 block = other;
@@ -456,9 +453,9 @@ mod tests {
                     table.iter().for_each(|&block| memory.share(block));
                     for at in table.len()..hashes.len() {
                         let Some(block) = memory.allocate() else { break };
-                        let parent = table.last().copied();
                         let content = &tokens[2 * at..2 * at + 2];
-                        assert_eq!(memory.commit(parent, scope, hashes[at], content, block), None, "seed {seed}");
+                        let after = after(scope, &table);
+                        assert_eq!(memory.commit(after, hashes[at], content, block), None, "seed {seed}");
                         table.push(block);
                     }
                     tables.push(table);

@@ -8,4 +8,4 @@ mod memory;
 mod prefix;
 
 pub use memory::{KvMemory, Lookup};
-pub use prefix::{Scope, block_hash};
+pub use prefix::{After, Scope, block_hash};

@@ -6,7 +6,7 @@
 
 use super::block::{ABSENT, Block, NONE};
 use crate::random::{GOLDEN, mix};
-use crate::{AdapterId, TenantId};
+use crate::{AdapterId, BlockId, TenantId};
 
 /// Who may find a prefix: those of the same tenant (or of the same group of tenants that chose to share) and adapter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -41,6 +41,24 @@ pub fn block_hash(parent: u64, tokens: &[u32]) -> u64 {
     mix(hash)
 }
 
+/// What a block comes after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum After {
+    /// Nothing: it is the first of those of a scope.
+    Nothing(Scope),
+    /// Another block, and so in the same scope.
+    Block(BlockId),
+}
+
+/// Where a block is by its hash.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    /// The lowest bits of the hash. The very lowest of them say where the search begins.
+    tag: u32,
+    /// The block, or [`NONE`].
+    block: u32,
+}
+
 /// Blocks by content. What it keeps of a block itself stands in that block's [`Block`], where its owners are counted.
 #[derive(Clone, Debug)]
 pub(super) struct PrefixIndex {
@@ -48,12 +66,12 @@ pub(super) struct PrefixIndex {
     seed: u64,
     /// Which bits of a hash count: all, but for tests.
     mask: u64,
-    /// The first block of each bucket, by the lowest bits of the hash: as many buckets as blocks, or up to twice as many.
-    /// They, and what follows, are made room for when the first block comes.
-    buckets: Vec<u32>,
+    /// A hash table with linear probing, at most half full, so that what is not there is missed with one look at memory.
+    /// It, and what follows, is made room for when the first block comes.
+    table: Vec<Entry>,
     /// The tokens of each block.
     tokens: Vec<u32>,
-    /// The scope of each block that begins a prefix; what follows it has the same.
+    /// The scope of each block that begins a prefix.
     scopes: Vec<Scope>,
     /// Hashes that made room for others, the newer over the older: to tell why something is missing.
     ghosts: Vec<u64>,
@@ -65,7 +83,7 @@ impl PrefixIndex {
             block_size,
             seed: mix(seed ^ GOLDEN),
             mask: u64::MAX,
-            buckets: Vec::new(),
+            table: Vec::new(),
             tokens: Vec::new(),
             scopes: Vec::new(),
             ghosts: Vec::new(),
@@ -77,87 +95,87 @@ impl PrefixIndex {
         mix(mix(self.seed ^ scope.who).wrapping_add(u64::from(scope.shared)) ^ scope.adapter.wrapping_mul(GOLDEN))
     }
 
-    /// The block that holds `tokens` after `parent`.
-    pub(super) fn find(
-        &self,
-        blocks: &[Block],
-        parent: Option<u32>,
-        scope: Scope,
-        hash: u64,
-        tokens: &[u32],
-    ) -> Option<u32> {
-        let parent = parent.unwrap_or(NONE);
-        let mut at = *self.buckets.get(self.bucket(hash))?;
-        while at != NONE {
-            let block = &blocks[at as usize];
-            let alike = (block.hash ^ hash) & self.mask == 0 && block.parent == parent;
-            if alike && (parent != NONE || self.scopes[at as usize] == scope) && self.tokens_of(at) == tokens {
-                return Some(at);
-            }
-            at = block.next;
+    /// The block that holds `tokens` after another.
+    pub(super) fn find(&self, blocks: &[Block], after: After, hash: u64, tokens: &[u32]) -> Option<u32> {
+        if self.table.is_empty() {
+            return None;
         }
-        None
+        self.search(blocks, after, hash, tokens).ok()
     }
 
     /// Makes block `at` findable; if another holds the same, gives that one and changes nothing.
     pub(super) fn insert(
         &mut self,
         blocks: &mut [Block],
-        parent: Option<u32>,
-        scope: Scope,
+        after: After,
         hash: u64,
         tokens: &[u32],
         at: u32,
     ) -> Option<u32> {
         assert!(tokens.len() == self.block_size, "a block of {} tokens is not full", tokens.len());
-        if let Some(other) = self.find(blocks, parent, scope, hash, tokens) {
-            return Some(other);
-        }
-        assert!(!blocks[at as usize].is_indexed(), "block {at} is indexed twice");
-        if self.buckets.is_empty() {
-            self.buckets = vec![NONE; blocks.len().next_power_of_two()];
+        if self.table.is_empty() {
+            self.table = vec![Entry { tag: 0, block: NONE }; (2 * blocks.len()).next_power_of_two()];
             self.tokens = vec![0; blocks.len() * self.block_size];
             self.scopes = vec![Scope::default(); blocks.len()];
-            self.ghosts = vec![0; self.buckets.len()];
+            self.ghosts = vec![0; blocks.len().next_power_of_two()];
         }
-        match parent {
-            Some(parent) => {
-                let parent = &mut blocks[parent as usize];
-                assert!(parent.is_indexed(), "block {at} follows one that is not indexed");
-                parent.children += 1;
-            }
-            None => self.scopes[at as usize] = scope,
-        }
+        let place = match self.search(blocks, after, hash, tokens) {
+            Ok(other) => return Some(other),
+            Err(place) => place,
+        };
+        assert!(!blocks[at as usize].is_indexed(), "block {at} is indexed twice");
+        self.table[place] = Entry { tag: self.tag(hash), block: at };
         let start = at as usize * self.block_size;
         self.tokens[start..start + self.block_size].copy_from_slice(tokens);
-        let bucket = self.bucket(hash);
-        let next = std::mem::replace(&mut self.buckets[bucket], at);
+        let parent = match after {
+            After::Block(parent) => {
+                let before = &mut blocks[parent.0 as usize];
+                assert!(before.is_indexed(), "block {at} follows one that is not indexed");
+                before.children += 1;
+                parent.0
+            }
+            After::Nothing(scope) => {
+                self.scopes[at as usize] = scope;
+                NONE
+            }
+        };
         let block = &mut blocks[at as usize];
-        *block = Block { hash, parent: parent.unwrap_or(NONE), children: 0, next, ..*block };
+        (block.hash, block.parent, block.children) = (hash, parent, 0);
         None
     }
 
     /// Forgets block `at`, which nothing follows.
     pub(super) fn evict(&mut self, blocks: &mut [Block], at: u32) {
-        let Block { hash, parent, children, next, .. } = blocks[at as usize];
+        let Block { hash, parent, children, .. } = blocks[at as usize];
         assert!(parent != ABSENT, "block {at} is cached and not indexed");
         assert!(children == 0, "block {at} makes room before the {children} that follow it");
         blocks[at as usize].parent = ABSENT;
         if parent != NONE {
             blocks[parent as usize].children -= 1;
         }
-        let bucket = self.bucket(hash);
-        if self.buckets[bucket] == at {
-            self.buckets[bucket] = next;
-        } else {
-            let mut before = self.buckets[bucket];
-            while blocks[before as usize].next != at {
-                before = blocks[before as usize].next;
-            }
-            blocks[before as usize].next = next;
+        let last = self.table.len() - 1;
+        let mut hole = self.tag(hash) as usize & last;
+        while self.table[hole].block != at {
+            assert!(self.table[hole].block != NONE, "block {at} is indexed and cannot be found");
+            hole = (hole + 1) & last;
         }
-        let slot = hash as usize & (self.ghosts.len() - 1);
-        self.ghosts[slot] = hash;
+        // Whoever was put further along for want of this place moves up.
+        let mut place = hole;
+        loop {
+            place = (place + 1) & last;
+            let entry = self.table[place];
+            if entry.block == NONE {
+                break;
+            }
+            let home = entry.tag as usize & last;
+            if place.wrapping_sub(home) & last >= place.wrapping_sub(hole) & last {
+                self.table[hole] = entry;
+                hole = place;
+            }
+        }
+        self.table[hole].block = NONE;
+        let ghost = hash as usize & (self.ghosts.len() - 1);
+        self.ghosts[ghost] = hash;
     }
 
     /// Whether a block with this hash made room for others not long ago.
@@ -177,22 +195,18 @@ impl PrefixIndex {
                 assert!(parent.is_indexed(), "block {at} follows one that is not there");
                 assert!(parent.owners > 0 || block.owners == 0, "block {at} is held and the one before it is not");
             }
-        }
-        let mut reached = 0;
-        for &first in &self.buckets {
-            let mut at = first;
-            while at != NONE {
-                reached += 1;
-                let block = &blocks[at as usize];
-                assert!(block.is_indexed() && reached <= indexed, "a chain leads nowhere, or in a ring");
-                assert!(self.buckets[self.bucket(block.hash)] == first, "block {at} is in another's chain");
-                at = block.next;
+            let last = self.table.len() - 1;
+            let mut place = self.tag(block.hash) as usize & last;
+            while self.table[place].block != at as u32 {
+                assert!(self.table[place].block != NONE, "block {at} is indexed and cannot be found");
+                place = (place + 1) & last;
             }
         }
-        assert!(reached == indexed, "{indexed} blocks are indexed and {reached} can be found");
         for (at, block) in blocks.iter().enumerate().filter(|(_, block)| block.is_indexed()) {
             assert!(block.children == children[at], "block {at} has {} children", children[at]);
         }
+        let entries = self.table.iter().filter(|entry| entry.block != NONE).count();
+        assert!(entries == indexed, "{indexed} blocks are indexed and {entries} can be found");
     }
 
     /// Lets all hashes be equal.
@@ -201,8 +215,31 @@ impl PrefixIndex {
         self.mask = 0;
     }
 
-    fn bucket(&self, hash: u64) -> usize {
-        (hash & self.mask) as usize & self.buckets.len().wrapping_sub(1)
+    /// The block that holds `tokens` after another, or else where its entry would be.
+    fn search(&self, blocks: &[Block], after: After, hash: u64, tokens: &[u32]) -> Result<u32, usize> {
+        let (tag, last) = (self.tag(hash), self.table.len() - 1);
+        let mut place = tag as usize & last;
+        loop {
+            let entry = self.table[place];
+            if entry.block == NONE {
+                return Err(place);
+            }
+            if entry.tag == tag {
+                let parent = blocks[entry.block as usize].parent;
+                let follows = match after {
+                    After::Block(before) => parent == before.0,
+                    After::Nothing(scope) => parent == NONE && self.scopes[entry.block as usize] == scope,
+                };
+                if follows && self.tokens_of(entry.block) == tokens {
+                    return Ok(entry.block);
+                }
+            }
+            place = (place + 1) & last;
+        }
+    }
+
+    fn tag(&self, hash: u64) -> u32 {
+        (hash & self.mask) as u32
     }
 
     fn tokens_of(&self, block: u32) -> &[u32] {
