@@ -10,18 +10,17 @@ impl BatchScheduler {
         plan.items.reserve(self.running.len());
         let mut next = 0;
         loop {
-            let before = plan.items.len();
-            let plain = self.running[next..].iter().take_while(|one| one.item.start < one.until);
-            plan.items.extend(plain.map(|one| one.item));
-            next += plan.items.len() - before;
-            *budget -= plan.items.len() - before;
+            let rest = &self.running[next..];
+            let plain = rest.iter().position(|one| one.item.start >= one.until).unwrap_or(rest.len());
+            plan.items.extend(rest[..plain].iter().map(|one| one.item));
+            next += plain;
+            *budget -= plain;
             let Some(one) = self.running.get(next) else { return };
-            let slot = one.item.slot;
+            let (slot, start) = (one.item.slot, one.item.start);
             next += 1;
-            self.settle(slot);
             let sequence = &self.sequences[slot as usize];
             let size = self.models[usize::from(sequence.model)].kv.block_size();
-            let full = sequence.table.len() * size <= sequence.computed as usize;
+            let full = sequence.table.len() * size <= start as usize;
             if (full || sequence.shared_tail) && !self.make_room(slot, full, &mut next, plan, budget) {
                 continue;
             }

@@ -135,7 +135,7 @@ impl BatchScheduler {
             return;
         }
         if sequence.state == State::Decoding {
-            let ended = if item.speculative > 0 {
+            let ended = if sequence.speculation > 0 {
                 self.take_guesses(item, new, finished)
             } else {
                 self.take_token(slot, new[0], finished)
@@ -149,7 +149,7 @@ impl BatchScheduler {
         }
         sequence.computed += item.tokens;
         self.stats.prompt_tokens += u64::from(item.tokens);
-        self.commit_blocks(slot);
+        self.commit_blocks(slot, 0);
         if item.samples == 0 {
             self.enqueue_held(slot);
             return;
@@ -166,17 +166,18 @@ impl BatchScheduler {
 
     /// Takes in the next token of a sequence that decodes; says whether it ends, and why.
     fn take_token(&mut self, slot: u32, token: Token, finished: bool) -> Option<FinishReason> {
-        let one = &mut self.running[self.sequences[slot as usize].place as usize];
-        one.push(token);
-        self.stats.output_tokens += 1;
-        if self.wants_service {
-            let tenant = one.tenant;
-            self.serve(tenant, 1);
-        }
-        self.commit_blocks(slot);
+        // What was its last token is computed now, so that the sequence takes it; the new one begins the next tail. With
+        // blocks of as many tokens as a tail has, a tail is a block.
+        self.commit_blocks(slot, 1);
         self.settle(slot);
         let sequence = &self.sequences[slot as usize];
-        match (finished, sequence.produced == sequence.max_new) {
+        let one = &mut self.running[sequence.place as usize];
+        one.push(token);
+        let last = sequence.produced + one.fresh == sequence.max_new;
+        let tenant = one.tenant;
+        self.stats.output_tokens += 1;
+        self.serve(tenant, 1);
+        match (finished, last) {
             (true, _) => Some(FinishReason::Stopped),
             (false, true) => Some(FinishReason::Length),
             (false, false) => None,
@@ -191,7 +192,7 @@ impl BatchScheduler {
         self.stats.speculative_tokens += u64::from(item.speculative);
         self.stats.accepted_tokens += new.len() as u64 - 1;
         let ended = self.append(item.slot, new, finished);
-        self.commit_blocks(item.slot);
+        self.commit_blocks(item.slot, 0);
         self.trim(item.slot);
         ended
     }
@@ -256,14 +257,15 @@ impl BatchScheduler {
         }
     }
 
-    /// Makes the blocks that are full and computed findable. Where another has the same content, that one is used.
-    fn commit_blocks(&mut self, slot: u32) {
+    /// Makes the blocks that are full and computed findable, with `more` computed than is known so far. Where another has
+    /// the same content, that one is used.
+    fn commit_blocks(&mut self, slot: u32, more: usize) {
         let sequence = &mut self.sequences[slot as usize];
         let model = &mut self.models[usize::from(sequence.model)];
         let size = model.kv.block_size();
         let decoding = self.running.get(sequence.place as usize).filter(|one| one.item.slot == slot);
         let tail = decoding.map_or(&[][..], Decoding::tail);
-        let full = (sequence.computed as usize + tail.len()) / size;
+        let full = (sequence.computed as usize + tail.len() + more) / size;
         let committed = sequence.committed as usize;
         if !self.config.prefix_caching || committed >= full {
             return;

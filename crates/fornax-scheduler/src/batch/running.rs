@@ -141,12 +141,12 @@ impl BatchScheduler {
         self.running[self.sequences[slot as usize].place as usize].until = 0;
     }
 
-    /// Lets a sequence that decodes, and has settled, go on from what it has now.
+    /// Lets a sequence that decodes go on from what it has now.
     pub(super) fn resume(&mut self, slot: u32) {
         let until = self.until(slot);
         let sequence = &self.sequences[slot as usize];
         let one = &mut self.running[sequence.place as usize];
-        (one.item.start, one.until) = (sequence.computed, until);
+        (one.item.start, one.until) = (sequence.computed + one.fresh, until);
     }
 
     /// Where a sequence that decodes needs a closer look.
@@ -158,8 +158,8 @@ impl BatchScheduler {
         let size = self.models[usize::from(sequence.model)].kv.block_size();
         let room = sequence.table.len() * size;
         let commit = if self.config.prefix_caching { (sequence.committed as usize + 1) * size } else { usize::MAX };
-        // The one that fills the tail has its sequence take it.
-        let tail = sequence.computed as usize + TAIL;
+        // The sequence takes a full tail before one more comes.
+        let tail = sequence.computed as usize + TAIL + 1;
         let last = sequence.prompt + sequence.max_new - 1;
         u32::try_from(room.min(commit).min(tail)).map_or(last, |until| until.min(last))
     }
