@@ -8,6 +8,9 @@ impl BatchScheduler {
     /// Gives every decoding sequence its token. Where a block lacks, the last by the policy gives up its own.
     pub(super) fn plan_decodes(&mut self, plan: &mut Plan, budget: &mut usize) {
         plan.items.reserve(self.running.len());
+        for model in &mut self.models {
+            model.kv.read_ahead_of_allocation(std::mem::take(&mut model.expected));
+        }
         let mut next = 0;
         loop {
             let rest = &self.running[next..];
@@ -42,7 +45,7 @@ impl BatchScheduler {
                 return true;
             }
             if let Some(block) = model.kv.allocate() {
-                let (tenant, resource, id) = (sequence.candidate.tenant, sequence.model, ModelId(sequence.model));
+                let (resource, id) = (usize::from(sequence.model), ModelId(sequence.model));
                 sequence.shared_tail = false;
                 if full {
                     sequence.table.push(block);
@@ -53,7 +56,9 @@ impl BatchScheduler {
                     sequence.moved = true;
                     self.stats.copies += 1;
                 }
-                self.tell_holding(tenant, usize::from(resource), if full { 1.0 } else { 0.0 });
+                if full && self.wants_holdings {
+                    self.tell_holding(self.sequences[slot as usize].candidate.tenant, resource, 1.0);
+                }
                 return true;
             }
             let name = sequence.model;

@@ -4,7 +4,7 @@ use super::running::Decoding;
 use super::scheduler::Flown;
 use super::sequence::State;
 use super::{BatchScheduler, FinishReason, Output, Plan, Token};
-use crate::kv::{After, block_hash};
+use crate::kv::After;
 use crate::policy::Observation;
 use crate::{PlanId, SchedulerError, SequenceId};
 
@@ -19,6 +19,7 @@ impl BatchScheduler {
     ) -> Result<(), SchedulerError> {
         let items = self.check_outputs(id, outputs, tokens)?;
         self.land();
+        self.read_ahead();
         let (mut at, mut rest) = (0, tokens);
         loop {
             let plain = self.take_plain(at, &items[at..], &outputs[at..], rest);
@@ -270,14 +271,10 @@ impl BatchScheduler {
         if !self.config.prefix_caching || committed >= full {
             return;
         }
-        let mut after = After::Nothing(sequence.scope);
-        let mut hash = sequence.last_hash;
-        if let Some(last) = committed.checked_sub(1) {
-            after = After::Block(sequence.table[last]);
-            hash = sequence.hashes.get(last).copied().unwrap_or(hash);
-        } else {
-            hash = sequence.root;
-        }
+        let mut after = match committed.checked_sub(1) {
+            Some(last) => After::Block(sequence.table[last]),
+            None => After::Nothing(sequence.scope),
+        };
         for at in committed..full {
             // A block's tokens are the sequence's, or those that it has not taken yet, or some of both.
             let (start, taken) = (at * size, sequence.tokens.len());
@@ -291,16 +288,18 @@ impl BatchScheduler {
                 self.content.extend_from_slice(&tail[..start + size - taken]);
                 &self.content
             };
-            hash = if at < sequence.hashes.len() { sequence.hashes[at] } else { block_hash(hash, content) };
+            if sequence.hashed as usize != at + 1 {
+                sequence.last_hash = sequence.hash_of(at, content);
+                sequence.hashed = at as u32 + 1;
+            }
             let block = &mut sequence.table[at];
-            let same = model.kv.commit(after, hash, content, *block);
+            let same = model.kv.commit(after, sequence.last_hash, content, *block);
             if let Some(other) = same.filter(|other| other != block) {
                 model.kv.share(other);
                 model.kv.release(std::mem::replace(block, other));
             }
             after = After::Block(*block);
         }
-        sequence.last_hash = hash;
         sequence.committed = full as u32;
     }
 }

@@ -4,6 +4,8 @@
 //! processor's cache and no look at the [`Sequence`](super::sequence::Sequence), which hears of it when a block is full or
 //! something else happens. What happens then is decided elsewhere.
 
+use std::hint::black_box;
+
 use super::scheduler::Flown;
 use super::sequence::State;
 use super::{BatchScheduler, Item, Output, Token};
@@ -71,6 +73,28 @@ impl BatchScheduler {
         }
         self.stats.output_tokens += taken as u64;
         taken
+    }
+
+    /// Reads what is going to be needed for those whose blocks are full with the results that are there now, so that the
+    /// memory is asked for all of it at once and not, by one after the other, waited for.
+    pub(super) fn read_ahead(&mut self) {
+        for one in self.running.iter().filter(|one| one.item.start + 1 >= one.until) {
+            let sequence = &mut self.sequences[one.item.slot as usize];
+            let model = &mut self.models[usize::from(sequence.model)];
+            let (size, at) = (model.kv.block_size(), sequence.committed as usize);
+            black_box(sequence.tokens.last());
+            model.kv.read_ahead(&sequence.table[at.saturating_sub(1).min(sequence.table.len())..]);
+            model.expected += 1;
+            let ahead = (at * size).wrapping_sub(sequence.tokens.len());
+            if let Some(content) = one.tail().get(ahead..ahead.wrapping_add(size))
+                && self.config.prefix_caching
+                && sequence.hashed as usize == at
+            {
+                sequence.last_hash = sequence.hash_of(at, content);
+                sequence.hashed += 1;
+                model.kv.read_ahead_of_commit(sequence.last_hash);
+            }
+        }
     }
 
     /// Takes note of tokens that a tenant got, for policies that want to hear of it.

@@ -79,6 +79,8 @@ pub(super) struct Model {
     pub(super) promised: usize,
     /// Blocks set aside by reserved admission.
     pub(super) reserved: usize,
+    /// How many blocks the next plan is likely to take for sequences that decode.
+    pub(super) expected: usize,
     /// How many sequences use each adapter.
     pub(super) adapters: BTreeMap<AdapterId, u32>,
 }
@@ -152,7 +154,7 @@ impl BatchScheduler {
                 host,
                 promised: 0,
                 reserved: 0,
-                adapters: BTreeMap::new(),
+                expected: 0, adapters: BTreeMap::new(),
             });
         }
         let (wants_service, wants_holdings) = (policy.wants_service(), policy.wants_holdings());

@@ -1,4 +1,4 @@
-//! What is kept of a block: how many hold it, and its places in the list of cached blocks and in the index of prefixes.
+//! What is kept of a block: how many hold it, and its place in the line of cached blocks and in the index of prefixes.
 //!
 //! Whoever takes, finds or gives back a block needs most of it at once, so it is one record, half a line of the
 //! processor's cache. Which part means what is the business of [`memory`](super::memory) and [`prefix`](super::prefix).
@@ -20,15 +20,14 @@ pub(super) struct Block {
     pub(super) children: u32,
     /// How many hold it.
     pub(super) owners: u32,
-    /// Its neighbours among the cached blocks, the longer unused one before it.
-    pub(super) before: u32,
-    pub(super) after: u32,
+    /// Its place in the line of cached blocks, counted from the first that ever stood there, if it stands there.
+    pub(super) place: u64,
 }
 
 impl Block {
     /// Held by nobody, findable by nobody.
     pub(super) const FREE: Self =
-        Self { hash: 0, parent: ABSENT, children: 0, owners: 0, before: NONE, after: NONE };
+        Self { hash: 0, parent: ABSENT, children: 0, owners: 0, place: 0 };
 
     /// Whether it can be found by its content.
     pub(super) fn is_indexed(&self) -> bool {

@@ -1,8 +1,14 @@
 //! The blocks of one model: reference counts, the free ones, and the cached ones by when they were last used.
 
-use super::block::{ABSENT, Block, NONE};
+use std::collections::VecDeque;
+use std::hint::black_box;
+
+use super::block::{ABSENT, Block};
 use super::prefix::{After, PrefixIndex, Scope};
 use crate::{BlockId, SchedulerError};
+
+/// How many places of the line may be empty, besides as many as are not.
+const SPARE: usize = 64;
 
 /// What a prompt finds in the cache.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,9 +31,11 @@ pub struct KvMemory {
     free: Vec<u32>,
     held: usize,
     index: PrefixIndex,
-    /// The ends of the list of cached blocks, the longest unused first.
-    oldest: u32,
-    newest: u32,
+    /// The line of cached blocks, the longest unused first. One that was taken since stays in it until its turn comes, and
+    /// is passed over then: it has owners, or another place.
+    line: VecDeque<u32>,
+    /// The place of the first in the line.
+    first: u64,
     cached: usize,
     evictions: u64,
 }
@@ -51,8 +59,8 @@ impl KvMemory {
             free: (0..blocks as u32).rev().collect(),
             held: 0,
             index: PrefixIndex::new(block_size, seed),
-            oldest: NONE,
-            newest: NONE,
+            line: VecDeque::new(),
+            first: 0,
             cached: 0,
             evictions: 0,
         })
@@ -108,11 +116,7 @@ impl KvMemory {
         let block = match self.free.pop() {
             Some(block) => block,
             None => {
-                let block = self.oldest;
-                if block == NONE {
-                    return None;
-                }
-                self.unlink(block);
+                let block = self.leave_line()?;
                 self.index.evict(&mut self.blocks, block);
                 self.evictions += 1;
                 block
@@ -130,7 +134,7 @@ impl KvMemory {
         let at = block.0 as usize;
         if self.blocks[at].owners == 0 {
             assert!(self.blocks[at].is_indexed(), "block {block} is free and cannot be shared");
-            self.unlink(block.0);
+            self.cached -= 1;
             self.held += 1;
         }
         self.blocks[at].owners += 1;
@@ -147,7 +151,7 @@ impl KvMemory {
         }
         self.held -= 1;
         if kept.is_indexed() {
-            self.link(block.0);
+            self.join_line(block.0);
         } else {
             self.free.push(block.0);
         }
@@ -191,16 +195,12 @@ impl KvMemory {
         let held = owners.iter().filter(|&&owners| owners > 0).count();
         let mut seen = vec![false; self.total()];
         let mut cached = 0;
-        let (mut block, mut last) = (self.oldest, NONE);
-        while block != NONE {
+        for block in self.in_line() {
             assert!(!std::mem::replace(&mut seen[block as usize], true), "block {block} is cached twice");
-            assert!(owners[block as usize] == 0, "block {block} is cached and held");
-            let kept = &self.blocks[block as usize];
-            assert!(kept.before == last, "block {block} does not know who is before it");
+            assert!(self.blocks[block as usize].is_indexed(), "block {block} is cached and cannot be found");
             cached += 1;
-            (last, block) = (block, kept.after);
         }
-        assert!(last == self.newest, "the newest cached block is not the last");
+        assert!(self.line.len() <= 2 * cached + SPARE, "{} places for {cached} blocks", self.line.len());
         for &block in &self.free {
             assert!(!std::mem::replace(&mut seen[block as usize], true), "block {block} is free twice, or cached");
             assert!(owners[block as usize] == 0 && !self.is_indexed(BlockId(block)), "block {block} is free and in use");
@@ -231,37 +231,71 @@ impl KvMemory {
         for block in &self.blocks {
             (block.owners, block.parent, if block.is_indexed() { block.hash } else { 0 }).hash(hasher);
         }
-        let mut block = self.oldest;
-        while block != NONE {
-            block.hash(hasher);
-            block = self.blocks[block as usize].after;
+        self.in_line().for_each(|block| block.hash(hasher));
+    }
+
+    /// Reads what giving back these blocks is going to read. Each lies elsewhere in memory; those that are read one after
+    /// another without being needed yet come all at once.
+    pub(crate) fn read_ahead(&self, blocks: &[BlockId]) {
+        for block in blocks {
+            black_box(self.blocks[block.0 as usize].owners);
         }
     }
 
-    /// Puts a block at the end of the cached ones.
-    fn link(&mut self, block: u32) {
-        let kept = &mut self.blocks[block as usize];
-        (kept.before, kept.after) = (self.newest, NONE);
-        match self.newest {
-            NONE => self.oldest = block,
-            newest => self.blocks[newest as usize].after = block,
+    /// The same for making a block with this hash findable.
+    pub(crate) fn read_ahead_of_commit(&self, hash: u64) {
+        black_box(self.index.entry(hash));
+    }
+
+    /// The same for allocating as many blocks.
+    pub(crate) fn read_ahead_of_allocation(&self, count: usize) {
+        for &block in self.line.iter().take(count.saturating_sub(self.free.len())) {
+            black_box(self.index.entry(self.blocks[block as usize].hash));
         }
-        self.newest = block;
+    }
+
+    /// Puts a block at the end of the line of cached ones.
+    fn join_line(&mut self, block: u32) {
         self.cached += 1;
+        if self.line.len() >= 2 * self.cached + SPARE {
+            self.close_ranks();
+        }
+        self.blocks[block as usize].place = self.first + self.line.len() as u64;
+        self.line.push_back(block);
     }
 
-    /// Takes a block out of the cached ones.
-    fn unlink(&mut self, block: u32) {
-        let Block { before, after, .. } = self.blocks[block as usize];
-        match before {
-            NONE => self.oldest = after,
-            before => self.blocks[before as usize].after = after,
+    /// Takes the longest unused block out of the line.
+    fn leave_line(&mut self) -> Option<u32> {
+        while let Some(block) = self.line.pop_front() {
+            let place = self.first;
+            self.first += 1;
+            if self.stands(block, place) {
+                self.cached -= 1;
+                return Some(block);
+            }
         }
-        match after {
-            NONE => self.newest = before,
-            after => self.blocks[after as usize].before = before,
+        None
+    }
+
+    /// Whether a block stands in this place of the line.
+    fn stands(&self, block: u32, place: u64) -> bool {
+        let kept = &self.blocks[block as usize];
+        kept.owners == 0 && kept.place == place
+    }
+
+    /// The cached blocks, the longest unused first.
+    fn in_line(&self) -> impl Iterator<Item = u32> {
+        let places = self.line.iter().copied().zip(self.first..);
+        places.filter(|&(block, place)| self.stands(block, place)).map(|(block, _)| block)
+    }
+
+    /// Takes the empty places out of the line: as many as are not, so that it costs each block a step.
+    fn close_ranks(&mut self) {
+        let line: VecDeque<u32> = self.in_line().collect();
+        for (&block, place) in line.iter().zip(self.first..) {
+            self.blocks[block as usize].place = place;
         }
-        self.cached -= 1;
+        self.line = line;
     }
 }
 
