@@ -11,7 +11,7 @@ impl BatchScheduler {
         let held = self.held.iter().map(|(slot, _)| slot);
         self.running
             .iter()
-            .copied()
+            .map(|one| one.item.slot)
             .chain(held)
             .filter(|&slot| model.is_none_or(|model| self.sequences[slot as usize].model == model))
             .map(|slot| (self.key(slot), slot))
@@ -27,12 +27,10 @@ impl BatchScheduler {
 
     /// Takes a sequence off the plan and its blocks from it; it waits again.
     pub(super) fn preempt(&mut self, slot: u32, plan: &mut Plan, budget: &mut usize) {
-        let sequence = &self.sequences[slot as usize];
-        if let Some(item) = plan.items.get_mut(sequence.item as usize)
-            && item.slot == slot
-        {
-            *budget += std::mem::take(&mut item.tokens) as usize;
+        if let Some(at) = plan.items.iter().position(|item| item.slot == slot) {
+            *budget += plan.items.remove(at).tokens as usize;
         }
+        let sequence = &self.sequences[slot as usize];
         let id = sequence.id;
         match sequence.state {
             State::Decoding => self.stop_decoding(slot),
