@@ -44,5 +44,18 @@ fn run(scenario: &str, folder: Option<&Path>, trace: Option<&String>) -> Result<
             fs::write(folder.join(name), svg)?;
         }
     }
+    for r in &outcome.reports {
+        eprintln!(
+            "{:16} hits {:.3} busiest {} lat {:.3} ev {} cold {} tok {:.3?} busy {:.3?}",
+            r.name,
+            r.cache_hit_rate,
+            r.busiest_tokens,
+            r.mean_latency,
+            r.evicted_misses,
+            r.cold_misses,
+            r.tokens_balance,
+            r.busy_balance
+        );
+    }
     Ok(outcome.table)
 }

@@ -63,6 +63,8 @@ struct Replica {
     began: Option<Time>,
     /// Tokens still to be computed, as the replica would report them.
     pending: u64,
+    /// Tokens computed so far.
+    computed: u64,
     reported: Time,
 }
 
@@ -131,6 +133,7 @@ impl Fleet {
             plan: Plan::default(),
             began: None,
             pending: 0,
+            computed: 0,
             reported: Time::ZERO,
         };
         Ok(Self {
@@ -184,7 +187,7 @@ impl Fleet {
             tenant: TenantId(request.tenant),
             prompt_tokens: request.prompt_tokens(),
             new_tokens: predicted,
-            prefix: if self.config.routing == "prefix" { self.hashes(&request, &tokens) } else { Vec::new() },
+            prefix: if self.router.wants_prefix() { self.hashes(&request, &tokens) } else { Vec::new() },
         };
         let (mut routes, mut rejected) = self.router.step([RouterEvent::Request(route)], now);
         let Some(route) = routes.pop() else {
@@ -271,6 +274,7 @@ impl Fleet {
             live.pending -= done;
             replica.pending -= done;
         }
+        replica.computed += plan.tokens() as u64;
         self.recorder.stepped(number, &plan, now.secs_since(began));
         let done = BatchEvent::Done { plan: plan.id.expect("a plan under way has a name"), outputs, tokens };
         replica.plan = plan;
@@ -278,7 +282,8 @@ impl Fleet {
         let replica = &mut self.replicas[number];
         if now.secs_since(replica.reported) >= self.config.report_interval || replica.began.is_none() {
             replica.reported = now;
-            let report = RouterEvent::Report { replica: number as u32, at: now, tokens: replica.pending };
+            let (tokens, computed) = (replica.pending, replica.computed);
+            let report = RouterEvent::Report { replica: number as u32, at: now, tokens, computed };
             self.router.step([report], now);
         }
         Ok(())

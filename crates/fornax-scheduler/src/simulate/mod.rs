@@ -6,6 +6,7 @@
 //! With the feature `simulate`, a `Scenario` is read from TOML, with several variants to compare, and reports come as JSON;
 //! [`plot`] draws them as SVG.
 
+mod balance;
 mod cost;
 mod fleet;
 mod histogram;
@@ -15,6 +16,7 @@ mod report;
 mod scenario;
 mod trace;
 
+pub use balance::Balance;
 pub use cost::{CostModel, Fitted, Roofline, StepLoad, StepSample};
 pub use fleet::{Fleet, FleetConfig};
 pub use histogram::Histogram;

@@ -1,6 +1,7 @@
 //! What a simulation shows: how each class was served, how evenly tenants and replicas were, and what the memory did.
 
-use super::{Class, FleetConfig, Histogram, TraceRequest};
+use super::balance::Spread;
+use super::{Balance, Class, FleetConfig, Histogram, TraceRequest};
 use crate::policy::bandit::Epoch;
 use crate::{BatchScheduler, BatchStats, Plan, Time};
 
@@ -74,8 +75,10 @@ pub struct Report {
     pub steps: u64,
     /// Sequences in a step, in the mean.
     pub mean_batch: f64,
-    /// The tokens that the busiest replica computed over the mean of all.
-    pub imbalance: f64,
+    /// How evenly tokens were computed over the replicas.
+    pub tokens_balance: Balance,
+    /// How evenly the replicas were busy.
+    pub busy_balance: Balance,
     /// The tokens that the busiest replica computed.
     pub busiest_tokens: u64,
     /// What a learning policy of the first replica did.
@@ -121,7 +124,7 @@ pub fn comparison(reports: &[Report]) -> String {
                     report.preemptions,
                     report.utilisation * 100.0,
                     report.fairness_gap,
-                    report.imbalance,
+                    report.tokens_balance.most,
                 ));
             } else {
                 text.push_str(" | | | | | |\n");
@@ -151,8 +154,10 @@ pub(super) struct Recorder {
     routing: String,
     classes: Vec<Class>,
     records: Vec<Record>,
-    busy: Vec<f64>,
-    tokens: Vec<u64>,
+    busy: Spread,
+    tokens: Spread,
+    /// When the latest request came.
+    latest: Time,
     steps: u64,
     items: u64,
     first: Option<Time>,
@@ -177,8 +182,9 @@ impl Recorder {
             routing: config.routing.clone(),
             records: vec![Record::default(); classes.len()],
             classes: classes.to_vec(),
-            busy: vec![0.0; config.replicas],
-            tokens: vec![0; config.replicas],
+            busy: Spread::new(config.replicas),
+            tokens: Spread::new(config.replicas),
+            latest: Time::ZERO,
             steps: 0,
             items: 0,
             first: None,
@@ -194,6 +200,7 @@ impl Recorder {
     pub(super) fn arrived(&mut self, request: &TraceRequest) {
         self.first.get_or_insert(request.arrival);
         self.at(request.arrival);
+        self.latest = request.arrival;
         self.records[usize::from(request.class)].requests += 1;
         self.tenants[request.tenant as usize].0 += 1;
         self.waiting += 1;
@@ -240,8 +247,8 @@ impl Recorder {
     }
 
     pub(super) fn stepped(&mut self, replica: usize, plan: &Plan, seconds: f64) {
-        self.busy[replica] += seconds;
-        self.tokens[replica] += plan.tokens() as u64;
+        self.busy.add(replica, seconds);
+        self.tokens.add(replica, plan.tokens() as f64);
         self.steps += 1;
         self.items += plan.items.len() as u64;
     }
@@ -264,6 +271,10 @@ impl Recorder {
         if window == self.window {
             return;
         }
+        // Windows in which the last requests run out say nothing about routing; neither does the first, which starts empty.
+        let counts = self.window > 0 && self.latest.as_secs_f64() >= (self.window + 1) as f64 * WINDOW - 1.0;
+        self.busy.end_window(counts);
+        self.tokens.end_window(counts);
         self.window = window;
         let (mut least, mut most) = (f64::INFINITY, 0.0f64);
         for (waiting, fewest, service) in &mut self.tenants {
@@ -313,8 +324,7 @@ impl Recorder {
             })
             .collect();
         let requests: u64 = classes.iter().map(|class| class.requests).sum();
-        let busy: f64 = self.busy.iter().sum();
-        let mean_busy = busy / self.busy.len() as f64;
+        let mean_busy = self.busy.sum() / schedulers.len() as f64;
         Report {
             name: self.name,
             policy: self.policy,
@@ -335,11 +345,9 @@ impl Recorder {
             utilisation: mean_busy / seconds,
             steps: self.steps,
             mean_batch: self.items as f64 / self.steps.max(1) as f64,
-            busiest_tokens: self.tokens.iter().copied().max().unwrap_or(0),
-            imbalance: share(
-                self.tokens.iter().copied().max().unwrap_or(0) * self.tokens.len() as u64,
-                self.tokens.iter().sum(),
-            ),
+            busiest_tokens: self.tokens.most() as u64,
+            tokens_balance: self.tokens.balance(),
+            busy_balance: self.busy.balance(),
             epochs: schedulers.first().map(|scheduler| scheduler.policy().epochs().to_vec()).unwrap_or_default(),
             queue: self.queue,
             classes,
