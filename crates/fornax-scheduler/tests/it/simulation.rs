@@ -59,7 +59,7 @@ fn a_prefix_is_found_where_it_was_sent() {
         ..Class::default()
     };
     let arrivals = Arrivals::Poisson(900.0);
-    let workload = Workload { requests: 12_000, arrivals, classes: vec![class], seed: 1 };
+    let workload = Workload { requests: 36_000, arrivals, classes: vec![class], seed: 1 };
     let with = |routing: &str| {
         let batch = BatchConfig { max_running: 64, max_tokens: 1024, ..batch(2048) };
         serve(FleetConfig { routing: routing.into(), replicas: 100, batch, ..Default::default() }, &workload)
