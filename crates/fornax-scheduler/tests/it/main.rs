@@ -3,5 +3,7 @@
 mod batch;
 mod chaos;
 mod policies;
+#[cfg(feature = "simulate")]
+mod scenarios;
 mod simulation;
 mod tasks;
