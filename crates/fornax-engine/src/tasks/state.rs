@@ -16,6 +16,9 @@ use super::run::Launch;
 use super::snapshot::{ResourceUse, RunningTask, Snapshot, WaitingTask};
 use super::{TaskError, TaskRequest, TaskState};
 
+/// How often the order of those who wait is looked over, for it means to look at all of them.
+const LOOK_OVER: Duration = Duration::from_millis(10);
+
 /// Why a task is to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stop {
@@ -88,10 +91,8 @@ pub(super) struct State {
     submitted: u64,
     records: BTreeMap<TaskId, Record>,
     deadlines: BTreeSet<(Time, TaskId)>,
-    /// The tasks that the last step looked at and found no room for.
-    looked_at: Vec<TaskId>,
-    /// When another may come before one of them by the passing of time.
-    overtaking: Time,
+    /// When the order of those who wait is to be looked over, since time alone may have changed it.
+    look_over: Time,
     /// The most that was in use, a resource.
     most: Vec<u64>,
 }
@@ -110,8 +111,7 @@ impl State {
             submitted: 0,
             records: BTreeMap::new(),
             deadlines: BTreeSet::new(),
-            looked_at: Vec::new(),
-            overtaking: Time::NEVER,
+            look_over: Time::NEVER,
             most,
         }
     }
@@ -211,12 +211,6 @@ impl State {
         now: Time,
     ) -> Result<(), SchedulerError> {
         self.now = self.now.max(now);
-        let mut submitted = None;
-        let events = events.into_iter().inspect(|event| {
-            if let TaskEvent::Submit(task) = event {
-                submitted = Some(task.id);
-            }
-        });
         let plan = self.scheduler.step(events, self.now);
         for &Units { id, units } in &plan.start {
             self.start(id, units);
@@ -246,7 +240,7 @@ impl State {
         while self.deadlines.first().is_some_and(|&(deadline, _)| deadline < self.now) {
             self.deadlines.pop_first();
         }
-        self.watch_order(&plan, submitted);
+        self.watch_order(&plan);
         let machine = self.scheduler.machine();
         for (most, resource) in self.most.iter_mut().zip(machine.resources()) {
             *most = (*most).max(resource.capacity - machine.free(&resource.name).unwrap_or(0));
@@ -262,7 +256,7 @@ impl State {
     pub(super) fn next_step(&self) -> Time {
         // At its deadline a task is not late yet.
         let late = self.deadlines.first().map_or(Time::NEVER, |(deadline, _)| deadline.after(Duration::from_micros(1)));
-        late.min(self.overtaking)
+        late.min(self.look_over)
     }
 
     /// # Errors
@@ -345,33 +339,33 @@ impl State {
         }
     }
 
-    /// Finds out when a task that was not looked at may come before one that was and does not fit: by the passing of time
-    /// alone, so that no event will tell.
-    fn watch_order(&mut self, plan: &TaskPlan, submitted: Option<TaskId>) {
+    /// Finds out when time alone may let a task that the step did not look at come before one that did not fit. No event
+    /// will tell of that, and what comes to the front may fit.
+    fn watch_order(&mut self, plan: &TaskPlan) {
         let policy = self.scheduler.policy();
-        let looked_at: Vec<TaskId> = plan.waiting.iter().map(|(id, _)| *id).collect();
-        if !policy.changes() || looked_at.len() == self.scheduler.waiting() {
-            (self.looked_at, self.overtaking) = (looked_at, Time::NEVER);
+        if !policy.changes() || plan.waiting.len() == self.scheduler.waiting() {
+            self.look_over = Time::NEVER;
             return;
         }
-        let crossing = |behind: &Record| {
-            looked_at
-                .iter()
-                .filter_map(|ahead| self.records.get(ahead))
-                .filter(|ahead| !policy.by_tenant() || ahead.candidate.tenant == behind.candidate.tenant)
-                .filter_map(|ahead| policy.crossing(&ahead.candidate, &behind.candidate, self.now))
-                .min()
-                .unwrap_or(Time::NEVER)
-        };
-        let next = if looked_at == self.looked_at && self.now < self.overtaking {
-            // Only who came is new; one who left makes this too early at worst.
-            let new = submitted.and_then(|id| self.records.get(&id)).filter(|record| record.waits());
-            self.overtaking.min(new.map_or(Time::NEVER, crossing))
-        } else {
-            let behind = self.records.iter().filter(|(id, record)| record.waits() && !looked_at.contains(id));
-            behind.map(|(_, record)| crossing(record)).min().unwrap_or(Time::NEVER)
-        };
-        (self.looked_at, self.overtaking) = (looked_at, next);
+        let soon = self.now.after(LOOK_OVER);
+        if self.now < self.look_over {
+            // While much happens, there is no need to look at everybody each time.
+            self.look_over = self.look_over.min(soon);
+            return;
+        }
+        let looked_at = |id: &TaskId| plan.waiting.iter().any(|(ahead, _)| ahead == id);
+        let front: Vec<&Record> = plan.waiting.iter().filter_map(|(id, _)| self.records.get(id)).collect();
+        let mut next = Time::NEVER;
+        for (_, behind) in self.records.iter().filter(|(id, record)| record.waits() && !looked_at(id)) {
+            for ahead in &front {
+                if policy.by_tenant() && ahead.candidate.tenant != behind.candidate.tenant {
+                    continue;
+                }
+                let crossing = policy.crossing(&ahead.candidate, &behind.candidate, self.now);
+                next = next.min(crossing.unwrap_or(Time::NEVER));
+            }
+        }
+        self.look_over = if next == Time::NEVER { next } else { next.max(soon) };
     }
 }
 
