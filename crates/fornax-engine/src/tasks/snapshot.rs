@@ -75,7 +75,8 @@ impl fmt::Display for Snapshot {
         }
         for RunningTask { id, name, units, ran, stopping, .. } in &self.running {
             let stopping = if *stopping { ", is to stop" } else { "" };
-            writeln!(f, "{id} {name}: runs for {:.3} s with {units} units{stopping}", ran.as_secs_f64())?;
+            let units = if *units == 1 { String::new() } else { format!(" with {units} units") };
+            writeln!(f, "{id} {name}: runs for {:.3} s{units}{stopping}", ran.as_secs_f64())?;
         }
         for WaitingTask { id, name, waited, reason, .. } in &self.waiting {
             writeln!(f, "{id} {name}: waits for {:.3} s, {reason}", waited.as_secs_f64())?;

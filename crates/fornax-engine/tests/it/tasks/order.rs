@@ -183,7 +183,7 @@ fn a_snapshot_tells_what_runs_and_why_others_wait() {
         assert_eq!(snapshot.waiting[1].id, last.handle.id());
         let text = "compute: 0 of 4 in use, 0 at most so far\n\
                     memory: 8 of 10 in use, 8 at most so far\n\
-                    0 long: runs for 2.000 s with 1 units\n\
+                    0 long: runs for 2.000 s\n\
                     1 short: waits for 0.500 s, not enough memory: 3 needed, 2 free\n\
                     2 last: waits for 0.500 s, short is first by fcfs\n";
         assert_eq!(snapshot.to_string(), text);
