@@ -1,7 +1,7 @@
 //! Runs models: generation with a key/value cache, streaming, samplers and beam search, scores and embeddings.
 //!
-//! A [`Generator`] borrows a loaded model and answers one call at a time; many calls side by side, and the plan of who
-//! runs next, are the scheduler's matter. Nothing here speaks HTTP, draws progress bars or reads files.
+//! A [`Generator`] borrows a loaded model and answers one call at a time. Many calls side by side run as tasks (module
+//! `tasks`, of the feature with that name), and who runs next is the scheduler's matter. Nothing here speaks HTTP, draws progress bars or reads files.
 //!
 //! ```no_run
 //! use fornax_backend::Device;
@@ -28,6 +28,8 @@ pub mod sampling;
 mod score;
 pub mod stop;
 mod stream;
+#[cfg(feature = "tasks")]
+pub mod tasks;
 
 use fornax_models::AutoModel;
 

@@ -1,7 +1,8 @@
 //! Language models in Rust, on burn: load, generate, embed and train, on any backend.
 //!
 //! This crate is the one to depend on. It holds no logic: it gathers the crates of the workspace under one name, and its
-//! cargo features name the backends: `cpu` (the default), `wgpu`, `vulkan`, `metal`, `cuda`, `rocm`.
+//! cargo features name the backends: `cpu` (the default), `wgpu`, `vulkan`, `metal`, `cuda`, `rocm`. One more, `tasks`
+//! (a default too), brings `fornax::engine::tasks`, which runs many jobs side by side on tokio.
 //!
 //! ```no_run
 //! use fornax::prelude::*;

@@ -9,3 +9,5 @@ mod errors;
 mod generation;
 mod score;
 mod stories;
+#[cfg(feature = "tasks")]
+mod tasks;
