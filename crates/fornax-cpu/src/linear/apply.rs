@@ -101,7 +101,7 @@ pub fn linear(
             unsafe { OutRows::new(out.as_mut_ptr(), columns, columns) }
         })
         .collect();
-    let tasks = split(pool, isa, rows, maps, 1);
+    let tasks = split(pool, rows, maps, |map| prepared.for_sums(isa, [map]).map(|_| 1));
     pool.run(tasks.len(), |task| {
         let Task { map: index, panels, rows: some } = tasks[task].clone();
         let (map, out) = (&maps[index], targets[index]);
@@ -114,7 +114,8 @@ pub fn linear(
                     add_bias(isa, map, columns.clone(), values);
                     finish(index, row, columns.clone(), values);
                     // SAFETY: the tasks of a map are disjoint.
-                    unsafe { out.columns(row, columns) }.copy_from_slice(values);
+                    let out = unsafe { out.columns(row, columns) };
+                    float::put(values, out, rows * map.weight.out_features() * size_of::<f32>());
                 }
             });
             return;
@@ -159,10 +160,11 @@ pub fn gated_linear(
     // SAFETY: `out` is borrowed for the whole call, and each task writes its own columns.
     let target = unsafe { OutRows::new(out.as_mut_ptr(), features, features) };
     // Both maps of a task's columns: the pieces are cut for the gate, so they hold twice the bytes.
-    let tasks = split(pool, isa, rows, &[gate], 2);
+    let together = prepared.for_sums(isa, [&gate, &up]);
+    let tasks = split(pool, rows, &[gate], |_| together.map(|_| 2));
     pool.run(tasks.len(), |task| {
         let Task { panels, rows: some, .. } = tasks[task].clone();
-        if let Some((x, weights)) = prepared.for_sums(isa, [&gate, &up]) {
+        if let Some((x, weights)) = together {
             // Against the same rows while they are near.
             with_sums(|sums| {
                 float::multiply_to(x, &weights, panels.clone(), some.clone(), sums);
@@ -174,7 +176,8 @@ pub fn gated_linear(
                     add_bias(isa, &up, columns.clone(), others);
                     combine(values, others);
                     // SAFETY: each task has other columns.
-                    unsafe { target.columns(row, columns) }.copy_from_slice(values);
+                    let out = unsafe { target.columns(row, columns) };
+                    float::put(values, out, rows * features * size_of::<f32>());
                 }
             });
             return;
@@ -300,20 +303,25 @@ const MANY_ROWS_FLOAT_PANELS: usize = float::MAX_PANELS;
 /// Waking a thread pays from about this much of a weight on.
 const TASK_BYTES: usize = 64 << 10;
 
-/// Cuts the maps into tasks, several for each thread so that a slower one takes fewer. Each map stands for `together` maps
-/// like it that are multiplied with one another.
-fn split(pool: &Pool, isa: Isa, rows: usize, maps: &[LinearMap<'_>], together: usize) -> Vec<Task> {
+/// Cuts the maps into tasks, several for each thread so that a slower one takes fewer. A map that is multiplied into
+/// [`Sums`], `in_sums` says together with how many like it, counting itself, is cut into pieces of rows too.
+fn split(
+    pool: &Pool,
+    rows: usize,
+    maps: &[LinearMap<'_>],
+    in_sums: impl Fn(&LinearMap<'_>) -> Option<usize>,
+) -> Vec<Task> {
     let bytes: usize = maps.iter().map(|map| map.weight.bytes()).sum();
     let mut tasks = Vec::new();
     for (map, LinearMap { weight, .. }) in maps.iter().enumerate() {
         let panels = weight.panels();
-        let in_sums = float_weight(&maps[map]).is_some() && float::wants_sums(isa, rows);
+        let in_sums = in_sums(&maps[map]);
         let per_task = if rows > PANEL {
             let all: usize = maps.iter().map(|map| map.weight.panels()).sum();
-            let most = match weight {
-                Matrix::Packed(weight) if !weight.weight_type().is_float() => MANY_ROWS_PANELS,
-                Matrix::Packed(_) if in_sums => MANY_ROWS_FLOAT_PANELS / together,
-                Matrix::Packed(_) | Matrix::Dense { .. } => MANY_ROWS_FLOAT_PANELS,
+            let most = match (weight, in_sums) {
+                (_, Some(together)) => MANY_ROWS_FLOAT_PANELS / together,
+                (Matrix::Packed(weight), _) if !weight.weight_type().is_float() => MANY_ROWS_PANELS,
+                (Matrix::Packed(_) | Matrix::Dense { .. }, _) => MANY_ROWS_FLOAT_PANELS,
             };
             (all / (4 * pool.threads())).next_multiple_of(2).min(most)
         } else {
@@ -323,7 +331,8 @@ fn split(pool: &Pool, isa: Isa, rows: usize, maps: &[LinearMap<'_>], together: u
         };
         let per_task = per_task.clamp(1, panels.max(1));
         // Pieces of rows are as large as one another, and of whole pairs of tile rows.
-        let piece = if in_sums { rows.div_ceil(rows.div_ceil(float::MAX_ROWS)).next_multiple_of(32) } else { rows };
+        let piece =
+            if in_sums.is_some() { rows.div_ceil(rows.div_ceil(float::MAX_ROWS)).next_multiple_of(32) } else { rows };
         for start in (0..panels).step_by(per_task) {
             let panels = start..(start + per_task).min(panels);
             let pieces = (0..rows).step_by(piece).map(|first| first..(first + piece).min(rows));

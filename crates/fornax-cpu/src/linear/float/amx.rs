@@ -6,7 +6,8 @@ use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::rows::{DEPTH, Line, TILE_ROWS};
+use super::lines::{Line, Lines};
+use super::rows::{DEPTH, TILE_ROWS};
 use super::sums::{MAX_PANELS, MAX_ROWS, Sums};
 use super::tiles::{Group, Tiles, begin, step, steps, store_sums, turn, zero_sums};
 use super::{BLOCK_BYTES, FloatRows, Job, avx512};
@@ -28,7 +29,7 @@ const LINES: usize = BLOCK_BYTES / 64;
 
 thread_local! {
     /// Kept from call to call, as getting it costs more than a small product.
-    static SCRATCH: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
+    static SCRATCH: RefCell<Lines> = const { RefCell::new(Lines::new()) };
     /// As above.
     static SUMS: RefCell<Sums> = const { RefCell::new(Sums::new()) };
 }
@@ -73,7 +74,7 @@ pub unsafe fn multiply<const F16: bool>(job: &Job) {
 ///
 /// # Safety
 /// As for [`multiply`]; the tiles are configured.
-unsafe fn few<const F16: bool, const PAIR: bool>(job: &Job, scratch: &mut Vec<Line>) {
+unsafe fn few<const F16: bool, const PAIR: bool>(job: &Job, scratch: &mut Lines) {
     let count = job.panels.len();
     let (sums, split) = reserve(scratch, 4 * LINES, 8 * LINES);
     for first in (0..count).step_by(2) {
@@ -275,11 +276,9 @@ impl Split {
 }
 
 /// Room for two purposes.
-fn reserve(scratch: &mut Vec<Line>, first: usize, second: usize) -> (&mut [Line], &mut [Line]) {
-    if scratch.len() < first + second {
-        scratch.resize(first + second, Line([0; 64]));
-    }
-    scratch[..first + second].split_at_mut(first)
+fn reserve(scratch: &mut Lines, first: usize, second: usize) -> (&mut [Line], &mut [Line]) {
+    scratch.reserve(first + second);
+    scratch.as_mut_slice()[..first + second].split_at_mut(first)
 }
 
 #[inline(always)]

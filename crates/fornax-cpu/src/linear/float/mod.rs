@@ -22,6 +22,7 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod flush;
+mod lines;
 mod panel;
 mod portable;
 mod rows;
@@ -149,6 +150,20 @@ pub(crate) fn multiply_to(
                 }
             }
         }
+    }
+}
+
+/// Copies finished values of a row of [`Sums`] to where they belong in a result of `size` bytes.
+pub(crate) fn put(values: &[f32], out: &mut [f32], size: usize) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: only processors with AMX, which have AVX-512 too, have rows of sums.
+    unsafe {
+        sums::put(values, out, size)
+    };
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let _ = size;
+        out.copy_from_slice(values);
     }
 }
 

@@ -2,7 +2,8 @@
 //! in rows as long as a model is wide, often a power of two apart: there, the lines of a few columns would fight for a few
 //! places in the caches.
 
-use super::rows::{Line, TILE_ROWS};
+use super::lines::{Line, Lines};
+use super::rows::TILE_ROWS;
 use crate::packed::PANEL;
 
 /// Rows whose sums are kept at once.
@@ -14,7 +15,7 @@ pub const MAX_PANELS: usize = 32;
 /// Sums in rows.
 #[derive(Debug)]
 pub struct Sums {
-    lines: Vec<Line>,
+    lines: Lines,
     /// Lines of a row; odd, so that rows do not fight for places in the caches.
     stride: usize,
     panels: usize,
@@ -23,27 +24,24 @@ pub struct Sums {
 impl Sums {
     /// No room.
     pub const fn new() -> Self {
-        Self { lines: Vec::new(), stride: 1, panels: 0 }
+        Self { lines: Lines::new(), stride: 1, panels: 0 }
     }
 
     /// Makes room for some rows of some panels; what is in them is of no matter.
     pub fn reset(&mut self, rows: usize, panels: usize) {
         self.panels = panels;
         self.stride = panels.next_multiple_of(2) + 1;
-        let lines = rows.next_multiple_of(2 * TILE_ROWS) * self.stride;
-        if self.lines.len() < lines {
-            self.lines.resize(lines, Line([0; 64]));
-        }
+        self.lines.reserve(rows.next_multiple_of(2 * TILE_ROWS) * self.stride);
     }
 
     /// Sets all to zero.
     pub fn clear(&mut self) {
-        self.lines.fill(Line([0; 64]));
+        self.lines.as_mut_slice().fill(Line([0; 64]));
     }
 
     /// The first of the sums; whole pairs of tile rows and of panels have room.
     pub fn start(&mut self) -> *mut u8 {
-        self.lines.as_mut_ptr().cast()
+        self.lines.as_mut_slice().as_mut_ptr().cast()
     }
 
     /// Bytes from row to row.
@@ -53,8 +51,39 @@ impl Sums {
 
     /// The sums of a row, one panel after another.
     pub fn row(&mut self, row: usize) -> &mut [f32] {
-        let lines = &mut self.lines[row * self.stride..][..self.panels];
+        let lines = &mut self.lines.as_mut_slice()[row * self.stride..][..self.panels];
         // SAFETY: a line is 16 numbers, any bits are a number, and it is aligned to more than a number.
         unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), self.panels * PANEL) }
     }
+}
+
+/// From this size on a result is written past the caches: no second cache would hold it.
+const LARGE: usize = 4 << 20;
+
+/// Copies finished values to where they belong in a result of `size` bytes. One that no second cache holds goes past the
+/// caches, which then need not read first what is overwritten, and keep the activations.
+///
+/// # Safety
+/// The processor has AVX-512.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+pub unsafe fn put(values: &[f32], out: &mut [f32], size: usize) {
+    use std::arch::x86_64::{_mm_sfence, _mm512_loadu_ps, _mm512_stream_ps};
+
+    if size < LARGE {
+        return out.copy_from_slice(values);
+    }
+    assert_eq!(values.len(), out.len(), "values of a row");
+    let head = out.as_ptr().align_offset(64).min(out.len());
+    let (first, aligned) = out.split_at_mut(head);
+    first.copy_from_slice(&values[..head]);
+    let mut lines = aligned.chunks_exact_mut(PANEL);
+    let mut rest = values[head..].chunks_exact(PANEL);
+    for (line, values) in lines.by_ref().zip(rest.by_ref()) {
+        // SAFETY: both are 16 numbers, and the line is aligned.
+        unsafe { _mm512_stream_ps(line.as_mut_ptr(), _mm512_loadu_ps(values.as_ptr())) };
+    }
+    lines.into_remainder().copy_from_slice(rest.remainder());
+    // Whoever is told that the result is there finds it.
+    _mm_sfence();
 }
