@@ -187,7 +187,7 @@ fn maps_over_all_threads_are_the_products() {
             }
             let what = |map: usize| format!("{isa} {rows}x{in_features}x{out_features}, map {map}");
             let mut products = weights.each_ref().map(|weight| multiply(&pool, isa, &x, rows, weight, 3));
-            let bias = |map: usize| (map % 2 == 0).then(|| biases[map / 2].as_slice());
+            let bias = |map: usize| map.is_multiple_of(2).then(|| biases[map / 2].as_slice());
             for (map, product) in products.iter_mut().enumerate() {
                 for row in product.chunks_exact_mut(out_features) {
                     row.iter_mut().zip(bias(map).into_iter().flatten()).for_each(|(value, bias)| *value += bias);
