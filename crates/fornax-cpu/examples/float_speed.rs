@@ -1,13 +1,14 @@
 //! How fast products with float weights are on one thread: bytes of the weight a second for few rows, operations a second
-//! for many. The clock is the thread's own, so that other work on the machine counts little.
+//! for many, and the linear maps of a model's layers, each with weights that no cache holds. The clock is the thread's
+//! own, so that other work on the machine counts little; for `layers 2` and more threads it is the wall's.
 //!
-//! `cargo run --release -p fornax-cpu --example float_speed [bf16|f16|f32] [few|many]`
+//! `cargo run -p fornax-cpu --example float_speed [bf16|f16|f32] [few|many|layers [threads]]`
 #![allow(clippy::print_stdout, reason = "the figures are what it is for")]
 
 use std::hint::black_box;
 use std::ops::Range;
 
-use fornax_cpu::linear::{self, Activations, OutRows};
+use fornax_cpu::linear::{self, Activations, LinearMap, Matrix, OutRows};
 use fornax_cpu::packed::PANEL;
 use fornax_cpu::{Buffer, Isa, PackedWeight, Pool, WeightType, dense};
 
@@ -19,13 +20,131 @@ fn main() {
     };
     let types = [("bf16", Some(WeightType::BF16)), ("f16", Some(WeightType::F16)), ("f32", None)];
     for (name, weight_type) in types.into_iter().filter(|(name, _)| asked(name, &types.map(|(name, _)| name))) {
-        if asked("few", &["few", "many"]) {
+        if asked("few", &["few", "many", "layers"]) {
             few_rows(name, weight_type);
         }
-        if asked("many", &["few", "many"]) {
+        if asked("many", &["few", "many", "layers"]) {
             many_rows(name, weight_type);
         }
+        if asked("layers", &["few", "many", "layers"]) {
+            let threads = arguments.iter().find_map(|argument| argument.parse().ok()).unwrap_or(1);
+            let pool = Pool::new(threads);
+            let clock = if threads == 1 { thread_seconds } else { wall_seconds };
+            for (rows, layers, hidden, inner, narrow) in
+                [(512, 6, 2048, 5632, Some(256)), (400, 24, 384, 1536, None), (100, 24, 384, 1536, None)]
+            {
+                Layers { rows, layers, hidden, inner, narrow }.time(name, weight_type, &pool, clock);
+            }
+        }
     }
+}
+
+/// Shapes of a model.
+struct Layers {
+    rows: usize,
+    layers: usize,
+    hidden: usize,
+    inner: usize,
+    /// Keys and values, where they are fewer than queries; such a model has a gate.
+    narrow: Option<usize>,
+}
+
+impl Layers {
+    fn time(&self, name: &str, weight_type: Option<WeightType>, pool: &Pool, clock: fn() -> f64) {
+        let &Self { rows, layers, hidden, inner, narrow } = self;
+        let isa = Isa::best();
+        let kv = narrow.unwrap_or(hidden);
+        // Out and in of queries, keys, values, the output, the gate, up and down.
+        let shapes = [
+            (hidden, hidden),
+            (kv, hidden),
+            (kv, hidden),
+            (hidden, hidden),
+            (inner, hidden),
+            (inner, hidden),
+            (hidden, inner),
+        ];
+        let weights: Vec<[Weight; 7]> =
+            (0..layers).map(|_| shapes.map(|(to, from)| Weight::new(weight_type, to, from))).collect();
+        let mut x: Vec<f32> = (0..rows * hidden).map(|at| random(at) * 2.0).collect();
+        let mut values = [hidden, kv, kv, hidden, inner].map(|columns| vec![0.0; rows * columns]);
+        let operations: [usize; 4] = [&[0, 1, 2][..], &[3], if narrow.is_some() { &[4, 5] } else { &[5] }, &[6]]
+            .map(|maps| maps.iter().map(|&map: &usize| 2 * rows * shapes[map].0 * shapes[map].1).sum());
+        let mut seconds: [Vec<f64>; 5] = Default::default();
+        for round in 0..4 {
+            for layer in &weights {
+                let maps = layer.each_ref().map(|weight| LinearMap { weight: weight.matrix(), bias: None });
+                let mut mark = clock();
+                let mut lap = |what: usize| {
+                    let now = clock();
+                    if round > 0 {
+                        seconds[what].push(now - mark);
+                    }
+                    mark = clock();
+                };
+                let [q, k, v, y, z] = &mut values;
+                linear::linear(pool, isa, &x, rows, &maps[..3], &mut [q, k, v], |_, _, _, _| {});
+                lap(0);
+                let add = |columns: usize, residual: &[f32], row: usize, range: Range<usize>, values: &mut [f32]| {
+                    for (value, add) in values.iter_mut().zip(&residual[row * columns..][range]) {
+                        *value = (*value + add).clamp(-8.0, 8.0);
+                    }
+                };
+                linear::linear(pool, isa, q, rows, &maps[3..4], &mut [y], |_, row, range, values| {
+                    add(hidden, &x, row, range, values);
+                });
+                lap(1);
+                if narrow.is_some() {
+                    linear::gated_linear(pool, isa, y, rows, [maps[4], maps[5]], z, |gate, up| {
+                        gate.iter_mut().zip(up).for_each(|(gate, up)| *gate *= up.max(0.0));
+                    });
+                } else {
+                    linear::linear(pool, isa, y, rows, &maps[5..6], &mut [z], |_, _, _, values| {
+                        values.iter_mut().for_each(|value| *value = value.max(0.0));
+                    });
+                }
+                lap(2);
+                linear::linear(pool, isa, z, rows, &maps[6..], &mut [&mut x], |_, row, range, values| {
+                    add(hidden, y, row, range, values);
+                });
+                lap(3);
+                if let (Some(weight), None) = (&layer[6].packed, narrow.filter(|_| round < 2)) {
+                    black_box(linear::prepare(pool, isa, weight, z, rows));
+                    lap(4);
+                }
+            }
+        }
+        let mut all = (0.0, 0.0);
+        print!("{name} {rows} rows, {hidden} and {inner}:");
+        for (what, (seconds, operations)) in
+            ["qkv", "output", "up", "down"].iter().zip(seconds.iter_mut().zip(operations))
+        {
+            seconds.sort_by(f64::total_cmp);
+            let median = seconds[seconds.len() / 2];
+            all = (all.0 + median, all.1 + operations as f64);
+            print!(" {what} {:.2}", operations as f64 / median / 1e12);
+        }
+        print!(", all {:.3} TFLOP/s", all.1 / all.0 / 1e12);
+        if !seconds[4].is_empty() {
+            seconds[4].sort_by(f64::total_cmp);
+            let median = seconds[4][seconds[4].len() / 2];
+            print!(", prepare of down {:.1} GB/s", (6 * rows * inner) as f64 / median / 1e9);
+        }
+        println!();
+    }
+}
+
+/// A number that looks random, between -1 and 1.
+fn random(at: usize) -> f32 {
+    let mut bits = (at as u64).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    bits ^= bits >> 29;
+    bits = bits.wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    ((bits >> 40) as f32 / (1 << 23) as f32) - 1.0
+}
+
+fn wall_seconds() -> f64 {
+    static START: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
+    START.get_or_init(std::time::Instant::now).elapsed().as_secs_f64()
 }
 
 /// From a weight larger than any cache.
@@ -88,9 +207,18 @@ impl Weight {
         let packed = weight_type.map(|weight_type| packed(weight_type, out_features, in_features));
         let mut dense = Buffer::zeroed(if packed.is_none() { out_features * in_features * 4 } else { 0 });
         for (at, value) in dense.chunks_exact_mut(4).enumerate() {
-            value.copy_from_slice(&((at % 101) as f32 / 512.0).to_le_bytes());
+            value.copy_from_slice(&(random(at % 4099) / 64.0).to_le_bytes());
         }
         Self { out_features, in_features, packed, dense }
+    }
+
+    fn matrix(&self) -> Matrix<'_> {
+        match &self.packed {
+            Some(packed) => Matrix::Packed(packed),
+            None => {
+                Matrix::Dense { values: self.values(), out_features: self.out_features, in_features: self.in_features }
+            }
+        }
     }
 
     fn bytes(&self) -> &[u8] {
@@ -143,7 +271,8 @@ impl<'a> Product<'a> {
 
 /// Finite numbers of no matter.
 fn packed(weight_type: WeightType, out_features: usize, in_features: usize) -> PackedWeight {
-    let values: Vec<f32> = (0..PANEL * in_features).map(|at| ((at * 37 % 101) as f32 - 50.0) / 512.0).collect();
+    let size = (in_features as f32).sqrt().recip();
+    let values: Vec<f32> = (0..PANEL * in_features).map(|at| random(at) * size).collect();
     let panel = PackedWeight::quantize(weight_type, PANEL, in_features, &values).expect("float types take any shape");
     let mut buffer = Buffer::zeroed(out_features / PANEL * panel.bytes().len());
     buffer.chunks_exact_mut(panel.bytes().len()).for_each(|out| out.copy_from_slice(panel.bytes()));
@@ -203,6 +332,5 @@ fn thread_seconds() -> f64 {
 
 #[cfg(not(target_os = "linux"))]
 fn thread_seconds() -> f64 {
-    static START: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
-    START.get_or_init(std::time::Instant::now).elapsed().as_secs_f64()
+    wall_seconds()
 }

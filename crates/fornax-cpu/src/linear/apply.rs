@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use crate::dense;
+use crate::linear::float::{self, FloatRows, Sums};
 use crate::linear::{ActivationKind, Activations, OutRows, multiply, prepare};
 use crate::packed::{PANEL, PackedWeight};
 use crate::rows::add_in_place;
@@ -100,10 +101,25 @@ pub fn linear(
             unsafe { OutRows::new(out.as_mut_ptr(), columns, columns) }
         })
         .collect();
-    let tasks = split(pool, rows, maps);
+    let tasks = split(pool, rows, maps, |map| prepared.for_sums(isa, [map]).map(|_| 1));
     pool.run(tasks.len(), |task| {
-        let Task { map: index, panels } = tasks[task].clone();
+        let Task { map: index, panels, rows: some } = tasks[task].clone();
         let (map, out) = (&maps[index], targets[index]);
+        if let Some((x, [weight])) = prepared.for_sums(isa, [map]) {
+            with_sums(|sums| {
+                float::multiply_to(x, &[weight], panels.clone(), some.clone(), sums);
+                for row in some.clone() {
+                    let columns = columns(map, &panels);
+                    let values = &mut sums.row(row - some.start)[..columns.len()];
+                    add_bias(isa, map, columns.clone(), values);
+                    finish(index, row, columns.clone(), values);
+                    // SAFETY: the tasks of a map are disjoint.
+                    let out = unsafe { out.columns(row, columns) };
+                    float::put(values, out, rows * map.weight.out_features() * size_of::<f32>());
+                }
+            });
+            return;
+        }
         // SAFETY: the tasks of a map are disjoint, and `finish_rows` runs after the product, on this thread.
         unsafe {
             prepared.multiply(isa, map, panels.clone(), out);
@@ -144,9 +160,28 @@ pub fn gated_linear(
     // SAFETY: `out` is borrowed for the whole call, and each task writes its own columns.
     let target = unsafe { OutRows::new(out.as_mut_ptr(), features, features) };
     // Both maps of a task's columns: the pieces are cut for the gate, so they hold twice the bytes.
-    let tasks = split(pool, rows, &[gate]);
+    let together = prepared.for_sums(isa, [&gate, &up]);
+    let tasks = split(pool, rows, &[gate], |_| together.map(|_| 2));
     pool.run(tasks.len(), |task| {
-        let panels = tasks[task].panels.clone();
+        let Task { panels, rows: some, .. } = tasks[task].clone();
+        if let Some((x, weights)) = together {
+            // Against the same rows while they are near.
+            with_sums(|sums| {
+                float::multiply_to(x, &weights, panels.clone(), some.clone(), sums);
+                for row in some.clone() {
+                    let columns = columns(&gate, &panels);
+                    let (values, others) = sums.row(row - some.start).split_at_mut(panels.len() * PANEL);
+                    let (values, others) = (&mut values[..columns.len()], &mut others[..columns.len()]);
+                    add_bias(isa, &gate, columns.clone(), values);
+                    add_bias(isa, &up, columns.clone(), others);
+                    combine(values, others);
+                    // SAFETY: each task has other columns.
+                    let out = unsafe { target.columns(row, columns) };
+                    float::put(values, out, rows * features * size_of::<f32>());
+                }
+            });
+            return;
+        }
         let columns = panels.start * PANEL..(panels.end * PANEL).min(features);
         UP.with_borrow_mut(|scratch| {
             scratch.resize(rows * columns.len(), 0.0);
@@ -200,6 +235,22 @@ impl<'a> Prepared<'a> {
         Self { x, rows, forms: ActivationKind::ALL.map(form) }
     }
 
+    /// The input and the weights of some maps, if they are of one float type and best multiplied into [`Sums`].
+    fn for_sums<'b, const N: usize>(
+        &self,
+        isa: Isa,
+        maps: [&LinearMap<'b>; N],
+    ) -> Option<(&FloatRows, [&'b PackedWeight; N])> {
+        let Some(Activations::Float(x)) = &self.forms[ActivationKind::Float as usize] else { return None };
+        let mut weights = [None; N];
+        for (weight, map) in weights.iter_mut().zip(maps) {
+            *weight = float_weight(map).filter(|_| float::wants_sums(isa, self.rows));
+        }
+        let weight_type = weights[0]?.weight_type();
+        let all = weights.iter().all(|weight| weight.is_some_and(|weight| weight.weight_type() == weight_type));
+        all.then(|| (x, weights.map(|weight| weight.expect("all are there"))))
+    }
+
     /// # Safety
     /// As for [`multiply`].
     unsafe fn multiply(&self, isa: Isa, map: &LinearMap<'_>, panels: Range<usize>, out: OutRows) {
@@ -218,11 +269,28 @@ impl<'a> Prepared<'a> {
     }
 }
 
-/// Some panels of one of the maps.
+/// A packed weight of floats.
+fn float_weight<'a>(map: &LinearMap<'a>) -> Option<&'a PackedWeight> {
+    match map.weight {
+        Matrix::Packed(weight) if weight.weight_type().is_float() => Some(weight),
+        Matrix::Packed(_) | Matrix::Dense { .. } => None,
+    }
+}
+
+/// Room for sums, kept from task to task.
+fn with_sums(task: impl FnOnce(&mut Sums)) {
+    thread_local! {
+        static SUMS: RefCell<Sums> = const { RefCell::new(Sums::new()) };
+    }
+    SUMS.with_borrow_mut(task);
+}
+
+/// Some panels of one of the maps, for some rows.
 #[derive(Debug, Clone, PartialEq)]
 struct Task {
     map: usize,
     panels: Range<usize>,
+    rows: Range<usize>,
 }
 
 /// Panels that a kernel reads side by side; a task should have no fewer.
@@ -230,22 +298,30 @@ const STREAMS: usize = 4;
 /// Panels of a task of many rows at most: their part of the result stays in the second-level cache. Kernels for many rows
 /// take panels in pairs.
 const MANY_ROWS_PANELS: usize = 8;
-/// The same for float weights, whose kernels pass over the input once for all of a task's panels.
-const MANY_ROWS_FLOAT_PANELS: usize = 32;
+/// The same for float weights, whose kernels pass over the input once for all of a task's panels, of all maps together.
+const MANY_ROWS_FLOAT_PANELS: usize = float::MAX_PANELS;
 /// Waking a thread pays from about this much of a weight on.
 const TASK_BYTES: usize = 64 << 10;
 
-/// Cuts the maps into tasks, several for each thread so that a slower one takes fewer.
-fn split(pool: &Pool, rows: usize, maps: &[LinearMap<'_>]) -> Vec<Task> {
+/// Cuts the maps into tasks, several for each thread so that a slower one takes fewer. A map that is multiplied into
+/// [`Sums`], `in_sums` says together with how many like it, counting itself, is cut into pieces of rows too.
+fn split(
+    pool: &Pool,
+    rows: usize,
+    maps: &[LinearMap<'_>],
+    in_sums: impl Fn(&LinearMap<'_>) -> Option<usize>,
+) -> Vec<Task> {
     let bytes: usize = maps.iter().map(|map| map.weight.bytes()).sum();
     let mut tasks = Vec::new();
     for (map, LinearMap { weight, .. }) in maps.iter().enumerate() {
         let panels = weight.panels();
+        let in_sums = in_sums(&maps[map]);
         let per_task = if rows > PANEL {
             let all: usize = maps.iter().map(|map| map.weight.panels()).sum();
-            let most = match weight {
-                Matrix::Packed(weight) if !weight.weight_type().is_float() => MANY_ROWS_PANELS,
-                Matrix::Packed(_) | Matrix::Dense { .. } => MANY_ROWS_FLOAT_PANELS,
+            let most = match (weight, in_sums) {
+                (_, Some(together)) => MANY_ROWS_FLOAT_PANELS / together,
+                (Matrix::Packed(weight), _) if !weight.weight_type().is_float() => MANY_ROWS_PANELS,
+                (Matrix::Packed(_) | Matrix::Dense { .. }, _) => MANY_ROWS_FLOAT_PANELS,
             };
             (all / (4 * pool.threads())).next_multiple_of(2).min(most)
         } else {
@@ -254,10 +330,14 @@ fn split(pool: &Pool, rows: usize, maps: &[LinearMap<'_>]) -> Vec<Task> {
             (piece / panel_bytes).next_multiple_of(STREAMS)
         };
         let per_task = per_task.clamp(1, panels.max(1));
-        tasks.extend((0..panels).step_by(per_task).map(|start| {
+        // Pieces of rows are as large as one another, and of whole pairs of tile rows.
+        let piece =
+            if in_sums.is_some() { rows.div_ceil(rows.div_ceil(float::MAX_ROWS)).next_multiple_of(32) } else { rows };
+        for start in (0..panels).step_by(per_task) {
             let panels = start..(start + per_task).min(panels);
-            Task { map, panels }
-        }));
+            let pieces = (0..rows).step_by(piece).map(|first| first..(first + piece).min(rows));
+            tasks.extend(pieces.map(|rows| Task { map, panels: panels.clone(), rows }));
+        }
     }
     tasks
 }
@@ -274,13 +354,22 @@ unsafe fn finish_rows(
     out: OutRows,
     finish: impl Fn(usize, Range<usize>, &mut [f32]),
 ) {
-    let columns = panels.start * PANEL..(panels.end * PANEL).min(map.weight.out_features());
+    let columns = columns(map, &panels);
     for row in 0..rows {
         // SAFETY: the caller's promise.
         let values = unsafe { out.columns(row, columns.clone()) };
-        if let Some(bias) = map.bias {
-            add_in_place(isa, values, &bias[columns.clone()]);
-        }
+        add_bias(isa, map, columns.clone(), values);
         finish(row, columns.clone(), values);
+    }
+}
+
+/// The columns of some panels.
+fn columns(map: &LinearMap<'_>, panels: &Range<usize>) -> Range<usize> {
+    panels.start * PANEL..(panels.end * PANEL).min(map.weight.out_features())
+}
+
+fn add_bias(isa: Isa, map: &LinearMap<'_>, columns: Range<usize>, values: &mut [f32]) {
+    if let Some(bias) = map.bias {
+        add_in_place(isa, values, &bias[columns]);
     }
 }

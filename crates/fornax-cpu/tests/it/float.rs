@@ -1,6 +1,6 @@
 //! Products with 16-bit float weights at every level, against sums in `f64` and against each other.
 
-use fornax_cpu::linear::{self, OutRows};
+use fornax_cpu::linear::{self, LinearMap, Matrix, OutRows};
 use fornax_cpu::{Isa, PackedWeight, Pool, WeightType};
 use half::{bf16, f16};
 use rand::{Rng, RngExt, SeedableRng};
@@ -157,6 +157,74 @@ fn a_row_is_the_same_in_any_company() {
                         });
                     }
                 }
+            }
+        }
+    }
+}
+
+#[test]
+fn maps_over_all_threads_are_the_products() {
+    let mut random = ChaCha8Rng::seed_from_u64(5);
+    let pool = Pool::new(2);
+    // Rows and columns beside the sizes of blocks and of tasks; the first results are large enough to be written past the
+    // caches.
+    for (rows, in_features, out_features) in
+        [(1040, 40, 1030), (513, 300, 75), (100, 384, 100), (33, 513, 17), (32, 64, 48), (40, 0, 20)]
+    {
+        let special = |random: &mut ChaCha8Rng, at: usize| {
+            value(random, if at.is_multiple_of(97) { Values::Special } else { Values::Usual })
+        };
+        let x: Vec<f32> = (0..rows * in_features).map(|at| special(&mut random, at)).collect();
+        let mut weights = |weight_type| {
+            let values: Vec<f32> = (0..out_features * in_features).map(|at| special(&mut random, at)).collect();
+            PackedWeight::quantize(weight_type, out_features, in_features, &values).unwrap()
+        };
+        let weights = [WeightType::BF16, WeightType::BF16, WeightType::F16, WeightType::F16].map(&mut weights);
+        let biases = [0, 1].map(|_| (0..out_features).map(|at| special(&mut random, at + 1)).collect::<Vec<f32>>());
+        for isa in Isa::available() {
+            if isa < Isa::best() && rows > 100 {
+                continue;
+            }
+            let what = |map: usize| format!("{isa} {rows}x{in_features}x{out_features}, map {map}");
+            let mut products = weights.each_ref().map(|weight| multiply(&pool, isa, &x, rows, weight, 3));
+            let bias = |map: usize| map.is_multiple_of(2).then(|| biases[map / 2].as_slice());
+            for (map, product) in products.iter_mut().enumerate() {
+                for row in product.chunks_exact_mut(out_features) {
+                    row.iter_mut().zip(bias(map).into_iter().flatten()).for_each(|(value, bias)| *value += bias);
+                }
+            }
+            let maps: Vec<LinearMap> = weights
+                .iter()
+                .enumerate()
+                .map(|(map, weight)| LinearMap { weight: Matrix::Packed(weight), bias: bias(map) })
+                .collect();
+            // One value aside, so that rows do not begin with a line.
+            let mut found = vec![vec![f32::NAN; rows * out_features + 1]; maps.len()];
+            let mut outs: Vec<&mut [f32]> = found.iter_mut().map(|out| &mut out[1..]).collect();
+            linear::linear(&pool, isa, &x, rows, &maps, &mut outs, |map, row, columns, values| {
+                for (column, value) in columns.zip(values) {
+                    *value = if (map + row + column) % 3 == 0 { -*value } else { *value };
+                }
+            });
+            for (map, (found, product)) in found.iter().zip(&products).enumerate() {
+                let expected: Vec<f32> = product
+                    .iter()
+                    .enumerate()
+                    .map(|(at, &value)| {
+                        let (row, column) = (at / out_features, at % out_features);
+                        if (map + row + column) % 3 == 0 { -value } else { value }
+                    })
+                    .collect();
+                assert_same(&found[1..], &expected, || what(map));
+            }
+            for [gate, up] in [[0, 1], [2, 3], [1, 2]] {
+                let mut found = vec![f32::NAN; rows * out_features];
+                linear::gated_linear(&pool, isa, &x, rows, [maps[gate], maps[up]], &mut found, |gate, up| {
+                    gate.iter_mut().zip(up).for_each(|(gate, up)| *gate = *gate * 0.5 - up);
+                });
+                let expected: Vec<f32> =
+                    products[gate].iter().zip(&products[up]).map(|(gate, up)| gate * 0.5 - up).collect();
+                assert_same(&found, &expected, || what(gate));
             }
         }
     }

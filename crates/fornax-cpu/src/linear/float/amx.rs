@@ -1,16 +1,16 @@
 //! The products with the tiles of AMX: 16 rows by 32 columns of the input times 32 columns by 16 of the weight in one
-//! instruction. Two rows of tiles times two panels keep the tiles busy, in blocks that stay in the caches.
-//!
-//! The tiles are programmed in assembly, as the compiler has no stable intrinsics for them. It knows nothing of them, so
-//! that what is in them stays there from one `asm!` block to the next.
+//! instruction. Two rows of tiles times two panels keep the tiles busy, in an order that keeps what comes back soon in the
+//! caches.
 
-use std::arch::asm;
 use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::rows::{DEPTH, Line, TILE_ROWS};
-use super::{BLOCK_BYTES, Job, avx512};
+use super::lines::{Line, Lines};
+use super::rows::{DEPTH, TILE_ROWS};
+use super::sums::{MAX_PANELS, MAX_ROWS, Sums};
+use super::tiles::{Group, Tiles, begin, step, steps, store_sums, turn, zero_sums};
+use super::{BLOCK_BYTES, FloatRows, Job, avx512};
 use crate::packed::PANEL;
 
 /// From this many rows on, tiles are faster than vectors.
@@ -18,14 +18,8 @@ pub const fn least_rows<const F16: bool>() -> usize {
     if F16 { 5 } else { 9 }
 }
 
-/// Up to this many tile rows a weight is read from memory faster than it is multiplied.
-const FEW: usize = 2;
-
-/// Tile rows whose sums are kept at once.
-const MAX_TILE_ROWS: usize = 16;
-
-/// Panels whose sums are kept at once: with the rows, 512 KiB of sums, a quarter of a core's second cache.
-const MAX_PANELS: usize = 32;
+/// Up to this many rows a weight is read from memory faster than it is multiplied.
+pub const FEW: usize = 2 * TILE_ROWS;
 
 /// How far ahead of a panel's use its memory is asked for, when each panel is used once.
 const AHEAD: usize = 4 * BLOCK_BYTES;
@@ -33,24 +27,46 @@ const AHEAD: usize = 4 * BLOCK_BYTES;
 /// Lines of a tile, and of a block of a panel.
 const LINES: usize = BLOCK_BYTES / 64;
 
+thread_local! {
+    /// Kept from call to call, as getting it costs more than a small product.
+    static SCRATCH: RefCell<Lines> = const { RefCell::new(Lines::new()) };
+    /// As above.
+    static SUMS: RefCell<Sums> = const { RefCell::new(Sums::new()) };
+}
+
 /// # Safety
 /// The processor has AMX and this process may use it, and the job's columns are the caller's.
 pub unsafe fn multiply<const F16: bool>(job: &Job) {
-    thread_local! {
-        /// Kept from call to call, as getting it costs more than a small product.
-        static SCRATCH: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
+    let rows = job.x.rows();
+    if rows <= FEW {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let tiles = Tiles::new();
+            // SAFETY: the caller's promise.
+            unsafe { if rows <= TILE_ROWS { few::<F16, false>(job, scratch) } else { few::<F16, true>(job, scratch) } };
+            drop(tiles);
+        });
+        return;
     }
-    SCRATCH.with_borrow_mut(|scratch| {
-        let tiles = Tiles::new();
-        // SAFETY: the caller's promise.
-        unsafe {
-            match job.x.rows().div_ceil(TILE_ROWS) {
-                1 => few::<F16, false>(job, scratch),
-                FEW => few::<F16, true>(job, scratch),
-                tile_rows => many::<F16>(job, tile_rows, scratch),
+    SUMS.with_borrow_mut(|sums| {
+        for first_row in (0..rows).step_by(MAX_ROWS) {
+            let rows = first_row..(first_row + MAX_ROWS).min(rows);
+            for first in (0..job.panels.len()).step_by(MAX_PANELS) {
+                let panels: Vec<&[u8]> =
+                    job.weight.chunks(job.panel_bytes().max(1)).skip(first).take(MAX_PANELS).collect();
+                // Without columns there are no bytes either.
+                let count = MAX_PANELS.min(job.panels.len() - first);
+                sums.reset(rows.len(), count);
+                // SAFETY: the caller's promise.
+                unsafe { multiply_to::<F16>(job.x, rows.clone(), &panels, sums) };
+                for row in rows.clone() {
+                    let values = sums.row(row - first_row);
+                    for (panel, values) in values.as_chunks().0.iter().enumerate() {
+                        // SAFETY: the caller's promise, and the row is one of `x`.
+                        unsafe { job.out.write(row, job.panels.start + first + panel, values) };
+                    }
+                }
             }
         }
-        drop(tiles);
     });
 }
 
@@ -58,7 +74,7 @@ pub unsafe fn multiply<const F16: bool>(job: &Job) {
 ///
 /// # Safety
 /// As for [`multiply`]; the tiles are configured.
-unsafe fn few<const F16: bool, const PAIR: bool>(job: &Job, scratch: &mut Vec<Line>) {
+unsafe fn few<const F16: bool, const PAIR: bool>(job: &Job, scratch: &mut Lines) {
     let count = job.panels.len();
     let (sums, split) = reserve(scratch, 4 * LINES, 8 * LINES);
     for first in (0..count).step_by(2) {
@@ -89,162 +105,141 @@ unsafe fn few<const F16: bool, const PAIR: bool>(job: &Job, scratch: &mut Vec<Li
             // SAFETY: these are a block of two tile rows and of two panels.
             unsafe { step::<F16, PAIR>(x, weights) };
         }
-        let block = Block { job, rows: 0..1 + usize::from(PAIR), panels: first..second + 1 };
         // SAFETY: there is room for four tiles, and the columns are the caller's.
         unsafe {
             store_sums(sums.as_mut_ptr().cast());
-            block.write(0, 0, sums);
+            write(job, first..second + 1, sums);
         }
     }
 }
 
-/// Any number of tile rows, in blocks whose sums stay in the second cache.
+/// Copies the sums of two tile rows and two panels to where they belong, as far as those rows and columns exist.
 ///
 /// # Safety
-/// As for [`multiply`]; the tiles are configured.
-unsafe fn many<const F16: bool>(job: &Job, tile_rows: usize, scratch: &mut Vec<Line>) {
-    let panels = job.panels.len();
-    for first_row in (0..tile_rows).step_by(MAX_TILE_ROWS) {
-        let rows = first_row..(first_row + MAX_TILE_ROWS).min(tile_rows);
-        for first_panel in (0..panels).step_by(MAX_PANELS) {
-            let panels = first_panel..(first_panel + MAX_PANELS).min(panels);
-            let block = Block { job, rows: rows.clone(), panels };
-            // SAFETY: the caller's promise.
-            unsafe { block.multiply::<F16>(scratch) };
+/// The job's columns are the caller's.
+unsafe fn write(job: &Job, panels: Range<usize>, sums: &[Line]) {
+    for row in 0..job.x.rows() {
+        for panel in panels.clone() {
+            let line = &raw const sums[(row / TILE_ROWS * 2 + panel - panels.start) * LINES + row % TILE_ROWS];
+            // SAFETY: a line is 16 numbers, and any bits are a number.
+            let line = unsafe { &*line.cast::<[f32; PANEL]>() };
+            // SAFETY: the caller's promise, and the row is one of `x`.
+            unsafe { job.out.write(row, job.panels.start + panel, line) };
         }
     }
+}
+
+/// Any number of rows, the first of them a tile's, times some panels.
+///
+/// For each [`DEPTH`] blocks of columns, each pair of panels is multiplied with all pairs of tile rows: the pair of panels
+/// stays in the first cache for that, the columns' activations and the sums stay in the second for all panels. What binds
+/// then is the number of lines a core can have on their way to its first cache: activations from the second take half of
+/// them. So weights come from memory once for as many rows as the sums have room for.
+///
+/// # Safety
+/// The processor has AMX and this process may use it; `sums` has room for these rows and panels.
+pub unsafe fn multiply_to<const F16: bool>(x: &FloatRows, rows: Range<usize>, panels: &[&[u8]], sums: &mut Sums) {
+    let blocks = x.blocks();
+    if blocks == 0 || panels.is_empty() || rows.is_empty() {
+        return sums.clear();
+    }
+    SCRATCH.with_borrow_mut(|scratch| {
+        let (_, split) = reserve(scratch, 0, if F16 { 2 * SPLIT } else { 0 });
+        let tile_rows = rows.start / TILE_ROWS..rows.end.div_ceil(TILE_ROWS);
+        let (row_pairs, panel_pairs) = (tile_rows.len().div_ceil(2), panels.len().div_ceil(2));
+        let stride = sums.stride();
+        let most = if F16 { DEPTH / 2 } else { DEPTH };
+        let product =
+            Product { x, tile_rows, panels, most, split: split.as_mut_ptr().cast(), sums: sums.start(), stride };
+        let tiles = Tiles::new();
+        // SAFETY: all blocks of these rows and panels are there, and room for the sums.
+        unsafe {
+            if F16 {
+                product.split(0, 0, 0).share(0, 1);
+            }
+            let mut group = product.group::<F16>(0, 0, 0, 0);
+            begin(&group);
+            zero_sums();
+            let mut visit = 0;
+            for from in (0..blocks).step_by(most) {
+                for pair in 0..panel_pairs {
+                    // What comes after these panels is made ready while they are multiplied: asked for, or for f16 split.
+                    let (next_from, next_pair) =
+                        if pair + 1 < panel_pairs { (from, pair + 1) } else { (from + most, 0) };
+                    let next_weights = product.split(next_from, next_pair, visit + 1);
+                    let count = row_pairs * group.depth;
+                    for row in 0..row_pairs {
+                        let next = if row + 1 < row_pairs {
+                            product.group::<F16>(from, pair, row + 1, visit)
+                        } else {
+                            product.group::<F16>(next_from, next_pair, 0, visit + 1)
+                        };
+                        let first = row * group.depth;
+                        steps::<F16>(&group, &next, stride, |step| {
+                            let index = first + step;
+                            if F16 { next_weights.share(index, count) } else { next_weights.ask(index, count) }
+                        });
+                        turn(&group, &next, stride);
+                        group = next;
+                    }
+                    visit += 1;
+                }
+            }
+        }
+        drop(tiles);
+    });
 }
 
 /// Some rows times some panels.
-struct Block<'a> {
-    job: &'a Job<'a>,
-    /// Of the tile rows.
-    rows: Range<usize>,
-    /// Of the job's panels.
-    panels: Range<usize>,
+struct Product<'a> {
+    x: &'a FloatRows,
+    tile_rows: Range<usize>,
+    panels: &'a [&'a [u8]],
+    /// Blocks of a group at most.
+    most: usize,
+    /// Room for the parts of two pairs of f16 panels.
+    split: *mut u8,
+    sums: *mut u8,
+    stride: usize,
 }
 
-impl Block<'_> {
-    /// # Safety
-    /// As for [`multiply`]; the tiles are configured.
-    unsafe fn multiply<const F16: bool>(&self, scratch: &mut Vec<Line>) {
-        let blocks = self.job.blocks;
-        let (row_pairs, panel_pairs) = (self.rows.len().div_ceil(2), self.panels.len().div_ceil(2));
-        let (sums, split) = reserve(scratch, row_pairs * panel_pairs * 4 * LINES, 2 * SPLIT);
-        let split = split.as_mut_ptr().cast::<u8>();
-        let mut turn = 0;
-        if F16 {
-            let first = Split { from: self.weights(0, 0), depth: DEPTH.min(blocks), to: split };
-            // SAFETY: the blocks are there, and room for their parts.
-            unsafe { first.share(0, 1) };
-        }
-        let mut from = 0;
-        // At least once, also when there are no columns.
-        loop {
-            let depth = DEPTH.min(blocks - from);
-            for pair in 0..panel_pairs {
-                // What comes after these panels is made ready while they are multiplied: asked for, or for f16 split.
-                let (next_pair, next_from) = if pair + 1 < panel_pairs { (pair + 1, from) } else { (0, from + depth) };
-                turn = 1 - turn;
-                let next = Split {
-                    from: self.weights(next_pair, next_from),
-                    depth: DEPTH.min(blocks - next_from),
-                    to: split.wrapping_add(turn * SPLIT * 64),
-                };
-                let weights = if F16 {
-                    let split = split.wrapping_add((1 - turn) * SPLIT * 64);
-                    [split, split.wrapping_add(SPLIT / 2 * 64)].map(<*mut u8>::cast_const)
-                } else {
-                    self.weights(pair, from)
-                };
-                for row in 0..row_pairs {
-                    let x = self.x(row, from);
-                    for x in self.x(row, from + depth) {
-                        share::<_MM_HINT_T1>(x, depth * LINES, pair, panel_pairs);
-                    }
-                    let at = (pair * row_pairs + row) * 4 * LINES;
-                    let sums = sums[at..at + 4 * LINES].as_mut_ptr().cast::<u8>();
-                    // SAFETY: there are `depth` blocks of both rows and both panels, four tiles of sums, and room for
-                    // the parts of the next panels.
-                    unsafe {
-                        if from == 0 {
-                            zero_sums()
-                        } else {
-                            load_sums(sums)
-                        }
-                        steps::<F16>(x, weights, depth, |step| {
-                            let (index, count) = (row * depth + step, row_pairs * depth);
-                            if F16 { next.share(index, count) } else { next.ask(index, count) }
-                        });
-                        match self.whole(row, pair) {
-                            Some(out) if from + depth == blocks => store_sums_to(out, self.job.out.stride * 4),
-                            _ => store_sums(sums),
-                        }
-                    }
-                }
-            }
-            from += depth;
-            if from >= blocks {
-                break;
-            }
-        }
-        for pair in 0..panel_pairs {
-            for row in (0..row_pairs).filter(|&row| self.whole(row, pair).is_none()) {
-                let at = (pair * row_pairs + row) * 4 * LINES;
-                // SAFETY: the caller's promise.
-                unsafe { self.write(row, pair, &sums[at..at + 4 * LINES]) };
-            }
+impl Product<'_> {
+    /// The group from block `from` on of a pair of panels and of a pair of tile rows; after the last block, some group.
+    /// A last one without a second is its own second.
+    fn group<const F16: bool>(&self, from: usize, pair: usize, row: usize, visit: usize) -> Group {
+        let from = if from < self.x.blocks() { from } else { 0 };
+        let first = self.tile_rows.start + 2 * row;
+        let weights = if F16 {
+            let split = self.split.wrapping_add(visit % 2 * SPLIT * 64);
+            [split, split.wrapping_add(SPLIT / 2 * 64)].map(<*mut u8>::cast_const)
+        } else {
+            self.weights(from, pair)
+        };
+        Group {
+            x: [first, (first + 1).min(self.tile_rows.end - 1)].map(|row| self.x.tile(row, from)),
+            weights,
+            sums: self.sums.wrapping_add(2 * row * TILE_ROWS * self.stride + 2 * pair * PANEL * 4),
+            first: from == 0,
+            depth: self.most.min(self.x.blocks() - from),
         }
     }
 
-    /// Where the sums of two tile rows and two panels belong, if all of those rows and columns exist.
-    fn whole(&self, row_pair: usize, panel_pair: usize) -> Option<*mut f32> {
-        let (row, panel) = ((self.rows.start + 2 * row_pair) * TILE_ROWS, self.panels.start + 2 * panel_pair);
-        let exist = row + 2 * TILE_ROWS <= self.job.x.rows() && panel + 2 <= self.panels.end;
-        let first = self.job.panels.start + panel;
-        if exist { self.job.out.whole(row, first + 1).and(self.job.out.whole(row, first)) } else { None }
+    /// The weights of a group as they come; none after the last block.
+    fn split(&self, from: usize, pair: usize, visit: usize) -> Split {
+        let depth = self.most.min(self.x.blocks().saturating_sub(from));
+        let from = if depth > 0 { from } else { 0 };
+        Split { from: self.weights(from, pair), depth, to: self.split.wrapping_add(visit % 2 * SPLIT * 64) }
     }
 
-    /// Where block `from` and those after it are of two panels; the last one, without a second, is its own.
-    fn weights(&self, pair: usize, from: usize) -> [*const u8; 2] {
-        let first = self.panels.start + 2 * pair;
-        [first, (first + 1).min(self.panels.end - 1)]
-            .map(|panel| self.job.weight.as_ptr().wrapping_add(panel * self.job.panel_bytes() + from * BLOCK_BYTES))
-    }
-
-    /// Where block `from` and those after it are of two tile rows; the last one, without a second, is its own.
-    fn x(&self, pair: usize, from: usize) -> [*const u8; 2] {
-        let first = self.rows.start + 2 * pair;
-        [first, (first + 1).min(self.rows.end - 1)].map(|row| self.job.x.tile(row, from))
-    }
-
-    /// Copies the sums of two tile rows and two panels to where they belong, as far as those rows and columns exist.
-    ///
-    /// # Safety
-    /// The block's columns are the caller's.
-    unsafe fn write(&self, row_pair: usize, panel_pair: usize, sums: &[Line]) {
-        let (first_row, first_panel) = (self.rows.start + 2 * row_pair, self.panels.start + 2 * panel_pair);
-        for row in first_row * TILE_ROWS..((first_row + 2) * TILE_ROWS).min(self.job.x.rows()) {
-            for panel in first_panel..(first_panel + 2).min(self.panels.end) {
-                let (tile_row, within) = (row / TILE_ROWS - first_row, row % TILE_ROWS);
-                let line = &raw const sums[(tile_row * 2 + panel - first_panel) * LINES + within];
-                // SAFETY: a line is 16 numbers, and any bits are a number.
-                let line = unsafe { &*line.cast::<[f32; PANEL]>() };
-                let panel = self.job.panels.start + panel;
-                // SAFETY: the caller's promise, and the row is one of `x`.
-                unsafe {
-                    match self.job.out.whole(row, panel) {
-                        Some(out) => out.cast::<[f32; PANEL]>().write_unaligned(*line),
-                        None => self.job.out.write(row, panel, line),
-                    }
-                }
-            }
-        }
+    /// Where block `from` and those after it are of a pair of panels.
+    fn weights(&self, from: usize, pair: usize) -> [*const u8; 2] {
+        [2 * pair, (2 * pair + 1).min(self.panels.len() - 1)]
+            .map(|panel| self.panels[panel][from * BLOCK_BYTES..].as_ptr())
     }
 }
 
-/// Lines of the parts of two f16 panels.
-const SPLIT: usize = 4 * DEPTH * LINES;
+/// Lines of the parts of some blocks of two f16 panels.
+const SPLIT: usize = 2 * DEPTH * LINES;
 
 /// Panels that come next.
 struct Split {
@@ -281,11 +276,9 @@ impl Split {
 }
 
 /// Room for two purposes.
-fn reserve(scratch: &mut Vec<Line>, first: usize, second: usize) -> (&mut [Line], &mut [Line]) {
-    if scratch.len() < first + second {
-        scratch.resize(first + second, Line([0; 64]));
-    }
-    scratch[..first + second].split_at_mut(first)
+fn reserve(scratch: &mut Lines, first: usize, second: usize) -> (&mut [Line], &mut [Line]) {
+    scratch.reserve(first + second);
+    scratch.as_mut_slice()[..first + second].split_at_mut(first)
 }
 
 #[inline(always)]
@@ -299,238 +292,5 @@ fn prefetch<const HINT: i32>(address: *const u8) {
 fn share<const HINT: i32>(start: *const u8, lines: usize, index: usize, count: usize) {
     for line in lines * index / count..lines * (index + 1) / count {
         prefetch::<HINT>(start.wrapping_add(line * 64));
-    }
-}
-
-/// Sets the four tiles of sums to zero.
-#[inline(always)]
-fn zero_sums() {
-    // SAFETY: it changes nothing but tiles, which are configured where kernels run.
-    unsafe { asm!("tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3", options(nomem, nostack)) };
-}
-
-/// Takes the four tiles of sums up again.
-///
-/// # Safety
-/// The tiles are configured, and four are at `sums`.
-#[inline(always)]
-unsafe fn load_sums(sums: *const u8) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        asm!(
-            "tileloaddt1 tmm0, [{sums} + {line}]",
-            "tileloaddt1 tmm1, [{sums} + {line} + 1024]",
-            "tileloaddt1 tmm2, [{sums} + {line} + 2048]",
-            "tileloaddt1 tmm3, [{sums} + {line} + 3072]",
-            sums = in(reg) sums,
-            line = in(reg) 64usize,
-            options(readonly, nostack)
-        );
-    }
-}
-
-/// Puts the four tiles of sums down.
-///
-/// # Safety
-/// The tiles are configured, and there is room for four at `sums`.
-#[inline(always)]
-unsafe fn store_sums(sums: *mut u8) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        asm!(
-            "tilestored [{sums} + {line}], tmm0",
-            "tilestored [{sums} + {line} + 1024], tmm1",
-            "tilestored [{sums} + {line} + 2048], tmm2",
-            "tilestored [{sums} + {line} + 3072], tmm3",
-            sums = in(reg) sums,
-            line = in(reg) 64usize,
-            options(nostack)
-        );
-    }
-}
-
-/// Puts the four tiles of sums where they belong, in rows that are `stride` bytes apart.
-///
-/// # Safety
-/// The tiles are configured, and there is room for 32 rows of 32 sums.
-#[inline(always)]
-unsafe fn store_sums_to(out: *mut f32, stride: usize) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        asm!(
-            "tilestored [{upper} + {stride}], tmm0",
-            "tilestored [{upper} + {stride} + 64], tmm1",
-            "tilestored [{lower} + {stride}], tmm2",
-            "tilestored [{lower} + {stride} + 64], tmm3",
-            upper = in(reg) out,
-            lower = in(reg) out.byte_add(TILE_ROWS * stride),
-            stride = in(reg) stride,
-            options(nostack)
-        );
-    }
-}
-
-/// Adds the products of `depth` blocks of two tile rows and two panels to the sums, and calls `beside` with the number of
-/// each block, for what can be done while the tiles are busy. A block of f16 is that of the upper parts and that of the
-/// rests.
-///
-/// What a block needs is loaded among the products of the one before, so that they need not wait for it.
-///
-/// # Safety
-/// The tiles are configured, and the blocks are there.
-#[inline(always)]
-unsafe fn steps<const F16: bool>(
-    x: [*const u8; 2],
-    weights: [*const u8; 2],
-    depth: usize,
-    mut beside: impl FnMut(usize),
-) {
-    if depth == 0 {
-        return;
-    }
-    let ([mut x0, mut x1], [mut w0, mut w1]) = (x, weights);
-    // SAFETY: the caller's promise.
-    unsafe {
-        asm!(
-            "tileloaddt1 tmm4, [{x0} + {line}]",
-            "tileloadd tmm6, [{w0} + {line}]",
-            "tileloadd tmm7, [{w1} + {line}]",
-            "tileloaddt1 tmm5, [{x1} + {line}]",
-            x0 = in(reg) x0,
-            x1 = in(reg) x1,
-            w0 = in(reg) w0,
-            w1 = in(reg) w1,
-            line = in(reg) 64usize,
-            options(readonly, nostack)
-        );
-        for block in 0..depth {
-            if F16 {
-                asm!(
-                    "tdpbf16ps tmm0, tmm4, tmm6",
-                    "tdpbf16ps tmm2, tmm5, tmm6",
-                    "tileloadd tmm6, [{w0} + {line} + 1024]",
-                    "tdpbf16ps tmm1, tmm4, tmm7",
-                    "tdpbf16ps tmm3, tmm5, tmm7",
-                    "tileloadd tmm7, [{w1} + {line} + 1024]",
-                    w0 = in(reg) w0,
-                    w1 = in(reg) w1,
-                    line = in(reg) 64usize,
-                    options(readonly, nostack)
-                );
-            }
-            if block + 1 < depth {
-                (x0, x1) = (x0.add(BLOCK_BYTES), x1.add(BLOCK_BYTES));
-                let part = if F16 { 2 * BLOCK_BYTES } else { BLOCK_BYTES };
-                (w0, w1) = (w0.add(part), w1.add(part));
-                asm!(
-                    "tdpbf16ps tmm0, tmm4, tmm6",
-                    "tdpbf16ps tmm1, tmm4, tmm7",
-                    "tileloaddt1 tmm4, [{x0} + {line}]",
-                    "tdpbf16ps tmm2, tmm5, tmm6",
-                    "tileloadd tmm6, [{w0} + {line}]",
-                    "tdpbf16ps tmm3, tmm5, tmm7",
-                    "tileloadd tmm7, [{w1} + {line}]",
-                    "tileloaddt1 tmm5, [{x1} + {line}]",
-                    x0 = in(reg) x0,
-                    x1 = in(reg) x1,
-                    w0 = in(reg) w0,
-                    w1 = in(reg) w1,
-                    line = in(reg) 64usize,
-                    options(readonly, nostack)
-                );
-            } else {
-                asm!(
-                    "tdpbf16ps tmm0, tmm4, tmm6",
-                    "tdpbf16ps tmm1, tmm4, tmm7",
-                    "tdpbf16ps tmm2, tmm5, tmm6",
-                    "tdpbf16ps tmm3, tmm5, tmm7",
-                    options(nomem, nostack)
-                );
-            }
-            beside(block);
-        }
-    }
-}
-
-/// Adds the products of a block of two tile rows (of the first only, unless `PAIR`) and two panels to the sums. A block of
-/// f16 is that of the upper parts and that of the rests.
-///
-/// # Safety
-/// The tiles are configured, and the blocks are there.
-#[inline(always)]
-unsafe fn step<const F16: bool, const PAIR: bool>(x: [*const u8; 2], weights: [*const u8; 2]) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        asm!(
-            "tileloadd tmm4, [{x0} + {line}]",
-            "tileloadd tmm6, [{w0} + {line}]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tileloadd tmm7, [{w1} + {line}]",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            x0 = in(reg) x[0],
-            w0 = in(reg) weights[0],
-            w1 = in(reg) weights[1],
-            line = in(reg) 64usize,
-            options(readonly, nostack)
-        );
-        if PAIR {
-            asm!(
-                "tileloadd tmm5, [{x1} + {line}]",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tdpbf16ps tmm3, tmm5, tmm7",
-                x1 = in(reg) x[1],
-                line = in(reg) 64usize,
-                options(readonly, nostack)
-            );
-        }
-        if F16 {
-            asm!(
-                "tileloadd tmm6, [{w0} + {line} + 1024]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tileloadd tmm7, [{w1} + {line} + 1024]",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                w0 = in(reg) weights[0],
-                w1 = in(reg) weights[1],
-                line = in(reg) 64usize,
-                options(readonly, nostack)
-            );
-            if PAIR {
-                asm!("tdpbf16ps tmm2, tmm5, tmm6", "tdpbf16ps tmm3, tmm5, tmm7", options(nomem, nostack));
-            }
-        }
-    }
-}
-
-/// The tiles of this thread, ready; given back when dropped.
-struct Tiles;
-
-impl Tiles {
-    fn new() -> Self {
-        /// Eight tiles of 16 lines, by the processor's first (and only) palette.
-        #[repr(C, align(64))]
-        struct Configuration {
-            palette: u8,
-            start_row: u8,
-            reserved: [u8; 14],
-            line_bytes: [u16; 16],
-            lines: [u8; 16],
-        }
-        static CONFIGURATION: Configuration = Configuration {
-            palette: 1,
-            start_row: 0,
-            reserved: [0; 14],
-            line_bytes: [64, 64, 64, 64, 64, 64, 64, 64, 0, 0, 0, 0, 0, 0, 0, 0],
-            lines: [16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0],
-        };
-        // SAFETY: the level is chosen only where the processor has tiles and the system lets this process use them.
-        unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const CONFIGURATION, options(nostack)) };
-        Self
-    }
-}
-
-impl Drop for Tiles {
-    fn drop(&mut self) {
-        // SAFETY: as in `new`; no tile is in use.
-        unsafe { asm!("tilerelease", options(nostack)) };
     }
 }

@@ -22,14 +22,19 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod flush;
+mod lines;
 mod panel;
 mod portable;
 mod rows;
+mod sums;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 
 use std::ops::Range;
 
 pub(crate) use panel::{pack_panel, panel_bytes, read_row, round_row};
 pub use rows::FloatRows;
+pub(crate) use sums::{MAX_PANELS, MAX_ROWS, Sums};
 
 use crate::Isa;
 use crate::linear::OutRows;
@@ -82,6 +87,83 @@ pub(crate) unsafe fn multiply(isa: Isa, x: &FloatRows, weight: &PackedWeight, pa
         } else {
             multiply_as::<false>(&job);
         }
+    }
+}
+
+/// Whether products of so many rows are best made with [`multiply_to`].
+pub(crate) fn wants_sums(isa: Isa, rows: usize) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return isa == Isa::Amx && rows > amx::FEW;
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let _ = (isa, rows);
+        false
+    }
+}
+
+/// Multiplies some rows of `x`, the first of them a multiple of 16, with some panels of one weight after another, all of one
+/// type. The results are in `sums`, the first row as its row 0. At most [`MAX_ROWS`] and [`MAX_PANELS`] should be asked for.
+///
+/// # Panics
+/// When rows and weights do not fit one another, or the rows should not be multiplied so.
+pub(crate) fn multiply_to(
+    x: &FloatRows,
+    weights: &[&PackedWeight],
+    panels: Range<usize>,
+    rows: Range<usize>,
+    sums: &mut Sums,
+) {
+    assert!(wants_sums(x.isa(), x.rows()), "a level and a number of rows for tiles");
+    assert!(rows.end <= x.rows() && rows.start.is_multiple_of(rows::TILE_ROWS), "rows that were prepared");
+    let weight_type = weights[0].weight_type();
+    for weight in weights {
+        assert_eq!(x.in_features(), weight.in_features(), "columns that the rows were prepared for");
+        assert_eq!(weight.weight_type(), weight_type, "types of weights that are multiplied together");
+    }
+    sums.reset(rows.len(), weights.len() * panels.len());
+    #[cfg(target_arch = "x86_64")]
+    {
+        let all: Vec<&[u8]> =
+            weights.iter().flat_map(|weight| panels.clone().map(|panel| weight.panel(panel))).collect();
+        let f16 = weight_type == WeightType::F16;
+        // SAFETY: the level is chosen only where the processor has it; these are whole panels, and `sums` has room.
+        unsafe {
+            if f16 {
+                amx::multiply_to::<true>(x, rows.clone(), &all, sums);
+            } else {
+                amx::multiply_to::<false>(x, rows.clone(), &all, sums);
+            }
+        }
+        for &row in x.infinite().iter().filter(|row| f16 && rows.contains(row)) {
+            let stride = sums.stride() / size_of::<f32>();
+            let start = sums.start().cast::<f32>().wrapping_sub(rows.start * stride);
+            for (index, weight) in weights.iter().enumerate() {
+                // Columns are counted from those of the panels.
+                let start = start.wrapping_add(index * panels.len() * PANEL);
+                let size = panel_bytes(weight.in_features());
+                let bytes = &weight.bytes()[panels.start * size..panels.end * size];
+                // SAFETY: this row and the columns of these panels have room from `start` on, and are ours.
+                unsafe {
+                    let out = OutRows::new(start, stride, panels.len() * PANEL);
+                    let job = Job { x, weight: bytes, panels: 0..panels.len(), blocks: x.blocks(), out };
+                    portable::whole_row(&job, row);
+                }
+            }
+        }
+    }
+}
+
+/// Copies finished values of a row of [`Sums`] to where they belong in a result of `size` bytes.
+pub(crate) fn put(values: &[f32], out: &mut [f32], size: usize) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: only processors with AMX, which have AVX-512 too, have rows of sums.
+    unsafe {
+        sums::put(values, out, size)
+    };
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let _ = size;
+        out.copy_from_slice(values);
     }
 }
 

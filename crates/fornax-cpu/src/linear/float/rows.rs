@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use super::BLOCK;
 #[cfg(target_arch = "x86_64")]
 use super::amx;
+use super::lines::{Line, Lines};
 use crate::{Isa, Pool};
 
 /// Rows of a tile.
@@ -16,11 +17,6 @@ pub(super) const DEPTH: usize = 16;
 
 /// Rows that one pass over a panel takes outside of AMX.
 pub(super) const GROUP: usize = 8;
-
-/// A line of the cache.
-#[derive(Debug, Clone, Copy)]
-#[repr(C, align(64))]
-pub(super) struct Line(pub [u8; 64]);
 
 /// Rows rounded to bf16, as numbers of 16 bits for tiles and as `f32` for the other kernels.
 #[derive(Debug)]
@@ -33,7 +29,7 @@ pub struct FloatRows {
     /// `[blocks / DEPTH, rows / 16, DEPTH, 16, 32]` bf16 (the last of the first dimension as deep as there are blocks of
     /// 32 columns), filled up with zeros: what is multiplied together lies together, else the rows of a usual model
     /// would fight for a few places in the cache. Empty if no kernel of the level reads it.
-    tiles: Vec<Line>,
+    tiles: Lines,
     /// `[rows / 8, columns, 8]` (the last group as narrow as it has rows) `f32`, columns filled up with zeros to a
     /// multiple of 32. Empty if no kernel of the level reads it.
     wide: Vec<f32>,
@@ -48,10 +44,10 @@ impl FloatRows {
         let columns = in_features.next_multiple_of(BLOCK);
         let lines = if tiled { rows.next_multiple_of(TILE_ROWS) * columns / BLOCK } else { 0 };
         let mut tiles = SPARE.take();
-        tiles.clear();
         tiles.reserve(lines);
         let mut wides = Vec::with_capacity(if wide { rows * columns } else { 0 });
-        let out = Out { tiles: tiles.as_mut_ptr(), wide: wides.as_mut_ptr(), tiled, has_wide: wide, rows };
+        let out =
+            Out { tiles: tiles.as_mut_slice().as_mut_ptr(), wide: wides.as_mut_ptr(), tiled, has_wide: wide, rows };
         let infinite = Mutex::new(Vec::new());
         if in_features > 0 {
             pool.run(rows.div_ceil(TILE_ROWS), |task| {
@@ -65,10 +61,7 @@ impl FloatRows {
                 }
             });
             // SAFETY: the tasks have written all of it.
-            unsafe {
-                tiles.set_len(lines);
-                wides.set_len(if wide { rows * columns } else { 0 });
-            }
+            unsafe { wides.set_len(if wide { rows * columns } else { 0 }) };
         }
         let infinite = infinite.into_inner().unwrap_or_else(PoisonError::into_inner);
         Self { rows, in_features, isa, infinite, tiles, wide: wides }
@@ -99,7 +92,7 @@ impl FloatRows {
     /// The tile of block `block` of a tile row; those of the blocks up to the next multiple of [`DEPTH`] follow.
     #[cfg(target_arch = "x86_64")]
     pub(super) fn tile(&self, tile_row: usize, block: usize) -> *const u8 {
-        self.tiles.as_ptr().wrapping_add(tile_at(self.rows, self.blocks(), tile_row, block)).cast()
+        self.tiles.as_slice().as_ptr().wrapping_add(tile_at(self.rows, self.blocks(), tile_row, block)).cast()
     }
 
     /// The `f32` form of group `group` of up to 8 rows, `[columns, rows of the group]`, and how many rows it has.
@@ -119,7 +112,8 @@ impl FloatRows {
     pub(super) fn value(&self, row: usize, column: usize) -> f32 {
         if self.wide.is_empty() {
             let (block, within) = (column / BLOCK, column % BLOCK);
-            let line = &self.tiles[tile_at(self.rows, self.blocks(), row / TILE_ROWS, block) + row % TILE_ROWS].0;
+            let line =
+                &self.tiles.as_slice()[tile_at(self.rows, self.blocks(), row / TILE_ROWS, block) + row % TILE_ROWS].0;
             return f32::from_bits(u32::from(u16::from_ne_bytes([line[2 * within], line[2 * within + 1]])) << 16);
         }
         let (group, width) = self.group(row / GROUP);
@@ -148,7 +142,7 @@ fn forms(isa: Isa, rows: usize) -> (bool, bool) {
 
 thread_local! {
     /// The tiles that were used last, as new memory costs more time than what is done with it.
-    static SPARE: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
+    static SPARE: RefCell<Lines> = const { RefCell::new(Lines::new()) };
 }
 
 /// The most lines that are kept for the next rows: 16 MiB.
@@ -160,7 +154,7 @@ impl Drop for FloatRows {
         // A thread that ends has no use for it.
         let _ = SPARE.try_with(|spare| {
             let mut spare = spare.borrow_mut();
-            if tiles.capacity() > spare.capacity() && tiles.capacity() <= MAX_SPARE {
+            if tiles.len() > spare.len() && tiles.len() <= MAX_SPARE {
                 *spare = tiles;
             }
         });
@@ -191,6 +185,8 @@ impl Out {
                 #[cfg(target_arch = "x86_64")]
                 Isa::Avx2 => self.fill_avx2(x, first, in_features),
                 #[cfg(target_arch = "x86_64")]
+                Isa::Amx if !self.has_wide => self.fill_tiles_avx512(x, first, in_features),
+                #[cfg(target_arch = "x86_64")]
                 Isa::Avx512 | Isa::Amx => self.fill_avx512(x, first, in_features),
                 _ => self.fill_as(x, first, in_features, round_block),
             }
@@ -204,6 +200,79 @@ impl Out {
     unsafe fn fill_avx512(&self, x: &[f32], first: usize, in_features: usize) -> u16 {
         // SAFETY: the caller's promise.
         unsafe { self.fill_as(x, first, in_features, |values| round_block_avx512(values)) }
+    }
+
+    /// Tiles alone. A few rows at a time: one alone is read more slowly, and many, a power of two apart, would fight for a
+    /// few places in the first cache.
+    ///
+    /// # Safety
+    /// As for [`fill`](Self::fill).
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2")]
+    unsafe fn fill_tiles_avx512(&self, x: &[f32], first: usize, in_features: usize) -> u16 {
+        const TOGETHER: usize = 4;
+        let rows = x.len() / in_features;
+        let mut finite = u16::MAX;
+        // SAFETY: the caller's promise.
+        unsafe {
+            let whole = rows / TOGETHER * TOGETHER;
+            for row in (0..whole).step_by(TOGETHER) {
+                finite &= self.fill_rows_avx512::<TOGETHER>(x, first, row, in_features);
+            }
+            for row in whole..rows {
+                finite &= self.fill_rows_avx512::<1>(x, first, row, in_features);
+            }
+            self.fill_up(rows, first, in_features);
+        }
+        finite
+    }
+
+    /// Rounds rows `row` and on of a tile row into its tiles, and returns which are finite, as bits.
+    ///
+    /// # Safety
+    /// As for [`fill`](Self::fill); these rows are there.
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2")]
+    unsafe fn fill_rows_avx512<const ROWS: usize>(
+        &self,
+        x: &[f32],
+        first: usize,
+        row: usize,
+        in_features: usize,
+    ) -> u16 {
+        use std::arch::x86_64::*;
+
+        /// How far ahead of its use a row is asked for, in blocks.
+        const AHEAD: usize = 16;
+
+        let blocks = in_features.div_ceil(BLOCK);
+        let x = x[row * in_features..(row + ROWS) * in_features].as_ptr();
+        let mut largest = [_mm512_setzero_si512(); ROWS];
+        for block in 0..blocks {
+            let at = block * BLOCK;
+            let there = (in_features - at).min(BLOCK);
+            let mask = if there == BLOCK { u32::MAX } else { (1 << there) - 1 };
+            // SAFETY: the caller's promise; what the mask leaves out is not read, and a prefetch may have any address.
+            unsafe {
+                let tile = self.tiles.add(tile_at(self.rows, blocks, first / TILE_ROWS, block) + row);
+                for (index, largest) in largest.iter_mut().enumerate() {
+                    let x = x.wrapping_add(index * in_features + at);
+                    let lower = _mm512_maskz_loadu_ps(mask as u16, x);
+                    let upper = _mm512_maskz_loadu_ps((mask >> 16) as u16, x.wrapping_add(BLOCK / 2));
+                    prefetch(x.wrapping_add(AHEAD * BLOCK));
+                    let rounded = round_avx512(lower, upper);
+                    *largest = _mm512_max_epu16(*largest, _mm512_and_si512(rounded, _mm512_set1_epi16(0x7fff)));
+                    _mm512_store_si512(tile.add(index).cast(), rounded);
+                }
+            }
+        }
+        let mut finite = u16::MAX;
+        for (index, &largest) in largest.iter().enumerate() {
+            let infinite = _mm512_cmpge_epu16_mask(largest, _mm512_set1_epi16(0x7f80)) != 0;
+            finite &= !(u16::from(infinite) << (row + index));
+        }
+        finite
     }
 
     /// # Safety
@@ -263,15 +332,25 @@ impl Out {
             }
         }
         if self.tiled {
-            // Rows that are not there are zeros.
-            for index in x.len() / in_features..TILE_ROWS {
-                for block in 0..blocks {
-                    // SAFETY: the caller's promise.
-                    unsafe { self.tiles.add(tile_at(self.rows, blocks, tile_row, block) + index).write(Line([0; 64])) };
-                }
-            }
+            // SAFETY: the caller's promise.
+            unsafe { self.fill_up(x.len() / in_features, first, in_features) };
         }
         finite
+    }
+
+    /// Zeros for the rows of a tile row that are not there, from `rows` on.
+    ///
+    /// # Safety
+    /// As for [`fill`](Self::fill).
+    unsafe fn fill_up(&self, rows: usize, first: usize, in_features: usize) {
+        let blocks = in_features.div_ceil(BLOCK);
+        for index in rows..TILE_ROWS {
+            for block in 0..blocks {
+                let at = tile_at(self.rows, blocks, first / TILE_ROWS, block) + index;
+                // SAFETY: the caller's promise.
+                unsafe { self.tiles.add(at).write(Line([0; 64])) };
+            }
+        }
     }
 }
 
@@ -297,24 +376,44 @@ fn round_block(values: &[f32; BLOCK]) -> ([u16; BLOCK], bool) {
 fn round_block_avx512(values: &[f32; BLOCK]) -> ([u16; BLOCK], bool) {
     use std::arch::x86_64::*;
 
-    let mut halves = [_mm256_setzero_si256(); 2];
-    for (half, values) in halves.iter_mut().zip(values.chunks_exact(BLOCK / 2)) {
-        // SAFETY: 16 numbers are there.
-        let values = unsafe { _mm512_loadu_ps(values.as_ptr()) };
-        let bits = _mm512_castps_si512(values);
-        let upper = _mm512_srli_epi32::<16>(bits);
-        let odd = _mm512_and_si512(upper, _mm512_set1_epi32(1));
-        let nearest = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
-        let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(values, values);
-        let quiet = _mm512_or_si512(upper, _mm512_set1_epi32(0x40));
-        let rounded = _mm512_mask_mov_epi32(_mm512_srli_epi32::<16>(nearest), nan, quiet);
-        *half = _mm512_cvtepi32_epi16(rounded);
-    }
-    let rounded = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(halves[0]), halves[1]);
+    // SAFETY: two times 16 numbers are there.
+    let rounded = unsafe {
+        let values = values.as_ptr();
+        round_avx512(_mm512_loadu_ps(values), _mm512_loadu_ps(values.add(BLOCK / 2)))
+    };
     let size = _mm512_and_si512(rounded, _mm512_set1_epi16(0x7fff));
     let finite = _mm512_cmpge_epu16_mask(size, _mm512_set1_epi16(0x7f80)) == 0;
     // SAFETY: both are 64 bytes of numbers.
     (unsafe { std::mem::transmute::<__m512i, [u16; BLOCK]>(rounded) }, finite)
+}
+
+/// Rounds the lower and the upper half of a block.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2")]
+fn round_avx512(lower: std::arch::x86_64::__m512, upper: std::arch::x86_64::__m512) -> std::arch::x86_64::__m512i {
+    use std::arch::x86_64::*;
+
+    /// The upper 16 bits of each number, those of the first vector first.
+    static UPPER: [u16; BLOCK] = {
+        let mut upper = [0; BLOCK];
+        let mut index = 0;
+        while index < BLOCK {
+            upper[index] = 2 * index as u16 + 1;
+            index += 1;
+        }
+        upper
+    };
+    let mut halves = [_mm512_castps_si512(lower), _mm512_castps_si512(upper)];
+    for (bits, values) in halves.iter_mut().zip([lower, upper]) {
+        let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(*bits), _mm512_set1_epi32(1));
+        let nearest = _mm512_add_epi32(_mm512_add_epi32(*bits, _mm512_set1_epi32(0x7fff)), odd);
+        let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(values, values);
+        *bits = _mm512_mask_or_epi32(nearest, nan, *bits, _mm512_set1_epi32(0x40_0000));
+    }
+    // SAFETY: 32 numbers of 16 bits are there.
+    let upper = unsafe { _mm512_loadu_si512(UPPER.as_ptr().cast()) };
+    _mm512_permutex2var_epi16(halves[0], upper, halves[1])
 }
 
 /// Asks for the two lines of a block.
