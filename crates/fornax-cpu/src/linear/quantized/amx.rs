@@ -11,20 +11,15 @@ use super::layout::{BLOCK, ForFormat, Format, LINE, for_format};
 use super::rows::{CHUNK, Int8Rows, RowBlock};
 use super::rowwise::{quad_of, scale_and_min};
 use super::supers_amx;
+use super::tiles::{Results, TILE, for_each_part};
 use crate::linear::OutRows;
 use crate::packed::{PANEL, PackedWeight};
 
 /// Rows from which on tiles are faster.
 pub const MIN_ROWS: usize = 9;
 
-/// Rows of a tile, and of the blocks of `MIN_ROWS` rows and more.
-pub const TILE: usize = 16;
-
 /// Weights of a column that are unpacked at a time: as many as leave room in the nearest cache.
 const DEPTH: usize = 1024;
-
-/// Rows that are held against one panel after another, so that their values stay in the second cache.
-const ROWS: usize = 1024;
 
 /// A part of a panel, as the tiles want it.
 #[repr(C, align(64))]
@@ -48,7 +43,6 @@ pub unsafe fn multiply(x: &Int8Rows, weight: &PackedWeight, panels: Range<usize>
     struct Task<'a>(&'a Int8Rows, &'a PackedWeight, Range<usize>, OutRows);
     impl ForFormat for Task<'_> {
         fn with<F: Format>(self) {
-            assert_eq!(self.0.rows_per_block(), TILE, "rows of a tile");
             // SAFETY: the promise to `multiply`.
             unsafe {
                 if F::LAYOUT.by_super() {
@@ -64,90 +58,27 @@ pub unsafe fn multiply(x: &Int8Rows, weight: &PackedWeight, panels: Range<usize>
 
 /// # Safety
 /// As for `multiply`.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma,f16c")]
 unsafe fn multiply_blocks<F: Format>(x: &Int8Rows, weight: &PackedWeight, panels: Range<usize>, out: OutRows) {
-    let layout = F::LAYOUT;
     let mut unpacked = std::mem::MaybeUninit::<Unpacked>::uninit();
     let unpacked = unpacked.as_mut_ptr();
-    let supers = layout.supers(weight.in_features());
-    let at_once = DEPTH / layout.super_len();
-    configure(BLOCK, TILE);
-    for from_row in (0..x.rows()).step_by(ROWS) {
-        let row_blocks = from_row / TILE..x.rows().min(from_row + ROWS).div_ceil(TILE);
-        for first in (0..supers).step_by(at_once) {
-            let part = first..(first + at_once).min(supers);
-            let bytes = first * layout.super_bytes()..part.end * layout.super_bytes();
-            for panel in panels.clone() {
-                let source = weight.panel(panel)[bytes.clone()].as_ptr();
-                // SAFETY: the part is in the panel and fits.
-                unsafe { unpack::<F>(source, part.len(), unpacked) };
-                for row_block in row_blocks.clone() {
-                    let row = row_block * TILE;
-                    let y = Results {
-                        start: out.start.wrapping_add(row * out.stride + panel * PANEL),
-                        stride: out.stride,
-                        rows: TILE.min(x.rows() - row),
-                        columns: ((1u32 << (out.columns - panel * PANEL).min(PANEL)) - 1) as u16,
-                    };
-                    let block = x.row_block(row_block);
-                    // Everything of the next panel's part is asked for while the first rows are computed.
-                    let ahead = if row_block == row_blocks.start { weight.panel(panel).len() } else { 0 };
-                    // SAFETY: the rows are the block's, the columns the panel's and the caller's.
-                    unsafe { tile_rows::<F>(&block, part.clone(), source, ahead, unpacked, y) };
-                }
+    let depth = DEPTH / F::LAYOUT.super_len();
+    // SAFETY: the caller's promise; a part is in its panel and fits, and the rows are the block's.
+    unsafe {
+        for_each_part(x, weight, panels, out, F::LAYOUT, [depth, BLOCK], |part| {
+            unpack::<F>(part.source, part.supers.len(), unpacked);
+            for (index, (block, results)) in part.blocks.clone().zip(part.results).enumerate() {
+                tile_rows::<F>(&x.row_block(block), part.supers.clone(), part.source, unpacked, results);
+                part.next.ask(index, part.blocks.len());
             }
-        }
+        });
     }
-    release();
-}
-
-/// Where a tile's results go.
-#[derive(Clone, Copy)]
-struct Results {
-    start: *mut f32,
-    stride: usize,
-    rows: usize,
-    /// A bit for each column that exists.
-    columns: u16,
-}
-
-/// Sets the tiles up: 0 to 3 for sums, 4 and 5 for activations, 6 and 7 for `depth` weights of each column.
-pub fn configure(depth: usize, rows: usize) {
-    let mut config = Config { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
-    for tile in 0..8 {
-        let (row_bytes, rows) = match tile {
-            0..4 => (LINE, rows),
-            4 | 5 => (depth, rows),
-            _ => (LINE, depth / 4),
-        };
-        config.row_bytes[tile] = row_bytes as u16;
-        config.rows[tile] = rows as u8;
-    }
-    // SAFETY: a valid configuration of palette 1; the caller of `multiply` promises that tiles may be used.
-    unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const config, options(nostack, readonly)) };
-}
-
-/// The operand of `ldtilecfg`.
-#[repr(C, align(64))]
-struct Config {
-    palette: u8,
-    start_row: u8,
-    reserved: [u8; 14],
-    row_bytes: [u16; 16],
-    rows: [u8; 16],
-}
-
-/// Lets go of the tiles' state, which the system would otherwise keep and restore for this thread.
-pub fn release() {
-    // SAFETY: no tile is in use any more.
-    unsafe { asm!("tilerelease", options(nostack, nomem)) };
 }
 
 /// Unpacks some supers.
 ///
 /// # Safety
 /// As for `multiply`; they can be read, and fit.
-#[inline(always)]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma,f16c")]
 unsafe fn unpack<F: Format>(source: *const u8, supers: usize, to: *mut Unpacked) {
     let layout = F::LAYOUT;
     let blocks = layout.super_len() / BLOCK;
@@ -204,7 +135,7 @@ macro_rules! finish {
     };
 }
 
-/// Adds the products of a block of rows with some supers of a panel, which are unpacked, to `y`.
+/// Adds the products of a block of rows with some supers of a panel, which are unpacked, to the results.
 ///
 /// # Safety
 /// As for `multiply`; the tiles are configured for blocks of weights and `TILE` rows.
@@ -213,15 +144,12 @@ unsafe fn tile_rows<F: Format>(
     rows_block: &RowBlock,
     supers: Range<usize>,
     source: *const u8,
-    ahead: usize,
     unpacked: *mut Unpacked,
-    y: Results,
+    results: &mut Results,
 ) {
     let layout = F::LAYOUT;
     let per_super = layout.super_len() / BLOCK;
     let (from, blocks) = (supers.start * per_super, supers.len() * per_super);
-    // Lines to prefetch with each block.
-    let prefetches = (layout.super_bytes() / LINE).div_ceil(per_super);
     // Bytes from one block's activations, and weights, to those of the block `count` later, from a multiple of 4 on.
     let rows_after = |count: usize| {
         let k = count * BLOCK;
@@ -244,13 +172,10 @@ unsafe fn tile_rows<F: Format>(
         let mut total = [_mm512_setzero_ps(); TILE];
         // All loops over the totals have a constant number of steps, as otherwise they would be kept in memory.
         for (row, total) in total.iter_mut().enumerate() {
-            if supers.start > 0 && row < y.rows {
-                *total = _mm512_maskz_loadu_ps(y.columns, y.start.wrapping_add(row * y.stride));
-            }
+            *total = _mm512_load_ps(results.0.as_ptr().add(row * PANEL));
         }
-        let prefetches = if ahead > 0 { prefetches } else { 0 };
-        // Scales the integers of a block and adds them to the totals; asks for some lines of what comes next. A macro, as
-        // a function of its own would not be inlined.
+        // Scales the integers of a block and adds them to the totals. A macro, as a function of its own would not be
+        // inlined.
         macro_rules! add {
             ($block:expr, $sums:expr) => {{
                 let (block, sums): (usize, *const i32) = ($block, $sums);
@@ -283,10 +208,6 @@ unsafe fn tile_rows<F: Format>(
                         inout(zmm_reg) * h,
                         options(nomem, nostack, preserves_flags)
                     );
-                }
-                for line in 0..prefetches {
-                    let at = source.wrapping_add(ahead + (block * prefetches + line) * LINE);
-                    _mm_prefetch::<_MM_HINT_T1>(at.cast());
                 }
             }};
         }
@@ -346,8 +267,8 @@ unsafe fn tile_rows<F: Format>(
             add!(next + 4, sums[0]);
             add!(next + 5, sums[1]);
         }
-        for (row, total) in total.into_iter().enumerate().take(y.rows) {
-            _mm512_mask_storeu_ps(y.start.wrapping_add(row * y.stride), y.columns, total);
+        for (row, total) in total.into_iter().enumerate() {
+            _mm512_store_ps(results.0.as_mut_ptr().add(row * PANEL), total);
         }
     }
 }

@@ -22,6 +22,8 @@ mod rows_avx512;
 mod rowwise;
 #[cfg(target_arch = "x86_64")]
 mod supers_amx;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 mod vector;
 
 use std::ops::Range;

@@ -9,14 +9,13 @@
 
 use std::arch::asm;
 use std::arch::x86_64::*;
-use std::cell::RefCell;
 use std::ops::Range;
 
-use super::amx::{TILE, configure, release};
 use super::avx512::Avx512;
 use super::layout::{BLOCK, Format, LINE, SUPER};
 use super::rows::{CHUNK, Int8Rows, RowBlock};
 use super::rowwise::{int_scale_and_min, quad_of};
+use super::tiles::{NUMBERS, Part, Results, TILE, for_each_part};
 use super::vector::Vector;
 use crate::linear::OutRows;
 use crate::packed::{PANEL, PackedWeight};
@@ -24,14 +23,8 @@ use crate::packed::{PANEL, PackedWeight};
 /// Supers of a panel that are unpacked at a time: as many as leave room in the nearest cache.
 const DEPTH: usize = 2;
 
-/// Rows that are held against one panel after another, so that their values stay in the second cache.
-const ROWS: usize = 1024;
-
 /// Chunks of a super, each as deep as a tile.
 const CHUNKS: usize = SUPER / CHUNK;
-
-/// Numbers of a tile.
-const NUMBERS: usize = TILE * PANEL;
 
 /// A part of a panel, as the tiles want it, and what comes out of them.
 #[repr(C, align(64))]
@@ -50,80 +43,20 @@ struct Unpacked {
     min_sums: [[[f32; NUMBERS]; 2]; 2],
 }
 
-/// Results of 16 rows and columns.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Results([f32; NUMBERS]);
-
-thread_local! {
-    /// Results of all panels and rows of a task, kept together where a usual model's rows would fight for a few places in
-    /// the cache.
-    static RESULTS: RefCell<Vec<Results>> = const { RefCell::new(Vec::new()) };
-}
-
 /// Multiplies all rows with some panels.
 ///
 /// # Safety
 /// The processor has AMX and this process may use it; the columns of `panels` in `out` are the caller's to write. `x` has
 /// blocks of 16 rows, and runs of 256.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma,f16c")]
 pub unsafe fn multiply<F: Format>(x: &Int8Rows, weight: &PackedWeight, panels: Range<usize>, out: OutRows) {
-    let layout = F::LAYOUT;
-    let supers = layout.supers(weight.in_features());
     let mut unpacked = std::mem::MaybeUninit::<Unpacked>::uninit();
     let unpacked = unpacked.as_mut_ptr();
-    RESULTS.with_borrow_mut(|results| {
-        configure(CHUNK, TILE);
-        for from_row in (0..x.rows()).step_by(ROWS) {
-            let blocks = from_row / TILE..x.rows().min(from_row + ROWS).div_ceil(TILE);
-            results.clear();
-            results.resize(panels.len() * blocks.len(), Results([0.0; NUMBERS]));
-            for first in (0..supers).step_by(DEPTH) {
-                let part = first..(first + DEPTH).min(supers);
-                let bytes = first * layout.super_bytes()..part.end * layout.super_bytes();
-                for (panel, results) in panels.clone().zip(results.chunks_exact_mut(blocks.len())) {
-                    let source = weight.panel(panel)[bytes.clone()].as_ptr();
-                    let next = Next { from: source.wrapping_add(weight.panel(panel).len()), lines: bytes.len() / LINE };
-                    // SAFETY: the part is in the panel and fits; the rows are the block's.
-                    unsafe {
-                        unpack::<F>(source, part.len(), unpacked);
-                        multiply_rows::<F>(x, blocks.clone(), part.clone(), unpacked, next, results);
-                    }
-                }
-            }
-            for row in from_row..x.rows().min(from_row + ROWS) {
-                let (block, at) = ((row - from_row) / TILE, row % TILE * PANEL);
-                for panel in panels.clone() {
-                    let result = results[(panel - panels.start) * blocks.len() + block].0[at..].first_chunk();
-                    // SAFETY: the row exists, the panel is the caller's.
-                    unsafe {
-                        match (out.whole(row, panel), result.expect("16 of a row")) {
-                            (Some(out), result) => out.cast::<[f32; PANEL]>().write_unaligned(*result),
-                            (None, result) => out.write(row, panel, result),
-                        }
-                    }
-                }
-            }
-        }
-        release();
-    });
-}
-
-/// Lines that will be read soon.
-#[derive(Clone, Copy)]
-struct Next {
-    from: *const u8,
-    lines: usize,
-}
-
-impl Next {
-    /// Asks for share `index` of `count`.
-    #[inline(always)]
-    fn ask(self, index: usize, count: usize) {
-        for line in self.lines * index / count..self.lines * (index + 1) / count {
-            // SAFETY: a prefetch of any address is allowed.
-            unsafe { _mm_prefetch::<_MM_HINT_T1>(self.from.wrapping_add(line * LINE).cast()) };
-        }
+    // SAFETY: the caller's promise; a part is in its panel and fits, and the rows are the block's.
+    unsafe {
+        for_each_part(x, weight, panels, out, F::LAYOUT, [DEPTH, CHUNK], |part| {
+            unpack::<F>(part.source, part.supers.len(), unpacked);
+            multiply_rows::<F>(x, part, unpacked);
+        });
     }
 }
 
@@ -191,21 +124,15 @@ unsafe fn unpack<F: Format>(source: *const u8, supers: usize, to: *mut Unpacked)
     }
 }
 
-/// Adds the products of blocks of rows with some supers of a panel, which are unpacked, to `results`.
+/// Adds the products of blocks of rows with a part of a panel, which is unpacked, to the results.
 ///
 /// # Safety
 /// As for `multiply`; the tiles are configured; the blocks and supers are there.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma,f16c")]
-unsafe fn multiply_rows<F: Format>(
-    x: &Int8Rows,
-    blocks: Range<usize>,
-    supers: Range<usize>,
-    unpacked: *mut Unpacked,
-    next: Next,
-    results: &mut [Results],
-) {
+unsafe fn multiply_rows<F: Format>(x: &Int8Rows, part: Part<'_>, unpacked: *mut Unpacked) {
+    let Part { supers, blocks, results, next, .. } = part;
     let count = blocks.len().div_ceil(2) * supers.len();
-    let (mut turn, mut pending) = (0, None::<Pending>);
+    let (mut turn, mut pending) = (0, None::<Super>);
     for (pair, results) in blocks.clone().step_by(2).zip(results.chunks_mut(2)) {
         let second = (pair + 1).min(blocks.end - 1);
         let rows = [x.row_block(pair), x.row_block(second)];
@@ -214,7 +141,7 @@ unsafe fn multiply_rows<F: Format>(
             // SAFETY: the caller's promise; the tiles' numbers have room of their own until the next super but one.
             unsafe {
                 let this =
-                    Pending::new::<F>(rows, supers.start + index, index, unpacked, turn % 2, y, results.len() == 2);
+                    Super::new::<F>(rows, supers.start + index, index, unpacked, turn % 2, y, results.len() == 2);
                 one_super::<F>(&this, pending.as_ref());
                 pending = Some(this);
             }
@@ -231,7 +158,7 @@ unsafe fn multiply_rows<F: Format>(
 }
 
 /// A super of two blocks of rows: what goes into the tiles, and where what comes out of them goes.
-struct Pending {
+struct Super {
     /// Quantized values.
     values: [*const i8; 2],
     /// Sums of the values, for the minima.
@@ -250,7 +177,7 @@ struct Pending {
     pair: bool,
 }
 
-impl Pending {
+impl Super {
     /// Super `number` of the rows, which is `index` among the unpacked.
     ///
     /// # Safety
@@ -294,7 +221,7 @@ impl Pending {
 /// # Safety
 /// As for `multiply`; the tiles are configured; all that `this` and `before` point to is there.
 #[inline(always)]
-unsafe fn one_super<F: Format>(this: &Pending, before: Option<&Pending>) {
+unsafe fn one_super<F: Format>(this: &Super, before: Option<&Super>) {
     // SAFETY: the caller's promise.
     unsafe {
         if F::LAYOUT.has_min() {
@@ -329,7 +256,7 @@ unsafe fn one_super<F: Format>(this: &Pending, before: Option<&Pending>) {
     }
 }
 
-impl Pending {
+impl Super {
     /// Sums minima times sums of activations, which are `stride` bytes a row.
     ///
     /// # Safety
