@@ -78,22 +78,34 @@ pub unsafe fn for_each_part(
                     multiply(Part { supers: supers.clone(), source, blocks: blocks.clone(), results, next });
                 }
             }
-            for row in rows {
-                for (panel, results) in panels.clone().zip(results.chunks_exact(blocks.len())) {
-                    let (block, at) = (row / TILE - blocks.start, row % TILE * PANEL);
-                    let result = results[block].0[at..].first_chunk().expect("a row of a tile");
-                    // SAFETY: the row exists, the panel is the caller's.
-                    unsafe {
-                        match out.whole(row, panel) {
-                            Some(out) => out.cast::<[f32; PANEL]>().write_unaligned(*result),
-                            None => out.write(row, panel, result),
-                        }
-                    }
-                }
-            }
+            // SAFETY: the caller's promise; there are results for all of these rows and panels.
+            unsafe { write(results, rows, panels.clone(), blocks.start, out) };
         }
         release();
     });
+}
+
+/// Brings results to where they belong, a row after the other: pages and lines of memory are written once.
+///
+/// # Safety
+/// The processor has AVX-512; the columns of `panels` in `out` are the caller's; the results begin with block `first`.
+#[target_feature(enable = "avx512f")]
+unsafe fn write(results: &[Results], rows: Range<usize>, panels: Range<usize>, first: usize, out: OutRows) {
+    let blocks = results.len() / panels.len().max(1);
+    for row in rows {
+        for (panel, results) in panels.clone().zip(results.chunks_exact(blocks)) {
+            let result = &results[row / TILE - first].0[row % TILE * PANEL..];
+            let result = result.first_chunk::<PANEL>().expect("a row of a tile");
+            // SAFETY: the row exists, the panel is the caller's.
+            unsafe {
+                match out.whole(row, panel) {
+                    // As one line: in parts it would take more of what waits to be written.
+                    Some(out) => _mm512_storeu_ps(out, _mm512_loadu_ps(result.as_ptr())),
+                    None => out.write(row, panel, result),
+                }
+            }
+        }
+    }
 }
 
 /// Lines that will be read soon.
