@@ -18,8 +18,8 @@ use crate::packed::{PANEL, PackedWeight};
 /// Rows from which on tiles are faster.
 pub const MIN_ROWS: usize = 9;
 
-/// Weights of a column that are unpacked at a time: as many as leave room in the nearest cache.
-const DEPTH: usize = 1024;
+/// Weights of a column that are unpacked at a time: as many as fit into the nearest cache.
+const DEPTH: usize = 2048;
 
 /// A part of a panel, as the tiles want it.
 #[repr(C, align(64))]
