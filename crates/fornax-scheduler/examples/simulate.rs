@@ -35,14 +35,14 @@ fn main() -> ExitCode {
 fn run(scenario: &str, folder: Option<&Path>, trace: Option<&String>) -> Result<String, Box<dyn std::error::Error>> {
     let built_in = BUILT_IN.iter().any(|(name, _)| *name == scenario);
     let text = if built_in { scenario.to_owned() } else { fs::read_to_string(scenario)? };
-    let trace = trace.map(fs::read_to_string).transpose()?;
+    let trace = trace.map(fs::read).transpose()?;
     let outcome = simulate(&text, trace.as_deref())?;
     if let Some(folder) = folder {
         fs::create_dir_all(folder)?;
-        fs::write(folder.join("report.json"), &outcome.json)?;
-        for (name, svg) in &outcome.plots {
+        fs::write(folder.join("report.json"), outcome.json().to_string())?;
+        for (name, svg) in outcome.plots() {
             fs::write(folder.join(name), svg)?;
         }
     }
-    Ok(outcome.table)
+    Ok(outcome.markdown())
 }

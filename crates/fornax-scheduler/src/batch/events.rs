@@ -78,6 +78,9 @@ impl BatchScheduler {
         self.release_all(slot);
         let sequence = &mut self.sequences[slot as usize];
         let (id, task, new_tokens) = (sequence.id, sequence.candidate, sequence.produced);
+        let prompt = (sequence.tokens.len() - new_tokens as usize) as f64;
+        let cost = prompt * self.config.seconds_per_prompt_token
+            + f64::from(new_tokens) * self.config.seconds_per_output_token;
         let waited = sequence.first_token.unwrap_or(self.now).secs_since(task.arrival);
         if task.deadline != Time::NEVER {
             self.deadlines.remove(&(task.deadline, slot));
@@ -85,7 +88,7 @@ impl BatchScheduler {
         sequence.clear();
         self.vacant.push(slot);
         self.ids.remove(&id);
-        self.policy.observe(&Observation::Ended { task, cost: task.cost, waited });
+        self.policy.observe(&Observation::Ended { task, cost, waited });
         plan.finished.push(Finished { sequence: id, reason, new_tokens });
     }
 

@@ -1,10 +1,17 @@
 //! A contextual bandit that learns which policy serves the traffic at hand (UCB1: Auer, Cesa-Bianchi and Fischer, 2002,
 //! <https://doi.org/10.1023/A:1013689704352>, one table a context).
 //!
-//! Time is cut into epochs. In each, one of the arms orders the tasks; at its end the arm is rewarded by how the tasks
-//! that ended in it fared: the mean of `cost / (cost + waited)`, 1 where nobody waited. The context is what the queue
-//! looked like when the epoch began: how much work waits, and how unequal its parts are. Rewards of work that an earlier
-//! arm began are taken as the present arm's; epochs much longer than a task make that small.
+//! Time is cut into epochs. In each, one of the arms orders the tasks, and is rewarded at its end by the waiting that
+//! happened in it. A task's slowdown is `1 + waited / cost`; what an epoch adds to the squares of the slowdowns of all who
+//! wait in it, by a task that was taken on in it, is `J`, and the reward is `1 / √(1 + J)`: one over the root mean square of
+//! slowdowns where all is steady, 1 where nobody waits, never below 0. Squares, because orders that are blind to size all
+//! have the same mean: of those, first come first served has the least spread (Kingman, 1962), and among tasks that are
+//! very unequal the shortest first makes even the squares smaller. And every second of waiting counts for the arm under
+//! which it passed, not for the one under which it ended, so that no arm pays for what another has left behind, nor gains
+//! by leaving it. It is reckoned with estimated costs while a task waits, and put right when the task ends and its cost is
+//! known, so that an order that follows bad estimates does not find itself good.
+//!
+//! The context is what the queue looked like when the epoch began: how much work waits, and how unequal its parts are.
 //!
 //! There is no randomness in it: what is known least is tried next.
 
@@ -18,7 +25,7 @@ use crate::{SchedulerError, TenantId, Time};
 pub const ENTRY: PolicyEntry = PolicyEntry {
     name: "bandit",
     summary: "learns which of fcfs, shortest and aged-ratio serves the traffic; `epoch` seconds each try",
-    options: &[("epoch", 10.0), ("explore", 0.2)],
+    options: &[("epoch", 10.0), ("explore", 0.1)],
     make: |options| {
         let arms: Vec<Box<dyn Policy>> =
             vec![Box::new(FirstCome), Box::new(Shortest { ageing: 0.1 }), Box::new(AgedRatio { ageing: 0.1 })];
@@ -38,10 +45,10 @@ pub struct Epoch {
     pub context: usize,
     /// The arm that ordered.
     pub arm: &'static str,
-    /// The mean of `cost / (cost + waited)` over the tasks that ended.
+    /// `1 / √(1 + J)`, with the mean square slowdown `J` that it added.
     pub reward: f64,
-    /// How many tasks ended.
-    pub ended: u32,
+    /// How many tasks were taken on.
+    pub served: u32,
 }
 
 /// What is known of an arm in a context.
@@ -61,12 +68,59 @@ pub struct Bandit {
     current: usize,
     context: usize,
     began: Option<Time>,
-    reward: f64,
-    ended: u32,
+    now: Time,
+    queue: Waiting,
+    served: u32,
     revision: u64,
     /// Of the tasks that wait: their number, the sum of their costs and of its squares.
     waiting: (f64, f64, f64),
     epochs: Vec<Epoch>,
+}
+
+/// Sums over the tasks that wait, by which squares of slowdowns are added up without looking at each.
+#[derive(Clone, Copy, Debug, Default)]
+struct Waiting {
+    count: u64,
+    /// Of `1 / cost`.
+    inverse: f64,
+    /// Of `1 / cost²`.
+    inverse_square: f64,
+    /// Of `waited / cost²`, up to `now`.
+    waited: f64,
+    /// What was added to the squares of slowdowns since the epoch began.
+    added: f64,
+}
+
+/// The least cost in seconds that slowdowns are reckoned with.
+const LEAST_COST: f64 = 1e-4;
+
+impl Waiting {
+    fn enter(&mut self, task: &Candidate, now: Time) {
+        let inverse = 1.0 / task.cost.max(LEAST_COST);
+        self.count += 1;
+        self.inverse += inverse;
+        self.inverse_square += inverse * inverse;
+        self.waited += now.secs_since(task.arrival) * inverse * inverse;
+    }
+
+    fn leave(&mut self, task: &Candidate, now: Time) {
+        let inverse = 1.0 / task.cost.max(LEAST_COST);
+        self.count = self.count.saturating_sub(1);
+        if self.count == 0 {
+            // What rounding has left goes too.
+            *self = Self { added: self.added, ..Self::default() };
+            return;
+        }
+        self.inverse = (self.inverse - inverse).max(0.0);
+        self.inverse_square = (self.inverse_square - inverse * inverse).max(0.0);
+        self.waited = (self.waited - now.secs_since(task.arrival) * inverse * inverse).max(0.0);
+    }
+
+    /// Lets all who wait do so for `seconds` more: `(1 + (w + t) / c)² - (1 + w / c)²`, summed.
+    fn pass(&mut self, seconds: f64) {
+        self.added += seconds * (2.0 * self.inverse + 2.0 * self.waited + seconds * self.inverse_square);
+        self.waited += seconds * self.inverse_square;
+    }
 }
 
 impl Bandit {
@@ -87,8 +141,9 @@ impl Bandit {
             current: 0,
             context: 0,
             began: None,
-            reward: 0.0,
-            ended: 0,
+            now: Time::ZERO,
+            queue: Waiting::default(),
+            served: 0,
             revision: 0,
             waiting: (0.0, 0.0, 0.0),
             epochs: Vec::new(),
@@ -132,16 +187,17 @@ impl Bandit {
     }
 
     fn close(&mut self, now: Time) {
-        if self.ended > 0 {
-            let reward = self.reward / f64::from(self.ended);
+        if self.served > 0 || self.queue.added > 0.0 {
+            // Costs that were higher than estimated may take off more than this epoch added.
+            let reward = (1.0 + self.queue.added.max(0.0) / f64::from(self.served.max(1))).sqrt().recip();
             let record = &mut self.table[self.current][self.context];
             record.tries += 1.0;
             record.mean += (reward - record.mean) / record.tries;
             let arm = self.arms[self.current].name();
-            self.epochs.push(Epoch { end: now, context: self.context, arm, reward, ended: self.ended });
+            self.epochs.push(Epoch { end: now, context: self.context, arm, reward, served: self.served });
         }
-        self.reward = 0.0;
-        self.ended = 0;
+        self.queue.added = 0.0;
+        self.served = 0;
         self.context = self.context_now();
         let best = self.best();
         if best != self.current {
@@ -187,24 +243,31 @@ impl Policy for Bandit {
             arm.observe(observation);
         }
         match *observation {
-            Observation::Step { now } => match self.began {
-                None => self.began = Some(now),
-                Some(began) if now.secs_since(began) >= self.length => self.close(now),
-                Some(_) => {}
-            },
+            Observation::Step { now } => {
+                self.queue.pass(now.secs_since(self.now));
+                self.now = self.now.max(now);
+                match self.began {
+                    None => self.began = Some(now),
+                    Some(began) if now.secs_since(began) >= self.length => self.close(now),
+                    Some(_) => {}
+                }
+            }
             Observation::Queued { task, .. } => {
+                self.queue.enter(&task, self.now);
                 self.waiting.0 += 1.0;
                 self.waiting.1 += task.cost;
                 self.waiting.2 += task.cost * task.cost;
             }
             Observation::Unqueued { task } => {
+                self.queue.leave(&task, self.now);
                 self.waiting.0 = (self.waiting.0 - 1.0).max(0.0);
                 self.waiting.1 = (self.waiting.1 - task.cost).max(0.0);
                 self.waiting.2 = (self.waiting.2 - task.cost * task.cost).max(0.0);
             }
-            Observation::Ended { cost, waited, .. } => {
-                self.reward += cost / (cost + waited.max(0.0));
-                self.ended += 1;
+            Observation::Admitted { .. } => self.served += 1,
+            Observation::Ended { task, cost, waited } => {
+                let square = |cost: f64| (1.0 + waited / cost.max(LEAST_COST)).powi(2);
+                self.queue.added += square(cost) - square(task.cost);
             }
             _ => {}
         }
@@ -220,6 +283,10 @@ impl Policy for Bandit {
 
     fn revision(&self) -> u64 {
         self.revision
+    }
+
+    fn learns_from(&self) -> Vec<&'static str> {
+        self.arms.iter().map(|arm| arm.name()).collect()
     }
 
     fn epochs(&self) -> &[Epoch] {
@@ -247,12 +314,17 @@ mod tests {
         Bandit::new(vec![Box::new(FirstCome), Box::new(Shortest { ageing: 0.0 })], 1.0, 0.2).expect("two arms")
     }
 
-    /// Runs `epochs` in which the arm of the given name makes tasks wait for `good`, others for `bad`.
+    /// Runs `epochs` in which the arm of the given name makes tasks wait for a tenth of a second, others for most of the epoch.
     fn teach(bandit: &mut Bandit, favourite: &str, from: u64, epochs: u64) {
         for second in from..from + epochs {
-            let waited = if bandit.arms[bandit.current].name() == favourite { 0.1 } else { 10.0 };
-            bandit.observe(&Observation::Ended { task: task(1.0), cost: 1.0, waited });
-            bandit.observe(&Observation::Step { now: Time::from_micros(second * 1_000_000) });
+            let at = |micros: u64| Time::from_micros(second * 1_000_000 + micros);
+            bandit.observe(&Observation::Step { now: at(0) });
+            let task = Candidate { arrival: at(0), ..task(0.1) };
+            bandit.observe(&Observation::Queued { task, front: None });
+            let waited = if bandit.arms[bandit.current].name() == favourite { 100_000 } else { 900_000 };
+            bandit.observe(&Observation::Step { now: at(waited) });
+            bandit.observe(&Observation::Unqueued { task });
+            bandit.observe(&Observation::Admitted { task, input: 1.0 });
         }
     }
 
@@ -274,34 +346,54 @@ mod tests {
         teach(&mut bandit, "fcfs", 0, 40);
         assert_eq!(bandit.context, 0);
         // Many unequal tasks: another context, of which nothing is known, so that both arms are tried there.
-        for index in 0..200 {
-            bandit.observe(&Observation::Queued { task: task(if index % 20 == 0 { 50.0 } else { 0.1 }), front: None });
-        }
+        let crowd = |index| Candidate { arrival: Time::NEVER, ..task(if index % 20 == 0 { 50_000.0 } else { 100.0 }) };
+        (0..200).for_each(|index| bandit.observe(&Observation::Queued { task: crowd(index), front: None }));
         teach(&mut bandit, "shortest", 40, 40);
         assert_eq!(bandit.context, 5);
         assert_eq!(bandit.epochs().last().expect("epochs").arm, "shortest");
-        for index in 0..200 {
-            bandit.observe(&Observation::Unqueued { task: task(if index % 20 == 0 { 50.0 } else { 0.1 }) });
-        }
+        (0..200).for_each(|index| bandit.observe(&Observation::Unqueued { task: crowd(index) }));
         teach(&mut bandit, "fcfs", 80, 5);
         assert_eq!(bandit.context, 0);
         assert_eq!(bandit.epochs().last().expect("epochs").arm, "fcfs");
     }
 
     #[test]
-    fn rewards_are_means_between_zero_and_one() {
+    fn rewards_are_those_of_the_slowdowns_that_an_epoch_added() {
         let mut bandit = bandit();
+        let second = |at: f64| Time::from_secs_f64(at);
         bandit.observe(&Observation::Step { now: Time::ZERO });
-        bandit.observe(&Observation::Ended { task: task(1.0), cost: 1.0, waited: 0.0 });
-        bandit.observe(&Observation::Ended { task: task(1.0), cost: 1.0, waited: 3.0 });
-        bandit.observe(&Observation::Step { now: Time::from_micros(999_999) });
+        let tasks = [2.0, 1.0].map(task);
+        for task in tasks {
+            bandit.observe(&Observation::Queued { task, front: None });
+        }
+        bandit.observe(&Observation::Step { now: second(0.5) });
+        bandit.observe(&Observation::Unqueued { task: tasks[1] });
+        bandit.observe(&Observation::Admitted { task: tasks[1], input: 1.0 });
+        bandit.observe(&Observation::Step { now: second(0.999_999) });
         assert!(bandit.epochs().is_empty());
-        bandit.observe(&Observation::Step { now: Time::from_micros(1_000_000) });
-        assert_eq!(bandit.epochs().len(), 1);
-        assert_eq!((bandit.epochs()[0].reward, bandit.epochs()[0].ended), (0.625, 2));
-        // An epoch in which nothing ended teaches nothing.
-        bandit.observe(&Observation::Step { now: Time::from_micros(2_000_000) });
-        assert_eq!(bandit.epochs().len(), 1);
+        bandit.observe(&Observation::Step { now: second(1.0) });
+        // Slowdowns went from 1 to 1.5 in both cases: 2 · (1.5² - 1) for the one task that was taken on.
+        let [epoch] = bandit.epochs() else { panic!("one epoch") };
+        assert!((epoch.reward - (1.0 + 2.5f64).sqrt().recip()).abs() < 1e-9, "{epoch:?}");
+        assert_eq!(epoch.served, 1);
+        // The next is charged with what it adds, from 1.5 to 2, even if it takes on nobody.
+        bandit.observe(&Observation::Step { now: second(2.0) });
+        let epoch = bandit.epochs()[1];
+        assert!((epoch.reward - (1.0 + 1.75f64).sqrt().recip()).abs() < 1e-9, "{epoch:?}");
+        bandit.observe(&Observation::Unqueued { task: tasks[0] });
+        assert_eq!((bandit.queue.inverse, bandit.queue.waited), (0.0, 0.0));
+        // Where nobody waits and nobody is served, there is nothing to learn; who need not wait is served perfectly.
+        bandit.observe(&Observation::Step { now: second(3.0) });
+        assert_eq!(bandit.epochs().len(), 2);
+        bandit.observe(&Observation::Admitted { task: tasks[0], input: 1.0 });
+        bandit.observe(&Observation::Step { now: second(4.0) });
+        assert_eq!(bandit.epochs()[2].reward, 1.0);
+        // What took twice as long as estimated had half the slowdown: (1 + 1/2)² instead of (1 + 1)².
+        bandit.observe(&Observation::Ended { task: tasks[1], cost: 2.0, waited: 1.0 });
+        assert_eq!(bandit.queue.added, 2.25 - 4.0);
+        bandit.observe(&Observation::Admitted { task: tasks[0], input: 1.0 });
+        bandit.observe(&Observation::Step { now: second(5.0) });
+        assert_eq!(bandit.epochs()[3].reward, 1.0);
         assert!(Bandit::new(Vec::new(), 1.0, 0.0).is_err());
     }
 

@@ -112,7 +112,7 @@ pub enum Observation {
     Ended {
         /// The task.
         task: Candidate,
-        /// Its estimated computing time when it came, in seconds.
+        /// Its computing time in seconds: what it came to be, as far as that is known at the end, or else as it was estimated.
         cost: f64,
         /// How long it waited for its first result, in seconds.
         waited: f64,
@@ -210,6 +210,11 @@ pub trait Policy: fmt::Debug + Send + PolicyClone {
     /// Another number whenever all ranks may have changed at once.
     fn revision(&self) -> u64 {
         0
+    }
+
+    /// The names of the policies that one that learns chooses among.
+    fn learns_from(&self) -> Vec<&'static str> {
+        Vec::new()
     }
 
     /// What a policy that learns has done so far.

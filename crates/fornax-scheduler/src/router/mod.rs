@@ -47,6 +47,8 @@ pub enum RouterEvent {
         at: Time,
         /// Tokens that it still has to compute, of prompts and by estimate of outputs.
         tokens: u64,
+        /// Tokens that it has computed in all since it was there: a counter, which only grows.
+        computed: u64,
     },
     /// A replica gets nothing more: it is being drained, or is gone.
     Remove(u32),
@@ -91,6 +93,7 @@ impl Default for RouterConfig {
 struct Replica {
     present: bool,
     reported: u64,
+    computed: u64,
     at: Time,
     /// What was sent since: when, and how many tokens.
     sent: VecDeque<(Time, u64)>,
@@ -107,6 +110,7 @@ impl Replica {
         Self {
             present: true,
             reported: 0,
+            computed: 0,
             at: now,
             sent: VecDeque::new(),
             sent_tokens: 0,
@@ -123,8 +127,9 @@ pub struct View {
     pub eligible: Vec<u32>,
     /// Load in tokens by replica, eligible or not.
     pub loads: Vec<u64>,
-    /// Tokens that each replica was sent to compute, those of half a minute ago counting half.
-    pub assigned: Vec<f64>,
+    /// Each replica's work in tokens: what it computed by its reports, half as much for every half minute that has passed
+    /// since, and its load.
+    pub work: Vec<f64>,
     /// Replicas that were sent the beginning of the prompt before, with how many tokens of it.
     pub matches: Vec<(u32, u32)>,
 }
@@ -140,7 +145,7 @@ pub struct View {
 /// };
 /// let first = router.step([RouterEvent::Request(request(1))], Time::ZERO).0.remove(0);
 /// let later = Time::from_secs_f64(2.0);
-/// let report = RouterEvent::Report { replica: first.replica, at: later, tokens: 50 };
+/// let report = RouterEvent::Report { replica: first.replica, at: later, tokens: 50, computed: 690 };
 /// let second = router.step([report, RouterEvent::Request(request(2))], later).0.remove(0);
 /// assert_eq!((second.replica, second.matched), (first.replica, 640)); // it finds the first's prefix there
 /// # Ok::<(), fornax_scheduler::SchedulerError>(())
@@ -155,13 +160,17 @@ pub struct Router {
     holders: HashMap<u64, Vec<(u32, u64)>>,
     /// Counts uses of blocks.
     uses: u64,
-    /// When what was assigned was halved the last time.
-    halved: Time,
+    /// What each replica computed by its reports, the older the less.
+    done: Vec<f64>,
+    /// When that was brought up to date the last time.
+    faded: Time,
     view: View,
 }
 
-/// How long it takes until what was assigned counts half.
-const HALF_LIFE: Duration = Duration::from_secs(30);
+/// Seconds until what was computed counts half.
+const HALF_LIFE: f64 = 30.0;
+/// Seconds after which what was computed is brought up to date: a part of the half-life so small that it makes no difference.
+const FADING: f64 = 0.1;
 
 impl Router {
     /// A router of idle replicas.
@@ -176,16 +185,16 @@ impl Router {
             return Err(SchedulerError::config("block_size", 0, "give the replicas' block size"));
         }
         let replicas = vec![Replica::idle(Time::ZERO); config.replicas];
-        let view = View { assigned: vec![0.0; config.replicas], ..View::default() };
         Ok(Self {
             config,
             strategy,
+            done: vec![0.0; replicas.len()],
+            faded: Time::ZERO,
             replicas,
             now: Time::ZERO,
             holders: HashMap::new(),
             uses: 0,
-            halved: Time::ZERO,
-            view,
+            view: View::default(),
         })
     }
 
@@ -196,13 +205,18 @@ impl Router {
         for (event, what) in events.into_iter().enumerate() {
             let outcome = match what {
                 RouterEvent::Request(request) => self.route(&request).map(|route| routes.push(route)),
-                RouterEvent::Report { replica, at, tokens } => self.report(replica, at, tokens),
+                RouterEvent::Report { replica, at, tokens, computed } => self.report(replica, at, tokens, computed),
                 RouterEvent::Remove(replica) => self.replica(replica).map(|replica| replica.present = false),
                 RouterEvent::Add(replica) => self.add(replica),
             };
             rejected.extend(outcome.err().map(|error| Rejected { event, error }));
         }
         (routes, rejected)
+    }
+
+    /// Whether the strategy looks at the hashes of a request's prefix; otherwise they need not be computed.
+    pub fn wants_prefix(&self) -> bool {
+        self.strategy.wants_prefix()
     }
 
     /// A replica's load in tokens as the router knows it.
@@ -219,16 +233,16 @@ impl Router {
         let now = self.now;
         self.replica(number)?;
         // Neither the others' past nor its own is its to make up for.
-        let assigned = &mut self.view.assigned;
-        assigned[number as usize] = assigned.iter().sum::<f64>() / assigned.len() as f64;
+        self.done[number as usize] = self.done.iter().sum::<f64>() / self.done.len() as f64;
         *self.replica(number)? = Replica::idle(now);
         // What it had is gone; that it is still listed would draw requests that find nothing.
         self.holders.values_mut().for_each(|holders| holders.retain(|&(holder, _)| holder != number));
         Ok(())
     }
 
-    fn report(&mut self, number: u32, at: Time, tokens: u64) -> Result<(), SchedulerError> {
+    fn report(&mut self, number: u32, at: Time, tokens: u64, computed: u64) -> Result<(), SchedulerError> {
         let now = self.now;
+        self.fade();
         let replica = self.replica(number)?;
         // A report from before the last one says nothing, and none comes from later than now.
         let at = at.min(now);
@@ -237,13 +251,27 @@ impl Router {
         }
         replica.at = at;
         replica.reported = tokens;
+        // A counter that went back is that of a replica that began anew.
+        let more = if computed < replica.computed { computed } else { computed - replica.computed };
+        replica.computed = computed;
         while let Some(&(when, sent)) = replica.sent.front()
             && when < at
         {
             replica.sent.pop_front();
             replica.sent_tokens -= sent;
         }
+        self.done[number as usize] += more as f64;
         Ok(())
+    }
+
+    /// Lets what was computed count less as it becomes older.
+    fn fade(&mut self) {
+        let age = self.now.secs_since(self.faded);
+        if age >= FADING {
+            self.faded = self.now;
+            let factor = 0.5f64.powf(age / HALF_LIFE);
+            self.done.iter_mut().for_each(|tokens| *tokens *= factor);
+        }
     }
 
     fn route(&mut self, request: &RouteRequest) -> Result<Route, SchedulerError> {
@@ -256,24 +284,22 @@ impl Router {
         let chosen = &mut self.replicas[replica as usize];
         chosen.sent.push_back((self.now, tokens));
         chosen.sent_tokens += tokens;
-        self.view.assigned[replica as usize] += tokens as f64;
         self.remember(request, replica);
         Ok(Route { request: request.id, replica, matched, load })
     }
 
     /// Brings loads up to date and finds who may be chosen: those that are there and fresh, or else all that are there.
     fn look(&mut self) -> Result<(), SchedulerError> {
+        self.fade();
         let view = &mut self.view;
-        let age = self.now.since(self.halved).as_secs() / HALF_LIFE.as_secs();
-        if age > 0 {
-            self.halved = self.now;
-            view.assigned.iter_mut().for_each(|tokens| *tokens *= 0.5f64.powi(age.min(1000) as i32));
-        }
         view.eligible.clear();
         view.loads.clear();
+        view.work.clear();
         let mut fresh = false;
         for (number, replica) in self.replicas.iter().enumerate() {
-            view.loads.push(replica.reported.saturating_add(replica.sent_tokens));
+            let load = replica.reported.saturating_add(replica.sent_tokens);
+            view.loads.push(load);
+            view.work.push(self.done[number] + load as f64);
             if !replica.present {
                 continue;
             }
@@ -391,12 +417,12 @@ mod tests {
         assert_eq!(send(&mut router, 2, &[2], second(2.0)).replica, 1);
         // The report is older than what was sent last, so that both count.
         send(&mut router, 3, &[3], second(3.0));
-        router.step([RouterEvent::Report { replica: 0, at: second(2.5), tokens: 5 }], second(3.5));
+        router.step([RouterEvent::Report { replica: 0, at: second(2.5), tokens: 5, computed: 0 }], second(3.5));
         assert_eq!(router.load(0), Some(35));
-        router.step([RouterEvent::Report { replica: 0, at: second(3.2), tokens: 7 }], second(3.6));
+        router.step([RouterEvent::Report { replica: 0, at: second(3.2), tokens: 7, computed: 0 }], second(3.6));
         assert_eq!(router.load(0), Some(7));
         // An older report changes nothing.
-        router.step([RouterEvent::Report { replica: 0, at: second(3.0), tokens: 900 }], second(3.7));
+        router.step([RouterEvent::Report { replica: 0, at: second(3.0), tokens: 900, computed: 0 }], second(3.7));
         assert_eq!(router.load(0), Some(7));
         assert_eq!(router.load(2), None);
     }
@@ -405,7 +431,7 @@ mod tests {
     fn one_that_is_silent_gets_nothing_while_another_is_fresh() {
         let mut router = router("least-loaded", 2);
         let late = Time::from_secs_f64(60.0);
-        router.step([RouterEvent::Report { replica: 1, at: late, tokens: 500 }], late);
+        router.step([RouterEvent::Report { replica: 1, at: late, tokens: 500, computed: 0 }], late);
         assert_eq!(send(&mut router, 1, &[], late).replica, 1);
         let later = Time::from_secs_f64(600.0);
         assert_eq!(send(&mut router, 2, &[], later).replica, 0, "all are silent: the least loaded");
@@ -438,6 +464,26 @@ mod tests {
         assert!(router.holders.len() <= 128 && router.replicas.iter().all(|replica| replica.kept <= 64));
         assert_eq!(send(&mut router, 200, &[1000, 1001], Time::ZERO).matched, 0);
         assert_eq!(send(&mut router, 201, &[1000, 1001], Time::ZERO).matched, 32);
+    }
+
+    #[test]
+    fn work_is_what_was_computed_lately_and_what_is_left() {
+        let mut router = router("prefix", 2);
+        let second = |at| Time::from_secs_f64(at);
+        let report =
+            |replica, at: f64, tokens, computed| [RouterEvent::Report { replica, at: second(at), tokens, computed }];
+        router.step(report(0, 1.0, 10, 1000), second(1.0));
+        router.step(report(1, 1.0, 30, 900), second(1.0));
+        assert_eq!(send(&mut router, 1, &[1], second(1.0)).replica, 1, "1010 and 930");
+        assert_eq!(router.view.work, [1010.0, 930.0]);
+        // Half a minute on, what was computed counts half; a counter that went back began anew.
+        router.step(report(0, 31.0, 0, 1000), second(31.0));
+        router.step(report(1, 31.0, 0, 50), second(31.0));
+        assert_eq!(send(&mut router, 2, &[2], second(31.0)).replica, 0);
+        assert!((router.view.work[0] - 500.0).abs() < 1e-6 && (router.view.work[1] - 500.0).abs() < 1e-6);
+        // One that comes back has the others' mean to its name, so that it is not flooded.
+        router.step([RouterEvent::Remove(0), RouterEvent::Add(0)], second(31.0));
+        assert!((router.done[0] - 500.0).abs() < 1e-6, "{:?}", router.done);
     }
 
     #[test]

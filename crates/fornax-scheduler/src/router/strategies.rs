@@ -4,12 +4,17 @@ use std::fmt;
 
 use super::{RouteRequest, View};
 use crate::random::{GOLDEN, mix};
-use crate::{Random, SchedulerError};
+use crate::{PolicyOptions, Random, SchedulerError};
 
 /// A way to choose a replica.
 pub trait RoutingStrategy: fmt::Debug + Send {
     /// Its name in the list.
     fn name(&self) -> &'static str;
+
+    /// Whether it looks at the prefixes that replicas have; otherwise requests need not bring their hashes.
+    fn wants_prefix(&self) -> bool {
+        false
+    }
 
     /// One of `view.eligible`.
     fn choose(&mut self, request: &RouteRequest, view: &View) -> u32;
@@ -31,42 +36,54 @@ pub struct RoutingEntry {
     pub name: &'static str,
     /// What it does, in a line.
     pub summary: &'static str,
-    /// Makes it, with a seed.
-    pub make: fn(u64) -> Box<dyn RoutingStrategy>,
+    /// Its options with their defaults.
+    pub options: &'static [(&'static str, f64)],
+    /// Makes it from its options and a seed.
+    pub make: fn(&PolicyOptions, u64) -> Result<Box<dyn RoutingStrategy>, SchedulerError>,
 }
 
 /// Every strategy there is.
 pub const ROUTING: &[RoutingEntry] = &[
-    RoutingEntry { name: "round-robin", summary: "one after another", make: |_| Box::new(RoundRobin::default()) },
+    RoutingEntry {
+        name: "round-robin",
+        summary: "one after another",
+        options: &[],
+        make: |_, _| Ok(Box::new(RoundRobin::default())),
+    },
     RoutingEntry {
         name: "least-loaded",
         summary: "who has the fewest tokens to compute",
-        make: |_| Box::new(LeastLoaded),
+        options: &[],
+        make: |_, _| Ok(Box::new(LeastLoaded)),
     },
     RoutingEntry {
         name: "two-choices",
         summary: "the less loaded of two that are drawn",
-        make: |seed| Box::new(TwoChoices { random: Random::new(seed) }),
+        options: &[],
+        make: |_, seed| Ok(Box::new(TwoChoices { random: Random::new(seed) })),
     },
     RoutingEntry {
         name: "prefix",
-        summary: "who is done first: load, and what of the prompt is not there yet",
-        make: |_| Box::new(PrefixAffine),
+        summary: "who has the prompt's beginning and did at most `epsilon` above the mean; or else who did the least",
+        options: &[("epsilon", PrefixAffine::EPSILON)],
+        make: |options, _| Ok(Box::new(PrefixAffine { epsilon: options.not_negative("epsilon")? })),
     },
     RoutingEntry {
         name: "tenant",
         summary: "the same few replicas for a tenant, as long as they are not overloaded",
-        make: |seed| Box::new(TenantAffine { seed }),
+        options: &[],
+        make: |_, seed| Ok(Box::new(TenantAffine { seed })),
     },
 ];
 
-/// The strategy of this name.
+/// The strategy of this name, with options after a colon: `prefix:epsilon=0.1`.
 ///
 /// # Errors
-/// [`SchedulerError::UnknownPolicy`] with the names there are.
+/// [`SchedulerError::UnknownPolicy`] with the names there are; what its options refuse.
 pub fn routing(name: &str, seed: u64) -> Result<Box<dyn RoutingStrategy>, SchedulerError> {
-    match ROUTING.iter().find(|entry| entry.name == name) {
-        Some(entry) => Ok((entry.make)(seed)),
+    let (name, options) = name.split_once(':').unwrap_or((name, ""));
+    match ROUTING.iter().find(|entry| entry.name == name.trim()) {
+        Some(entry) => (entry.make)(&PolicyOptions::parse(entry.options, options)?, seed),
         None => Err(SchedulerError::UnknownPolicy {
             name: name.to_owned(),
             known: ROUTING.iter().map(|entry| entry.name).collect(),
@@ -138,28 +155,62 @@ impl RoutingStrategy for TwoChoices {
     }
 }
 
-/// Who is done first: the least sum of load and of the prompt's tokens that are not there yet. Where a replica with the
-/// prefix is busier than computing the prefix anew costs, or was sent more than its part lately, another gets it, and then
-/// has it too.
+/// Who has the prompt's beginning, as long as its work is no more than `epsilon` above the mean.
+///
+/// A replica's work is what it computed lately and what it has still to compute. It may be sent a request for the prefix
+/// that it has as long as its work is at most `(1 + epsilon) · mean` and a prompt, and its load at most twice the mean and a
+/// prompt. Otherwise the replica that did the least work gets the request, and then has the prefix too: what is asked for
+/// often comes to lie on as many replicas as its traffic needs. Of several that have it, the one with the least left to do
+/// is taken. This is consistent hashing with bounded loads (Mirrokni et al., SODA 2018,
+/// <https://arxiv.org/abs/1608.01350>) with what is known of caches in the place of the hash: the smaller `epsilon`, the
+/// more even the work, and the fewer the hits. A conversation that is all that a replica did stays there in any case, since
+/// its prompt repeats what was computed for it.
 #[derive(Clone, Copy, Debug)]
-pub struct PrefixAffine;
+pub struct PrefixAffine {
+    /// How far above the mean work a replica may be and still be sent more for its prefixes.
+    pub epsilon: f64,
+}
+
+/// How many times the mean load a replica may have and still be sent more for its prefixes.
+const BUSY: f64 = 2.0;
+
+impl PrefixAffine {
+    /// What `epsilon` is where nothing else is said.
+    pub const EPSILON: f64 = 0.0;
+}
+
+impl Default for PrefixAffine {
+    fn default() -> Self {
+        Self { epsilon: Self::EPSILON }
+    }
+}
 
 impl RoutingStrategy for PrefixAffine {
     fn name(&self) -> &'static str {
         "prefix"
     }
 
+    fn wants_prefix(&self) -> bool {
+        true
+    }
+
     fn choose(&mut self, request: &RouteRequest, view: &View) -> u32 {
-        let prompt = u64::from(request.prompt_tokens);
-        let idle = least_loaded(view);
-        let mut best = (view.loads[idle as usize] + prompt, idle);
-        let assigned = |replica: u32| view.assigned[replica as usize];
-        let mean = view.eligible.iter().map(|&replica| assigned(replica)).sum::<f64>() / view.eligible.len() as f64;
-        let matches = view.matches.iter().filter(|(replica, _)| assigned(*replica) <= 1.02 * mean + prompt as f64);
-        for &(replica, matched) in matches {
-            best = best.min((view.loads[replica as usize] + prompt - u64::from(matched), replica));
-        }
-        best.1
+        let prompt = f64::from(request.prompt_tokens);
+        let load = |replica: u32| view.loads[replica as usize];
+        let work = |replica: u32| view.work[replica as usize];
+        let mean = |of: &dyn Fn(u32) -> f64| {
+            view.eligible.iter().map(|&replica| of(replica)).sum::<f64>() / view.eligible.len() as f64
+        };
+        let most_work = (1.0 + self.epsilon) * mean(&work) + prompt;
+        let most_load = BUSY * mean(&|replica| load(replica) as f64) + prompt;
+        let within = |replica: u32| work(replica) <= most_work && load(replica) as f64 <= most_load;
+        let holders = view.matches.iter().filter(|(replica, _)| within(*replica));
+        // What is not there counts as load: the longer beginning, on the replica that has less to do.
+        let left = |&(replica, matched): &(u32, u32)| {
+            (load(replica).saturating_add(u64::from(request.prompt_tokens - matched)), replica)
+        };
+        let best = holders.map(left).min();
+        best.map_or_else(|| least_worked(view), |(_, replica)| replica)
     }
 
     fn boxed_clone(&self) -> Box<dyn RoutingStrategy> {
@@ -197,9 +248,15 @@ impl RoutingStrategy for TenantAffine {
     }
 }
 
+/// Who did the least lately and has the least to do.
+fn least_worked(view: &View) -> u32 {
+    let least = view.eligible.iter().copied().min_by_key(|&replica| crate::policy::key(view.work[replica as usize]));
+    least.expect("a view has an eligible replica")
+}
+
 fn least_loaded(view: &View) -> u32 {
     // Of those that are equally loaded, mostly idle ones, the one that was sent the least lately.
-    let key = |replica: &u32| (view.loads[*replica as usize], crate::policy::key(view.assigned[*replica as usize]));
+    let key = |replica: &u32| (view.loads[*replica as usize], crate::policy::key(view.work[*replica as usize]));
     let least = view.eligible.iter().copied().min_by_key(key);
     least.expect("a view has an eligible replica")
 }
@@ -216,7 +273,8 @@ mod tests {
 
     fn view(loads: &[u64], matches: &[(u32, u32)]) -> View {
         let eligible = (0..loads.len() as u32).collect();
-        View { eligible, loads: loads.to_vec(), assigned: vec![0.0; loads.len()], matches: matches.to_vec() }
+        let work = loads.iter().map(|&load| load as f64).collect();
+        View { eligible, loads: loads.to_vec(), work, matches: matches.to_vec() }
     }
 
     #[test]
@@ -230,21 +288,55 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_draws_as_much_as_it_saves() {
-        let mut strategy = PrefixAffine;
-        assert_eq!(strategy.choose(&request(0), &view(&[0, 79], &[(1, 80)])), 1);
-        assert_eq!(strategy.choose(&request(0), &view(&[0, 81], &[(1, 80)])), 0);
-        assert_eq!(strategy.choose(&request(0), &view(&[5, 40, 40], &[(1, 40), (2, 80)])), 2);
+    fn a_prefix_draws_as_long_as_its_replica_did_no_more_than_the_mean_and_a_prompt() {
+        let mut strategy = PrefixAffine::default();
+        let mut seen = view(&[0; 4], &[(1, 80)]);
+        assert_eq!(strategy.choose(&request(0), &seen), 1);
+        seen.work = vec![1000.0, 1100.0, 900.0, 1000.0];
+        assert_eq!(strategy.choose(&request(0), &seen), 1, "a prompt of 100 above the mean");
+        seen.work[1] = 1140.0;
+        assert_eq!(strategy.choose(&request(0), &seen), 2, "the mean is 1010; who did the least gets it");
+        let mut loose = PrefixAffine { epsilon: 0.03 };
+        assert_eq!(loose.choose(&request(0), &seen), 1);
+        // Who is drained does not count.
+        seen.eligible = vec![0, 1, 3];
+        seen.work[1] = 1100.0;
+        assert_eq!(strategy.choose(&request(0), &seen), 1);
     }
 
     #[test]
-    fn a_prefix_draws_no_more_than_a_fair_part() {
-        let mut seen = view(&[0, 0, 0, 0], &[(1, 80)]);
-        assert_eq!(PrefixAffine.choose(&request(0), &seen), 1);
-        seen.assigned = vec![1000.0, 1150.0, 900.0, 1000.0];
-        assert_eq!(PrefixAffine.choose(&request(0), &seen), 2, "equally loaded, and sent the least");
-        seen.assigned[1] = 1100.0;
-        assert_eq!(PrefixAffine.choose(&request(0), &seen), 1);
+    fn a_prefix_draws_nobody_into_a_queue() {
+        let mut seen = view(&[0, 500, 100, 100], &[(1, 80)]);
+        seen.work = vec![1000.0; 4];
+        // Twice the mean load is 350, and a prompt more 450.
+        assert_eq!(PrefixAffine::default().choose(&request(0), &seen), 0);
+        seen.loads[1] = 400;
+        assert_eq!(PrefixAffine::default().choose(&request(0), &seen), 1);
+    }
+
+    #[test]
+    fn of_several_that_have_a_prefix_the_one_with_the_least_left_is_taken() {
+        let mut strategy = PrefixAffine::default();
+        let mut with = |loads: &[u64], matches: &[(u32, u32)]| {
+            let seen = View { work: vec![1.0; loads.len()], ..view(loads, matches) };
+            strategy.choose(&request(0), &seen)
+        };
+        assert_eq!(with(&[50, 79, 60], &[(0, 20), (1, 80)]), 1);
+        assert_eq!(with(&[50, 179, 160], &[(0, 20), (1, 80)]), 0);
+        assert_eq!(with(&[u64::MAX, u64::MAX], &[(0, 20), (1, 80)]), 0, "loads saturate");
+    }
+
+    #[test]
+    fn options_are_checked() {
+        assert_eq!(routing("prefix:epsilon=0.5", 1).expect("an option").name(), "prefix");
+        assert!(routing("prefix", 1).expect("a strategy").wants_prefix());
+        for bad in ["prefix:epsilon=-1", "prefix:epsilon=nan", "prefix:slack=1", "round-robin:epsilon=1", "", "nearest"]
+        {
+            assert!(routing(bad, 1).is_err(), "{bad}");
+        }
+        for entry in ROUTING {
+            assert_eq!(routing(entry.name, 1).expect("in the list").name(), entry.name);
+        }
     }
 
     #[test]

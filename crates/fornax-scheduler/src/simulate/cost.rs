@@ -158,7 +158,11 @@ fn solve(samples: &[StepSample], used: &[usize]) -> Option<Vec<f64>> {
 
 /// How long a step takes.
 #[derive(Clone, Copy, Debug, PartialEq)]
-#[cfg_attr(feature = "simulate", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
+#[cfg_attr(
+    feature = "simulate",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "kebab-case", deny_unknown_fields)
+)]
 pub enum CostModel {
     /// From what the hardware can do.
     Roofline(Roofline),
@@ -167,6 +171,29 @@ pub enum CostModel {
 }
 
 impl CostModel {
+    /// Whether it makes sense.
+    ///
+    /// # Errors
+    /// [`SchedulerError::InvalidConfig`] for numbers that are negative or not finite, and for steps that take no time, or
+    /// more than a million seconds for a token.
+    pub fn check(&self) -> Result<(), SchedulerError> {
+        let (numbers, divisors) = match self {
+            Self::Roofline(roof) => (
+                vec![roof.parameters, roof.weight_bytes, roof.kv_bytes_per_token, roof.flops_per_pair, roof.overhead],
+                vec![roof.flops_per_second, roof.bytes_per_second],
+            ),
+            Self::Fitted(fitted) => (vec![fitted.base, fitted.per_token, fitted.per_context], Vec::new()),
+        };
+        let sound = numbers.iter().all(|number| number.is_finite() && *number >= 0.0)
+            && divisors.iter().all(|number| number.is_finite() && *number > 0.0);
+        let one = self.seconds(&StepLoad { tokens: 1.0, context: 1.0, pairs: 1.0 });
+        if sound && one > 0.0 && one <= 1e6 {
+            return Ok(());
+        }
+        let reason = "give finite numbers that are not negative, rates above zero, and at most 1e6 seconds for a token";
+        Err(SchedulerError::config("cost", format!("{self:?}"), reason))
+    }
+
     /// The seconds of a step.
     pub fn seconds(&self, load: &StepLoad) -> f64 {
         match self {

@@ -1,7 +1,7 @@
 //! Replicas behind a router, in made-up time: arrivals and finished steps, one after another.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, VecDeque};
 
 use super::report::{Recorder, Report};
 use super::{Class, CostModel, StepLoad, TraceRequest};
@@ -35,6 +35,8 @@ pub struct FleetConfig {
     pub report_interval: f64,
     /// For chance in predictions, speculation and routing.
     pub seed: u64,
+    /// Whether reports measure others by it.
+    pub oracle: bool,
 }
 
 impl Default for FleetConfig {
@@ -50,7 +52,63 @@ impl Default for FleetConfig {
             prediction: Some(0.5),
             report_interval: 0.1,
             seed: 1,
+            oracle: false,
         }
+    }
+}
+
+/// The most blocks that all replicas have together, and the most pairs of a replica and a tenant: what memory holds.
+const MOST_BLOCKS: usize = 100_000_000;
+const MOST_TENANTS: usize = 10_000_000;
+
+impl FleetConfig {
+    /// Whether it makes sense for requests of `classes`.
+    ///
+    /// # Errors
+    /// [`SchedulerError::InvalidConfig`] naming the field, and whatever the policy, the routing, the scheduler, the memory or
+    /// the cost model refuses.
+    pub fn check(&self, classes: &[Class]) -> Result<(), SchedulerError> {
+        policy(&self.policy)?;
+        routing(&self.routing, self.seed)?;
+        self.cost.check()?;
+        self.batch.check()?;
+        if !(1..=100_000).contains(&self.replicas) {
+            return Err(SchedulerError::config("replicas", self.replicas, "give 1 to 100000"));
+        }
+        if !(0.0..=1e9).contains(&self.report_interval) {
+            return Err(SchedulerError::config("report-interval", self.report_interval, "give seconds, from 0 to 1e9"));
+        }
+        if let Some(sigma) = self.prediction.filter(|sigma| !(0.0..=10.0).contains(sigma)) {
+            return Err(SchedulerError::config("prediction", sigma, "give the standard deviation of a logarithm, from 0 to 10"));
+        }
+        let mut blocks = 0usize;
+        for model in &self.batch.models {
+            // The memory checks the size of blocks; one of each kind is enough for that.
+            KvMemory::new(1, model.block_size, 0)?;
+            blocks = blocks.saturating_add(model.blocks).saturating_add(model.host_blocks);
+        }
+        if blocks.saturating_mul(self.replicas) > MOST_BLOCKS {
+            let found = blocks.saturating_mul(self.replicas);
+            return Err(SchedulerError::config("blocks", found, "give all replicas together at most 100 million"));
+        }
+        let tenants: usize = classes.iter().map(|class| class.tenants as usize).sum();
+        if tenants.saturating_mul(self.replicas) > MOST_TENANTS {
+            let found = tenants.saturating_mul(self.replicas);
+            return Err(SchedulerError::config("class.tenants", found, "times the replicas, give at most 10 million"));
+        }
+        for (at, &(tenant, weight)) in self.weights.iter().enumerate() {
+            let of = |class: &Class| (class.tenant..class.tenant.saturating_add(class.tenants)).contains(&tenant.0);
+            if !classes.iter().any(of) {
+                return Err(SchedulerError::config("weights", tenant.0, "no class has this tenant; weigh those that there are"));
+            }
+            if self.weights[..at].iter().any(|(other, _)| *other == tenant) {
+                return Err(SchedulerError::config("weights", tenant.0, "the tenant is weighed twice; do so once"));
+            }
+            if !(1e-9..=1e9).contains(&weight) {
+                return Err(SchedulerError::config("weights", weight, "give a weight of 1e-9 to 1e9"));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -63,6 +121,8 @@ struct Replica {
     began: Option<Time>,
     /// Tokens still to be computed, as the replica would report them.
     pending: u64,
+    /// Tokens computed so far.
+    computed: u64,
     reported: Time,
 }
 
@@ -75,6 +135,8 @@ struct Live {
     pending: u64,
     /// Whether any of it was computed.
     begun: bool,
+    /// What its computing time is reckoned at, in seconds.
+    cost: f64,
     /// When its first token came.
     first: Time,
     last: Time,
@@ -88,8 +150,10 @@ pub struct Fleet {
     replicas: Vec<Replica>,
     router: Router,
     random: Random,
-    /// By the request's number, which is its id.
-    live: Vec<Option<Live>>,
+    /// By the request's number, which is its id; those that ended before all others are gone from the front.
+    live: VecDeque<Option<Live>>,
+    /// How many are gone.
+    gone: u64,
     /// Steps by when they end.
     ends: BinaryHeap<Reverse<(Time, u32)>>,
     /// The root of each tenant's prefixes is asked of this one.
@@ -105,6 +169,7 @@ impl Fleet {
     /// # Errors
     /// What the configuration of schedulers, policies, router or tenants refuses.
     pub fn new(mut config: FleetConfig, classes: &[Class]) -> Result<Self, SchedulerError> {
+        config.check(classes)?;
         (config.batch.seconds_per_prompt_token, config.batch.seconds_per_output_token) = config.cost.token_seconds();
         let mut tenants: Vec<u32> =
             classes.iter().flat_map(|class| class.tenant..class.tenant + class.tenants).collect();
@@ -131,13 +196,15 @@ impl Fleet {
             plan: Plan::default(),
             began: None,
             pending: 0,
+            computed: 0,
             reported: Time::ZERO,
         };
         Ok(Self {
             replicas: (0..config.replicas).map(|_| replica()).collect(),
             router,
             random: Random::new(config.seed).fork(7),
-            live: Vec::new(),
+            live: VecDeque::new(),
+            gone: 0,
             ends: BinaryHeap::new(),
             roots: KvMemory::new(1, block_size, config.batch.hash_seed)?,
             lengths: vec![(0.0, 0.0); classes.len()],
@@ -151,7 +218,19 @@ impl Fleet {
     ///
     /// # Errors
     /// What the router refuses; a request that a scheduler refuses counts as such in the report.
-    pub fn run(mut self, requests: impl IntoIterator<Item = TraceRequest>) -> Result<Report, SchedulerError> {
+    pub fn run(self, requests: impl IntoIterator<Item = TraceRequest>) -> Result<Report, SchedulerError> {
+        self.run_with(requests, &mut |_| {})
+    }
+
+    /// As [`run`](Self::run), and tells `progress` every thousand requests how many have come.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn run_with(
+        mut self,
+        requests: impl IntoIterator<Item = TraceRequest>,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Report, SchedulerError> {
         let mut requests = requests.into_iter().peekable();
         loop {
             let step = self.ends.peek().map(|Reverse((time, _))| *time);
@@ -159,6 +238,10 @@ impl Fleet {
                 (Some(request), step) if step.is_none_or(|step| request.arrival <= step) => {
                     let request = requests.next().expect("it was looked at");
                     self.arrive(request)?;
+                    let come = self.gone + self.live.len() as u64;
+                    if come.is_multiple_of(1000) {
+                        progress(come);
+                    }
                 }
                 (_, Some(_)) => {
                     let Reverse((now, replica)) = self.ends.pop().expect("it was looked at");
@@ -176,7 +259,7 @@ impl Fleet {
 
     fn arrive(&mut self, request: TraceRequest) -> Result<(), SchedulerError> {
         let now = request.arrival;
-        let id = RequestId(self.live.len() as u64);
+        let id = RequestId(self.gone + self.live.len() as u64);
         let tokens = request.prompt();
         let predicted = self.predict(&request);
         let route = RouteRequest {
@@ -184,14 +267,16 @@ impl Fleet {
             tenant: TenantId(request.tenant),
             prompt_tokens: request.prompt_tokens(),
             new_tokens: predicted,
-            prefix: if self.config.routing == "prefix" { self.hashes(&request, &tokens) } else { Vec::new() },
+            prefix: if self.router.wants_prefix() { self.hashes(&request, &tokens) } else { Vec::new() },
         };
         let (mut routes, mut rejected) = self.router.step([RouterEvent::Request(route)], now);
         let Some(route) = routes.pop() else {
             return Err(rejected.pop().map_or(SchedulerError::NoReplica, |rejected| rejected.error));
         };
         let pending = u64::from(request.prompt_tokens()) + u64::from(predicted);
-        self.live.push(Some(Live { request, emitted: 0, pending, begun: false, first: now, last: now }));
+        let cost = f64::from(request.prompt_tokens()) * self.config.batch.seconds_per_prompt_token
+            + f64::from(request.new_tokens) * self.config.batch.seconds_per_output_token;
+        self.live.push_back(Some(Live { request, emitted: 0, pending, begun: false, cost, first: now, last: now }));
         let class = &self.classes[usize::from(request.class)];
         let class = Request {
             tenant: TenantId(request.tenant),
@@ -244,12 +329,14 @@ impl Fleet {
         let mut outputs = Vec::with_capacity(plan.items.len());
         let mut tokens = Vec::with_capacity(plan.items.len());
         for item in &plan.items {
-            let live = self.live[item.sequence.request.0 as usize].as_mut().expect("what is planned is live");
+            let live = self.live[(item.sequence.request.0 - self.gone) as usize].as_mut().expect("what is planned is live");
             let class = &self.classes[usize::from(live.request.class)];
             let mut done = u64::from(item.tokens);
             if !std::mem::replace(&mut live.begun, true) {
                 // What was cached is not to be computed.
                 done += u64::from(item.start);
+                let waited = began.secs_since(live.request.arrival);
+                self.recorder.begun(&live.request, 1.0 + waited / live.cost);
             }
             let mut new = item.samples;
             if item.samples > 0 {
@@ -271,6 +358,7 @@ impl Fleet {
             live.pending -= done;
             replica.pending -= done;
         }
+        replica.computed += plan.tokens() as u64;
         self.recorder.stepped(number, &plan, now.secs_since(began));
         let done = BatchEvent::Done { plan: plan.id.expect("a plan under way has a name"), outputs, tokens };
         replica.plan = plan;
@@ -278,7 +366,8 @@ impl Fleet {
         let replica = &mut self.replicas[number];
         if now.secs_since(replica.reported) >= self.config.report_interval || replica.began.is_none() {
             replica.reported = now;
-            let report = RouterEvent::Report { replica: number as u32, at: now, tokens: replica.pending };
+            let (tokens, computed) = (replica.pending, replica.computed);
+            let report = RouterEvent::Report { replica: number as u32, at: now, tokens, computed };
             self.router.step([report], now);
         }
         Ok(())
@@ -310,17 +399,21 @@ impl Fleet {
     /// Takes note of what ended or was refused.
     fn close(&mut self, number: usize, plan: &Plan, now: Time) {
         for finished in &plan.finished {
-            if let Some(live) = self.live[finished.sequence.request.0 as usize].take() {
+            if let Some(live) = self.live[(finished.sequence.request.0 - self.gone) as usize].take() {
                 self.replicas[number].pending -= live.pending;
                 self.recorder.finished(&live.request, live.emitted, live.first, now);
             }
         }
         for _ in &plan.rejected {
             // Each step submits one request at most, the latest.
-            if let Some(live) = self.live.last_mut().and_then(Option::take) {
+            if let Some(live) = self.live.back_mut().and_then(Option::take) {
                 self.replicas[number].pending -= live.pending;
                 self.recorder.refused(&live.request);
             }
+        }
+        while let Some(None) = self.live.front() {
+            self.live.pop_front();
+            self.gone += 1;
         }
     }
 }

@@ -3,22 +3,30 @@
 //! A [`Workload`] brings requests, a [`CostModel`] says how long a step takes, a [`Fleet`] lets them meet and gives a
 //! [`Report`]. The same seed gives the same report. What is simulated is time and text; nothing of the scheduler is.
 //!
-//! With the feature `simulate`, a `Scenario` is read from TOML, with several variants to compare, and reports come as JSON;
-//! [`plot`] draws them as SVG.
+//! An [`Outcome`] holds the reports of several variants side by side: as tables, as plots in SVG ([`plot`]), and, with the
+//! feature `simulate`, as JSON. With that feature a `Scenario` is read from TOML and a trace from JSON lines.
 
+mod balance;
 mod cost;
 mod fleet;
 mod histogram;
+#[cfg(feature = "simulate")]
+mod jsonl;
+mod outcome;
 pub mod plot;
 mod report;
 #[cfg(feature = "simulate")]
 mod scenario;
 mod trace;
 
+pub use balance::Balance;
 pub use cost::{CostModel, Fitted, Roofline, StepLoad, StepSample};
 pub use fleet::{Fleet, FleetConfig};
 pub use histogram::Histogram;
-pub use report::{ClassReport, Report, comparison};
+pub use outcome::{Distance, Outcome, Regret, Table};
+pub use report::{ClassReport, Report};
 #[cfg(feature = "simulate")]
-pub use scenario::{BUILT_IN, Outcome, Scenario, simulate};
-pub use trace::{Arrivals, Class, Length, Prefix, TraceRequest, Turns, Workload, WorkloadIter};
+pub use scenario::{BUILT_IN, Progress, Scenario, Variant, simulate, summary};
+pub use trace::{
+    Arrivals, Class, Length, MOST_REQUESTS, MOST_TOKENS, Prefix, TraceRequest, Turns, Workload, WorkloadIter,
+};

@@ -1,6 +1,7 @@
 //! What a simulation shows: how each class was served, how evenly tenants and replicas were, and what the memory did.
 
-use super::{Class, FleetConfig, Histogram, TraceRequest};
+use super::balance::Spread;
+use super::{Balance, Class, FleetConfig, Histogram, TraceRequest};
 use crate::policy::bandit::Epoch;
 use crate::{BatchScheduler, BatchStats, Plan, Time};
 
@@ -21,6 +22,7 @@ pub struct ClassReport {
     pub within_targets: f64,
     /// Mean time from arrival to end.
     pub mean_latency: f64,
+    pub first_token_mean: f64,
     pub first_token_p50: f64,
     pub first_token_p90: f64,
     pub first_token_p99: f64,
@@ -41,6 +43,10 @@ pub struct Report {
     pub policy: String,
     /// Its routing.
     pub routing: String,
+    /// How many replicas it had.
+    pub replicas: usize,
+    /// Whether others are measured by it.
+    pub oracle: bool,
     /// From the first arrival to the last token.
     pub seconds: f64,
     /// By kind of request.
@@ -74,13 +80,24 @@ pub struct Report {
     pub steps: u64,
     /// Sequences in a step, in the mean.
     pub mean_batch: f64,
-    /// The tokens that the busiest replica computed over the mean of all.
-    pub imbalance: f64,
+    /// How evenly tokens were computed over the replicas.
+    pub tokens_balance: Balance,
+    /// How evenly the replicas were busy.
+    pub busy_balance: Balance,
     /// The tokens that the busiest replica computed.
     pub busiest_tokens: u64,
+    /// How well requests were served whatever their size, between 0 and 1: one over the root mean square of their
+    /// slowdowns, which are `1 + waited / cost`, in windows of ten seconds by arrival, in the mean of the windows. It is what
+    /// the policy `bandit` learns from.
+    pub reward: f64,
+    /// The reward of each window, and none where no request came.
+    #[cfg_attr(feature = "simulate", serde(skip))]
+    pub rewards: Vec<Option<f64>>,
     /// What a learning policy of the first replica did.
     #[cfg_attr(feature = "simulate", serde(skip))]
     pub epochs: Vec<Epoch>,
+    /// The policies that it learned among, if it did.
+    pub learned_from: Vec<&'static str>,
     /// Requests waiting for their first token, by second.
     #[cfg_attr(feature = "simulate", serde(skip))]
     pub queue: Vec<u32>,
@@ -91,44 +108,6 @@ impl Report {
     pub fn class(&self, name: &str) -> Option<&ClassReport> {
         self.classes.iter().find(|class| class.name == name)
     }
-}
-
-/// Reports side by side, as a table for the terminal and for Markdown.
-pub fn comparison(reports: &[Report]) -> String {
-    let mut text = String::from(
-        "| variant | class | served | first token p50 | p90 | p99 (s) | next token p50 | p99 (ms) | within targets | tokens/s | \
-         hits | preempted | busy | gap | imbalance |\n|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n",
-    );
-    for report in reports {
-        for (at, class) in report.classes.iter().enumerate() {
-            let name = if at == 0 { report.name.as_str() } else { "" };
-            text.push_str(&format!(
-                "| {name} | {} | {} | {:.3} | {:.3} | {:.3} | {:.1} | {:.1} | {:.1}% |",
-                class.name,
-                class.finished,
-                class.first_token_p50,
-                class.first_token_p90,
-                class.first_token_p99,
-                class.next_token_p50 * 1e3,
-                class.next_token_p99 * 1e3,
-                class.within_targets * 100.0,
-            ));
-            if at == 0 {
-                text.push_str(&format!(
-                    " {:.0} | {:.1}% | {} | {:.0}% | {:.0} | {:.3} |\n",
-                    report.output_tokens_per_second,
-                    report.cache_hit_rate * 100.0,
-                    report.preemptions,
-                    report.utilisation * 100.0,
-                    report.fairness_gap,
-                    report.imbalance,
-                ));
-            } else {
-                text.push_str(" | | | | | |\n");
-            }
-        }
-    }
-    text
 }
 
 /// What is kept of a class while it is served.
@@ -149,10 +128,13 @@ pub(super) struct Recorder {
     name: String,
     policy: String,
     routing: String,
+    oracle: bool,
     classes: Vec<Class>,
     records: Vec<Record>,
-    busy: Vec<f64>,
-    tokens: Vec<u64>,
+    busy: Spread,
+    tokens: Spread,
+    /// When the latest request came.
+    latest: Time,
     steps: u64,
     items: u64,
     first: Option<Time>,
@@ -163,10 +145,14 @@ pub(super) struct Recorder {
     gap: f64,
     queue: Vec<u32>,
     waiting: u32,
+    /// By window: the sum of the squares of slowdowns of the requests that came in it, and their number.
+    slowdowns: Vec<(f64, u32)>,
 }
 
 /// Seconds of a window over which tenants' services are compared.
 const WINDOW: f64 = 10.0;
+/// How many windows and seconds are told apart; what comes later counts as in the last.
+const MOST_WINDOWS: usize = 1_000_000;
 
 impl Recorder {
     pub(super) fn new(config: &FleetConfig, classes: &[Class]) -> Self {
@@ -175,10 +161,12 @@ impl Recorder {
             name: config.name.clone(),
             policy: config.policy.clone(),
             routing: config.routing.clone(),
+            oracle: config.oracle,
             records: vec![Record::default(); classes.len()],
             classes: classes.to_vec(),
-            busy: vec![0.0; config.replicas],
-            tokens: vec![0; config.replicas],
+            busy: Spread::new(config.replicas),
+            tokens: Spread::new(config.replicas),
+            latest: Time::ZERO,
             steps: 0,
             items: 0,
             first: None,
@@ -188,15 +176,27 @@ impl Recorder {
             gap: 0.0,
             queue: Vec::new(),
             waiting: 0,
+            slowdowns: Vec::new(),
         }
     }
 
     pub(super) fn arrived(&mut self, request: &TraceRequest) {
         self.first.get_or_insert(request.arrival);
         self.at(request.arrival);
+        self.latest = request.arrival;
         self.records[usize::from(request.class)].requests += 1;
         self.tenants[request.tenant as usize].0 += 1;
         self.waiting += 1;
+    }
+
+    /// A request is computed for the first time, with this slowdown.
+    pub(super) fn begun(&mut self, request: &TraceRequest, slowdown: f64) {
+        let window = ((request.arrival.as_secs_f64() / WINDOW) as usize).min(MOST_WINDOWS);
+        if window >= self.slowdowns.len() {
+            self.slowdowns.resize(window + 1, (0.0, 0));
+        }
+        self.slowdowns[window].0 += slowdown * slowdown;
+        self.slowdowns[window].1 += 1;
     }
 
     pub(super) fn refused(&mut self, request: &TraceRequest) {
@@ -240,8 +240,8 @@ impl Recorder {
     }
 
     pub(super) fn stepped(&mut self, replica: usize, plan: &Plan, seconds: f64) {
-        self.busy[replica] += seconds;
-        self.tokens[replica] += plan.tokens() as u64;
+        self.busy.add(replica, seconds);
+        self.tokens.add(replica, plan.tokens() as f64);
         self.steps += 1;
         self.items += plan.items.len() as u64;
     }
@@ -257,13 +257,17 @@ impl Recorder {
     fn at(&mut self, now: Time) {
         self.last = self.last.max(now);
         let seconds = now.as_secs_f64();
-        while (self.queue.len() as f64) < seconds.min(1e6) {
+        while (self.queue.len() as f64) < seconds.min(MOST_WINDOWS as f64) {
             self.queue.push(self.waiting);
         }
         let window = (seconds / WINDOW) as u64;
         if window == self.window {
             return;
         }
+        // Windows in which the last requests run out say nothing about routing; neither does the first, which starts empty.
+        let counts = self.window > 0 && self.latest.as_secs_f64() >= (self.window + 1) as f64 * WINDOW - 1.0;
+        self.busy.end_window(counts);
+        self.tokens.end_window(counts);
         self.window = window;
         let (mut least, mut most) = (f64::INFINITY, 0.0f64);
         for (waiting, fewest, service) in &mut self.tenants {
@@ -304,6 +308,7 @@ impl Recorder {
                 refused: record.refused,
                 within_targets: share(record.good, record.requests),
                 mean_latency: record.latency / record.requests.max(1) as f64,
+                first_token_mean: record.first_token.mean(),
                 first_token_p50: record.first_token.quantile(0.5),
                 first_token_p90: record.first_token.quantile(0.9),
                 first_token_p99: record.first_token.quantile(0.99),
@@ -313,12 +318,21 @@ impl Recorder {
             })
             .collect();
         let requests: u64 = classes.iter().map(|class| class.requests).sum();
-        let busy: f64 = self.busy.iter().sum();
-        let mean_busy = busy / self.busy.len() as f64;
+        let mean_busy = self.busy.sum() / schedulers.len() as f64;
+        let rewards: Vec<Option<f64>> = self
+            .slowdowns
+            .iter()
+            .map(|&(squares, count)| (count > 0).then(|| (f64::from(count) / squares).sqrt()))
+            .collect();
+        let windows = rewards.iter().flatten().count();
         Report {
+            reward: rewards.iter().flatten().sum::<f64>() / windows.max(1) as f64,
+            rewards,
             name: self.name,
             policy: self.policy,
             routing: self.routing,
+            oracle: self.oracle,
+            replicas: schedulers.len(),
             seconds,
             mean_latency: classes.iter().map(|class| class.mean_latency * class.requests as f64).sum::<f64>()
                 / requests.max(1) as f64,
@@ -335,11 +349,10 @@ impl Recorder {
             utilisation: mean_busy / seconds,
             steps: self.steps,
             mean_batch: self.items as f64 / self.steps.max(1) as f64,
-            busiest_tokens: self.tokens.iter().copied().max().unwrap_or(0),
-            imbalance: share(
-                self.tokens.iter().copied().max().unwrap_or(0) * self.tokens.len() as u64,
-                self.tokens.iter().sum(),
-            ),
+            busiest_tokens: self.tokens.most() as u64,
+            tokens_balance: self.tokens.balance(),
+            busy_balance: self.busy.balance(),
+            learned_from: schedulers.first().map(|one| one.policy().learns_from()).unwrap_or_default(),
             epochs: schedulers.first().map(|scheduler| scheduler.policy().epochs().to_vec()).unwrap_or_default(),
             queue: self.queue,
             classes,

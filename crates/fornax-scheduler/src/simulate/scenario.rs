@@ -2,18 +2,21 @@
 
 use serde::Deserialize;
 
-use super::plot::{self, Labels, Line};
-use super::{Arrivals, Class, CostModel, Fleet, FleetConfig, Report, TraceRequest, Workload, comparison};
-use crate::{Admission, BatchConfig, ModelConfig, Preemption, SchedulerError, TenantId, Time};
+use super::jsonl::{self, shortened};
+use super::{Arrivals, Class, CostModel, Fleet, FleetConfig, Outcome, TraceRequest, Workload};
+use crate::{Admission, BatchConfig, ModelConfig, Preemption, SchedulerError, TenantId};
 
 /// The scenarios that come with the crate: a name and its TOML.
 pub const BUILT_IN: &[(&str, &str)] = &[
     ("mixed", include_str!("../../scenarios/mixed.toml")),
+    ("policies", include_str!("../../scenarios/policies.toml")),
     ("tenants", include_str!("../../scenarios/tenants.toml")),
     ("prefixes", include_str!("../../scenarios/prefixes.toml")),
+    ("balance", include_str!("../../scenarios/balance.toml")),
     ("conversations", include_str!("../../scenarios/conversations.toml")),
     ("diurnal", include_str!("../../scenarios/diurnal.toml")),
     ("learning", include_str!("../../scenarios/learning.toml")),
+    ("learning-alike", include_str!("../../scenarios/learning-alike.toml")),
     ("fleet", include_str!("../../scenarios/fleet.toml")),
 ];
 
@@ -74,55 +77,131 @@ pub struct Variant {
     pub preemptive: Option<bool>,
     pub prefix_caching: Option<bool>,
     pub lookahead: Option<u32>,
+    /// Whether it is what others are measured by: it knows the lengths of outputs, and preempts for work that is shorter.
+    pub oracle: Option<bool>,
 }
 
-/// What a scenario gives.
-#[derive(Clone, Debug)]
-pub struct Outcome {
-    /// One report a variant.
-    pub reports: Vec<Report>,
-    /// The reports as a table in Markdown.
-    pub table: String,
-    /// The reports as JSON.
-    pub json: String,
-    /// Plots as SVG, each with the name of a file.
-    pub plots: Vec<(String, String)>,
+/// How far a simulation has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress<'a> {
+    /// The variant that runs.
+    pub variant: &'a str,
+    /// Its place, from zero.
+    pub number: usize,
+    /// How many variants there are.
+    pub variants: usize,
+    /// How many requests have come.
+    pub requests: u64,
+    /// How many will come.
+    pub of: u64,
 }
 
 /// Runs the scenario `text`, in TOML, or the built-in one of that name; `trace` is a trace in JSON lines to serve instead
-/// of the scenario's own requests.
+/// of the scenario's own requests ([`Scenario::read_trace`]).
 ///
-/// A line of a trace is `{"arrival": 0.5, "prompt": 200, "output": 50}`, in order of time; `tenant`, `class` (by name),
-/// `prefix_group` and `prefix` (its length, a part of `prompt`) may be added.
+/// ```
+/// let outcome = fornax_scheduler::simulate::simulate(
+///     r#"
+///     title = "Two policies"
+///     requests = 200
+///     arrivals = { poisson = 20.0 }
+///     cost = { fitted = { base = 0.005, per_token = 4e-5, per_context = 5e-8 } }
+///     class = [{ name = "all" }]
+///     variant = [{ policy = "fcfs" }, { policy = "shortest" }]
+///     "#,
+///     None,
+/// )?;
+/// assert_eq!(outcome.reports.len(), 2);
+/// assert!(outcome.markdown().contains("| shortest |"));
+/// # Ok::<(), fornax_scheduler::SchedulerError>(())
+/// ```
 ///
 /// # Errors
-/// [`SchedulerError::Scenario`] saying where the text is wrong; what a configuration refuses.
-pub fn simulate(text: &str, trace: Option<&str>) -> Result<Outcome, SchedulerError> {
+/// As [`Scenario::parse`], [`Scenario::read_trace`] and [`Scenario::run`].
+pub fn simulate(text: &str, trace: Option<&[u8]>) -> Result<Outcome, SchedulerError> {
     let text = BUILT_IN.iter().find(|(name, _)| *name == text).map_or(text, |(_, built_in)| built_in);
     let scenario = Scenario::parse(text)?;
-    let reports = scenario.run(trace)?;
-    let json = serde_json::to_string_pretty(&reports)
-        .map_err(|error| SchedulerError::Scenario { place: "report".into(), reason: error.to_string() })?;
-    let plots = scenario.plots(&reports);
-    Ok(Outcome { table: comparison(&reports), json, plots, reports })
+    let trace = trace.map(|trace| scenario.read_trace(trace)).transpose()?;
+    scenario.run(trace.as_deref(), &mut |_| {})
+}
+
+/// What a scenario says of itself: the comment at its beginning, up to the first full stop.
+pub fn summary(toml: &str) -> String {
+    let comment: Vec<&str> = toml.lines().map_while(|line| line.strip_prefix('#')).map(str::trim).collect();
+    let text = comment.join(" ");
+    text.split_once(". ").map_or(text.as_str(), |(first, _)| first).trim_end_matches('.').to_owned()
 }
 
 impl Scenario {
     /// Reads a scenario.
     ///
     /// # Errors
-    /// [`SchedulerError::Scenario`] with the line and what was expected; what [`Workload::check`] refuses.
+    /// [`SchedulerError::Scenario`] with the line and what was expected; what [`Workload::check`] or, for one of the
+    /// variants, [`FleetConfig::check`] refuses.
     pub fn parse(text: &str) -> Result<Self, SchedulerError> {
+        if text.trim_start_matches('\u{feff}').trim().is_empty() {
+            let reason = "it is empty; give title, requests, arrivals, cost, [[class]] and [[variant]]";
+            return Err(SchedulerError::Scenario { place: "the scenario".into(), reason: reason.into() });
+        }
         let scenario: Self = toml::from_str(text).map_err(|error| {
-            let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].lines().count().max(1));
-            SchedulerError::Scenario { place: format!("line {line}"), reason: error.message().to_owned() }
+            let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+            let line = before.matches('\n').count() + 1;
+            SchedulerError::Scenario { place: format!("line {line}"), reason: shortened(error.message()) }
         })?;
-        if scenario.variants.is_empty() {
-            let reason = "empty; give at least one [[variant]] to run";
+        scenario.check()?;
+        Ok(scenario)
+    }
+
+    /// Whether it makes sense, with every variant.
+    ///
+    /// # Errors
+    /// As [`Scenario::parse`], but for the text.
+    pub fn check(&self) -> Result<(), SchedulerError> {
+        if self.variants.is_empty() {
+            let reason = "it is empty; give at least one [[variant]] to run";
             return Err(SchedulerError::Scenario { place: "variant".into(), reason: reason.into() });
         }
-        scenario.workload().check()?;
-        Ok(scenario)
+        self.workload().check()?;
+        let mut names: Vec<String> = Vec::new();
+        for variant in &self.variants {
+            let fleet = self.fleet(variant);
+            let place = format!("variant {:?}", shortened(&fleet.name));
+            let refuse = |reason: &str| SchedulerError::Scenario { place: place.clone(), reason: reason.into() };
+            if names.contains(&fleet.name) {
+                return Err(refuse("another has the same name; give each a name of its own"));
+            }
+            if self.field(variant, |variant| variant.oracle).unwrap_or(false)
+                && (variant.policy.is_some() || variant.prediction.is_some() || variant.preemptive.is_some())
+            {
+                return Err(refuse("an oracle has its policy, prediction and preemptive already; leave them out"));
+            }
+            fleet.check(&self.classes).map_err(|error| refuse(&error.to_string()))?;
+            names.push(fleet.name);
+        }
+        Ok(())
+    }
+
+    /// Puts in the place of the variants one for each of `policies`, as `defaults` say otherwise.
+    ///
+    /// # Errors
+    /// [`SchedulerError::UnknownPolicy`] and what the options of a policy refuse; a policy that is named twice.
+    pub fn compare<S: AsRef<str>>(&mut self, policies: &[S]) -> Result<(), SchedulerError> {
+        let variant = |policy: &S| Variant { policy: Some(policy.as_ref().to_owned()), ..Variant::default() };
+        self.variants = policies.iter().map(variant).collect();
+        self.defaults.name = None;
+        self.check()
+    }
+
+    /// Reads a trace in JSON lines.
+    ///
+    /// A line is `{"arrival": 0.5, "prompt": 200, "output": 50}`, in order of time; `tenant`, `class` (by name),
+    /// `prefix_group` and `prefix` (its length, a part of `prompt`) may be added. Empty lines, a byte order mark and line
+    /// ends of either kind are passed over.
+    ///
+    /// # Errors
+    /// [`SchedulerError::Scenario`] with the line, the field and what was expected; a trace without a request.
+    pub fn read_trace(&self, bytes: &[u8]) -> Result<Vec<TraceRequest>, SchedulerError> {
+        jsonl::read(bytes, &self.classes)
     }
 
     /// The requests.
@@ -135,18 +214,24 @@ impl Scenario {
         /// The variant's field, or the default's, or else what it is without either.
         macro_rules! field {
             ($name:ident, $otherwise:expr) => {
-                variant.$name.clone().or_else(|| self.defaults.$name.clone()).unwrap_or($otherwise)
+                self.field(variant, |variant| variant.$name.clone()).unwrap_or($otherwise)
             };
         }
         let (fleet, batch, model) = (FleetConfig::default(), BatchConfig::default(), ModelConfig::default());
-        let policy = field!(policy, fleet.policy);
+        let oracle = field!(oracle, false);
+        let policy = if oracle { ORACLE.to_owned() } else { field!(policy, fleet.policy) };
         let swap = field!(swap, false);
         FleetConfig {
-            name: field!(name, policy.clone()),
+            name: field!(name, if oracle { "oracle".to_owned() } else { policy.clone() }),
             policy,
+            oracle,
             routing: field!(routing, fleet.routing),
             replicas: field!(replicas, fleet.replicas),
-            prediction: variant.prediction.or(self.defaults.prediction).or(fleet.prediction),
+            prediction: if oracle {
+                Some(0.0)
+            } else {
+                variant.prediction.or(self.defaults.prediction).or(fleet.prediction)
+            },
             report_interval: field!(report_interval, fleet.report_interval),
             cost: self.cost,
             weights: self.weights.iter().map(|&(tenant, weight)| (TenantId(tenant), weight)).collect(),
@@ -165,7 +250,7 @@ impl Scenario {
                 admission: if field!(reserved, false) { Admission::Reserved } else { Admission::Optimistic },
                 watermark: field!(watermark, batch.watermark),
                 preemption: if swap { Preemption::Swap } else { Preemption::Recompute },
-                preemptive: field!(preemptive, batch.preemptive),
+                preemptive: oracle || field!(preemptive, batch.preemptive),
                 prefix_caching: field!(prefix_caching, batch.prefix_caching),
                 lookahead: field!(lookahead, batch.lookahead),
                 ..batch
@@ -173,133 +258,69 @@ impl Scenario {
         }
     }
 
-    /// Runs every variant.
+    /// Runs every variant over the requests of `trace`, or its own, and tells `progress` now and then how far it is.
     ///
     /// # Errors
-    /// What a configuration refuses, or a trace that cannot be read.
-    pub fn run(&self, trace: Option<&str>) -> Result<Vec<Report>, SchedulerError> {
-        let read = trace.map(|trace| self.read_trace(trace)).transpose()?;
+    /// What a configuration refuses, or a request: one of a class or tenant that the scenario does not have.
+    pub fn run(
+        &self,
+        trace: Option<&[TraceRequest]>,
+        progress: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<Outcome, SchedulerError> {
+        self.check()?;
+        let of = trace.map_or(self.requests, |trace| trace.len() as u64);
+        let variants = self.variants.len();
         let mut reports = Vec::new();
-        for variant in &self.variants {
-            let fleet = Fleet::new(self.fleet(variant), &self.classes)?;
-            reports.push(match &read {
-                Some(requests) => fleet.run(requests.iter().copied())?,
-                None => fleet.run(self.workload().iter())?,
+        for (number, variant) in self.variants.iter().enumerate() {
+            let config = self.fleet(variant);
+            let name = config.name.clone();
+            let mut tell = |requests| progress(Progress { variant: &name, number, variants, requests, of });
+            tell(0);
+            let fleet = Fleet::new(config, &self.classes)?;
+            reports.push(match trace {
+                Some(requests) => fleet.run_with(requests.iter().copied(), &mut tell)?,
+                None => fleet.run_with(self.workload().iter(), &mut tell)?,
             });
+            tell(of);
         }
-        Ok(reports)
+        Ok(Outcome { title: self.title.clone(), seed: self.seed, reports })
     }
 
-    fn read_trace(&self, text: &str) -> Result<Vec<TraceRequest>, SchedulerError> {
-        /// A line of a trace.
-        #[derive(Deserialize)]
-        #[serde(deny_unknown_fields)]
-        struct Entry {
-            arrival: f64,
-            prompt: u32,
-            output: u32,
-            #[serde(default)]
-            tenant: u32,
-            class: Option<String>,
-            #[serde(default)]
-            prefix_group: u64,
-            #[serde(default)]
-            prefix: u32,
-        }
-        let mut requests: Vec<TraceRequest> = Vec::new();
-        for (at, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-            let refuse =
-                |reason: String| SchedulerError::Scenario { place: format!("line {} of the trace", at + 1), reason };
-            let entry: Entry = serde_json::from_str(line).map_err(|error| refuse(error.to_string()))?;
-            let arrival = Time::from_secs_f64(entry.arrival);
-            let class = match &entry.class {
-                None => 0,
-                Some(name) => self
-                    .classes
-                    .iter()
-                    .position(|class| class.name == *name)
-                    .ok_or_else(|| refuse(format!("the scenario has no class {name:?}")))?,
-            };
-            let known =
-                self.classes.iter().any(|class| (class.tenant..class.tenant + class.tenants).contains(&entry.tenant));
-            if !(entry.arrival.is_finite() && entry.arrival >= 0.0) {
-                return Err(refuse("arrival is no time; give seconds from the start".into()));
-            }
-            if requests.last().is_some_and(|last| last.arrival > arrival) {
-                return Err(refuse("it comes before the line above; sort the lines by arrival".into()));
-            }
-            if entry.output == 0 || entry.prompt <= entry.prefix {
-                return Err(refuse("give an output of at least 1, and a prompt longer than its prefix".into()));
-            }
-            if !known {
-                return Err(refuse(format!("the scenario's classes have no tenant {}", entry.tenant)));
-            }
-            requests.push(TraceRequest {
-                arrival,
-                class: class as u16,
-                tenant: entry.tenant,
-                prefix_stream: crate::random::mix(entry.prefix_group.wrapping_add(1)),
-                prefix: entry.prefix,
-                body_stream: crate::random::mix(!(at as u64)),
-                body: entry.prompt - entry.prefix,
-                new_tokens: entry.output,
-            });
-        }
-        Ok(requests)
-    }
-
-    /// Times to the first token as distributions by class, percentiles as bars, and queues over time.
-    fn plots(&self, reports: &[Report]) -> Vec<(String, String)> {
-        let mut plots = Vec::new();
-        for (at, class) in self.classes.iter().enumerate() {
-            let lines: Vec<Line> = reports
-                .iter()
-                .map(|report| Line { name: report.name.clone(), points: report.classes[at].first_token.curve() })
-                .collect();
-            let title = format!("{}: time to the first token, {}", self.title, class.name);
-            let labels = Labels { title: &title, x: "seconds", y: "part of requests", log_x: true };
-            plots.push((format!("first-token-{}.svg", class.name), plot::lines(labels, &lines)));
-        }
-        let names: Vec<&str> = self.classes.iter().map(|class| class.name.as_str()).collect();
-        let p99 = |report: &Report| report.classes.iter().map(|class| class.first_token_p99).collect();
-        let series: Vec<(String, Vec<f64>)> = reports.iter().map(|report| (report.name.clone(), p99(report))).collect();
-        let title = format!("{}: time to the first token, 99th percentile", self.title);
-        let labels = Labels { title: &title, x: "class", y: "seconds", log_x: false };
-        plots.push(("p99.svg".into(), plot::bars(labels, &names, &series)));
-        let queues: Vec<Line> = reports
-            .iter()
-            .map(|report| {
-                let points = report.queue.iter().enumerate().map(|(at, &count)| (at as f64, f64::from(count)));
-                Line { name: report.name.clone(), points: points.collect() }
-            })
-            .collect();
-        let title = format!("{}: requests waiting for their first token", self.title);
-        let labels = Labels { title: &title, x: "seconds", y: "requests", log_x: false };
-        plots.push(("queue.svg".into(), plot::lines(labels, &queues)));
-        plots.extend(regret(&self.title, reports).map(|svg| ("regret.svg".to_owned(), svg)));
-        plots
+    /// The variant's field, or the default's.
+    fn field<T>(&self, variant: &Variant, field: impl Fn(&Variant) -> Option<T>) -> Option<T> {
+        field(variant).or_else(|| field(&self.defaults))
     }
 }
 
-/// What a learning policy lost, epoch by epoch, against the best of the others in hindsight.
-fn regret(title: &str, reports: &[Report]) -> Option<String> {
-    let learner = reports.iter().find(|report| !report.epochs.is_empty())?;
-    let best = learner.epochs.iter().map(|epoch| epoch.reward).fold(0.0, f64::max);
-    let mut arms: Vec<&str> = learner.epochs.iter().map(|epoch| epoch.arm).collect();
-    arms.sort_unstable();
-    arms.dedup();
-    let mean = |arm: &str| {
-        let rewards: Vec<f64> =
-            learner.epochs.iter().filter(|epoch| epoch.arm == arm).map(|epoch| epoch.reward).collect();
-        rewards.iter().sum::<f64>() / rewards.len() as f64
-    };
-    let best = arms.iter().map(|arm| mean(arm)).fold(0.0, f64::max).min(best);
-    let mut lost = 0.0;
-    let points = learner.epochs.iter().map(|epoch| {
-        lost += best - epoch.reward;
-        (epoch.end.as_secs_f64(), lost)
-    });
-    let line = Line { name: "regret".into(), points: points.map(|(at, lost)| (at, lost.max(0.0))).collect() };
-    let title = format!("{title}: regret against the arm of the best mean reward");
-    Some(plot::lines(Labels { title: &title, x: "seconds", y: "lost reward", log_x: false }, &[line]))
+/// The oracle's policy: the shortest remaining work first, which has the least mean latency where one task runs at a time
+/// (Schrage, 1968, <https://doi.org/10.1287/opre.16.3.687>).
+const ORACLE: &str = "shortest:ageing=0";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ships_is_sound_and_says_what_it_is() {
+        for (name, text) in BUILT_IN {
+            Scenario::parse(text).unwrap_or_else(|error| panic!("{name}: {error}"));
+            let summary = summary(text);
+            assert!(summary.len() > 20 && !summary.contains('#') && !summary.ends_with('.'), "{name}: {summary}");
+        }
+    }
+
+    #[test]
+    fn an_oracle_knows_and_preempts() {
+        let text = BUILT_IN[0].1;
+        let scenario = Scenario::parse(text).expect("it ships");
+        let oracle = scenario.variants.iter().find(|variant| variant.oracle == Some(true)).expect("it has an oracle");
+        let fleet = scenario.fleet(oracle);
+        assert_eq!((fleet.policy.as_str(), fleet.prediction, fleet.batch.preemptive), (ORACLE, Some(0.0), true));
+        let mut scenario = scenario.clone();
+        scenario.compare(&["vtc", "shortest:ageing=1"]).expect("policies");
+        let names: Vec<String> = scenario.variants.iter().map(|variant| scenario.fleet(variant).name).collect();
+        assert_eq!(names, ["vtc", "shortest:ageing=1"]);
+        assert!(scenario.compare(&["vtc", "vtc"]).is_err() && scenario.compare(&["quickest"]).is_err());
+        assert!(scenario.compare::<&str>(&[]).is_err());
+    }
 }

@@ -9,9 +9,18 @@ use std::collections::BinaryHeap;
 use crate::random::{GOLDEN, mix};
 use crate::{Random, SchedulerError, Time, Token};
 
-/// How many tokens.
+/// The most tokens of a prompt or an output: more than any model reads, and few enough to be written down.
+pub const MOST_TOKENS: u32 = 1 << 24;
+/// The most requests of a workload.
+pub const MOST_REQUESTS: u64 = 100_000_000;
+
+/// How many tokens, at most [`MOST_TOKENS`].
 #[derive(Clone, Copy, Debug, PartialEq)]
-#[cfg_attr(feature = "simulate", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
+#[cfg_attr(
+    feature = "simulate",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "kebab-case", deny_unknown_fields)
+)]
 pub enum Length {
     /// Always as many.
     Fixed(u32),
@@ -35,18 +44,26 @@ impl Length {
     }
 
     fn check(&self) -> bool {
+        let tokens = |most: u32| (1..=MOST_TOKENS).contains(&most);
+        let typical = |value: f64| value.is_finite() && value > 0.0;
         match *self {
-            Self::Fixed(length) => length > 0,
-            Self::Uniform(least, most) => least > 0 && least <= most,
-            Self::LogNormal(median, sigma, most) => median > 0.0 && median.is_finite() && sigma >= 0.0 && most > 0,
-            Self::Pareto(least, alpha, most) => least > 0.0 && least.is_finite() && alpha > 0.0 && most > 0,
+            Self::Fixed(length) => tokens(length),
+            Self::Uniform(least, most) => tokens(least) && tokens(most) && least <= most,
+            Self::LogNormal(median, sigma, most) => {
+                typical(median) && sigma.is_finite() && sigma >= 0.0 && tokens(most)
+            }
+            Self::Pareto(least, alpha, most) => typical(least) && typical(alpha) && tokens(most),
         }
     }
 }
 
 /// When requests come.
 #[derive(Clone, Copy, Debug, PartialEq)]
-#[cfg_attr(feature = "simulate", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
+#[cfg_attr(
+    feature = "simulate",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "kebab-case", deny_unknown_fields)
+)]
 pub enum Arrivals {
     /// Independently of each other, so many a second.
     Poisson(f64),
@@ -149,6 +166,67 @@ impl Default for Class {
     }
 }
 
+impl Arrivals {
+    fn check(&self) -> bool {
+        let rate = |rate: f64| (1e-9..=1e9).contains(&rate);
+        let span = |seconds: f64| (1e-3..=1e9).contains(&seconds);
+        match *self {
+            Self::Poisson(mean) => rate(mean),
+            Self::Bursty { rate: mean, factor, on, off } => {
+                // Time goes from burst to burst; between two requests there must not be endlessly many.
+                rate(mean) && (1.0..=1e6).contains(&factor) && span(on) && span(off) && mean * (on + off) >= 1e-6
+            }
+            Self::Diurnal { rate: mean, depth, period } => rate(mean) && (0.0..=1.0).contains(&depth) && span(period),
+        }
+    }
+}
+
+impl Class {
+    /// Whether it makes sense.
+    fn check(&self) -> Result<(), SchedulerError> {
+        let positive = |value: f64| value.is_finite() && value > 0.0;
+        let chance = |value: f64| (0.0..=1.0).contains(&value);
+        let tenants = self.tenants > 0 && self.tenant.saturating_add(self.tenants) <= crate::TenantId::MOST;
+        let prefix = self.prefix.is_none_or(|prefix| {
+            prefix.groups > 0 && prefix.tokens <= MOST_TOKENS && prefix.skew.is_finite() && prefix.skew >= 0.0
+        });
+        let turns = self.turns.is_none_or(|turns| turns.mean.is_finite() && turns.mean >= 1.0 && positive(turns.think));
+        let length = "give 1 to 2^24 tokens, the least not above the most, medians and exponents above zero";
+        let above = "give a finite number above zero";
+        let checks = [
+            ("class.share", positive(self.share) && self.share <= 1e9, "give a number above zero, at most 1e9"),
+            ("class.tenants", tenants, "give at least one tenant, and numbers below 2^20"),
+            ("class.prompt", self.prompt.check(), length),
+            ("class.output", self.output.check(), length),
+            ("class.prefix", prefix, "give at least one group, at most 2^24 tokens, and a skew of zero or more"),
+            ("class.turns", turns, "give a mean of at least 1, and seconds to think above zero"),
+            ("class.deadline", self.deadline.is_none_or(positive), above),
+            ("class.first_token_target", positive(self.first_token_target), above),
+            ("class.next_token_target", positive(self.next_token_target), above),
+            ("class.acceptance", chance(self.acceptance), "give a chance between 0 and 1"),
+        ];
+        match checks.into_iter().find(|(_, good, _)| !good) {
+            Some((field, _, reason)) => {
+                let found = match field {
+                    "class.prompt" => format!("{:?}", self.prompt),
+                    "class.output" => format!("{:?}", self.output),
+                    "class.prefix" => format!("{:?}", self.prefix),
+                    "class.turns" => format!("{:?}", self.turns),
+                    "class.tenants" => format!("{} from {} on", self.tenants, self.tenant),
+                    "class.share" => self.share.to_string(),
+                    "class.deadline" => format!("{:?}", self.deadline),
+                    "class.first_token_target" => self.first_token_target.to_string(),
+                    "class.next_token_target" => self.next_token_target.to_string(),
+                    _ => self.acceptance.to_string(),
+                };
+                let found = format!("{found}, in the class {:?}", self.name);
+                Err(SchedulerError::config(field, found, reason))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
 /// A request of a trace.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TraceRequest {
@@ -211,44 +289,27 @@ impl Workload {
     /// # Errors
     /// [`SchedulerError::InvalidConfig`] naming what does not.
     pub fn check(&self) -> Result<(), SchedulerError> {
-        let positive = |value: f64| value.is_finite() && value > 0.0;
-        let good = match self.arrivals {
-            Arrivals::Poisson(rate) => positive(rate),
-            Arrivals::Bursty { rate, factor, on, off } => {
-                positive(rate) && factor.is_finite() && factor >= 1.0 && positive(on) && positive(off)
-            }
-            Arrivals::Diurnal { rate, depth, period } => {
-                positive(rate) && (0.0..=1.0).contains(&depth) && positive(period)
-            }
-        };
         let refuse = |field, found: String, reason| Err(SchedulerError::config(field, found, reason));
-        if !good {
+        if !(1..=MOST_REQUESTS).contains(&self.requests) {
+            return refuse("requests", self.requests.to_string(), "give 1 to 100 million");
+        }
+        if !self.arrivals.check() {
+            let found = format!("{:?}", self.arrivals);
             return refuse(
                 "arrivals",
-                format!("{:?}", self.arrivals),
-                "rates and times are above zero, factors at least 1",
+                found,
+                "give a rate of 1e-9 to 1e9 requests a second; bursts, pauses and days of 1e-3 to 1e9 seconds, at most a \
+                 million of them to a request; a factor of 1 to 1e6; a depth of 0 to 1",
             );
         }
         if self.classes.is_empty() || self.classes.len() > 1000 {
-            return refuse("classes", self.classes.len().to_string(), "give 1 to 1000 kinds of requests");
+            return refuse("class", self.classes.len().to_string(), "give 1 to 1000 kinds of requests");
         }
-        for class in &self.classes {
-            let sound = positive(class.share)
-                && class.tenants > 0
-                && class.tenant.saturating_add(class.tenants) <= crate::TenantId::MOST
-                && class.prompt.check()
-                && class.output.check()
-                && class.deadline.is_none_or(positive)
-                && (0.0..=1.0).contains(&class.acceptance)
-                && class.prefix.is_none_or(|prefix| prefix.groups > 0 && prefix.skew.is_finite() && prefix.skew >= 0.0)
-                && class.turns.is_none_or(|turns| turns.mean >= 1.0 && turns.mean.is_finite() && positive(turns.think));
-            if !sound {
-                return refuse(
-                    "classes",
-                    class.name.clone(),
-                    "shares, lengths, tenants, groups and times are above zero, chances between 0 and 1",
-                );
+        for (at, class) in self.classes.iter().enumerate() {
+            if class.name.is_empty() || self.classes[..at].iter().any(|other| other.name == class.name) {
+                return refuse("class.name", format!("{:?}", class.name), "give each kind of requests a name of its own");
             }
+            class.check()?;
         }
         Ok(())
     }
@@ -361,7 +422,11 @@ impl WorkloadIter {
         if self.texts.chance(1.0 - 1.0 / turns.mean) {
             let think = self.texts.exponential(turns.think);
             let when = Time::from_secs_f64(request.arrival.as_secs_f64() + think);
-            let history = request.body + request.new_tokens;
+            let history = request.body.saturating_add(request.new_tokens);
+            if history > MOST_TOKENS {
+                // Nobody could answer that; the conversation ends.
+                return;
+            }
             self.later.push(Reverse((
                 when,
                 request.body_stream,
@@ -392,7 +457,7 @@ impl Iterator for WorkloadIter {
                 let Reverse((arrival, body_stream, class, tenant, prefix_stream, prefix, history)) =
                     self.later.pop().expect("it was looked at");
                 let kind = &self.workload.classes[usize::from(class)];
-                let body = history.saturating_add(kind.prompt.draw(&mut self.texts));
+                let body = history + kind.prompt.draw(&mut self.texts);
                 let new_tokens = kind.output.draw(&mut self.texts);
                 TraceRequest { arrival, class, tenant, prefix_stream, prefix, body_stream, body, new_tokens }
             }

@@ -1,0 +1,424 @@
+//! Reports side by side: tables, distances from an oracle, the regret of a policy that learns, and plots.
+
+use super::Report;
+use super::plot::{self, Labels, Line};
+
+/// What a scenario gives: one report a variant.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Outcome {
+    /// What it shows.
+    pub title: String,
+    /// The seed, which gives the same reports again.
+    pub seed: u64,
+    /// One report a variant.
+    pub reports: Vec<Report>,
+}
+
+/// How far a variant is from the oracle: 1 is as good.
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "simulate", derive(serde::Serialize))]
+pub struct Distance {
+    /// The variant.
+    pub name: String,
+    /// Its mean time from arrival to end, over the oracle's.
+    pub mean_latency: f64,
+    /// Its mean time to the first token, over the oracle's.
+    pub first_token_mean: f64,
+    /// By class: its 99th percentile of the time to the first token, over the oracle's.
+    pub first_token_p99: Vec<f64>,
+    /// Its tokens a second, over the oracle's.
+    pub output_tokens_per_second: f64,
+}
+
+/// What a policy that learns lost against the best of the fixed ones that it learns from, in hindsight.
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "simulate", derive(serde::Serialize))]
+pub struct Regret {
+    /// The variant that learns.
+    pub name: String,
+    /// The fixed variant with the highest reward.
+    pub best: String,
+    /// The sum over all windows of the best one's reward less its own.
+    pub total: f64,
+    /// How many windows there are; in each of them the reward lies between 0 and 1.
+    pub windows: usize,
+    /// The part of the total that came in the second half of the windows: below a half, it learned.
+    pub late: f64,
+}
+
+/// A table: what stands above its columns, which of them hold numbers, and its rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Table {
+    /// What it shows.
+    pub title: &'static str,
+    /// The names of the columns, and whether they hold numbers.
+    pub columns: Vec<(String, bool)>,
+    /// The cells.
+    pub rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    fn new(title: &'static str, words: &[&str], numbers: &[&str]) -> Self {
+        let column = |number| move |name: &&str| ((*name).to_owned(), number);
+        let columns = words.iter().map(column(false)).chain(numbers.iter().map(column(true))).collect();
+        Self { title, columns, rows: Vec::new() }
+    }
+
+    /// The table in Markdown.
+    pub fn markdown(&self) -> String {
+        let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
+        let mut text = line(self.columns.iter().map(|(name, _)| escape(name)).collect());
+        text.push_str(&self.columns.iter().map(|(_, number)| if *number { "|--:" } else { "|---" }).collect::<String>());
+        text.push_str("|\n");
+        for row in &self.rows {
+            text.push_str(&line(row.iter().map(|cell| escape(cell)).collect()));
+        }
+        text
+    }
+}
+
+fn escape(cell: &str) -> String {
+    cell.replace('|', "\\|")
+}
+
+impl Outcome {
+    /// The report of this name.
+    pub fn report(&self, name: &str) -> Option<&Report> {
+        self.reports.iter().find(|report| report.name == name)
+    }
+
+    /// All tables in Markdown.
+    pub fn markdown(&self) -> String {
+        let texts: Vec<String> = self.tables().iter().map(Table::markdown).collect();
+        texts.join("\n")
+    }
+
+    /// How each class was served, how each variant did; then, where there is something to show, how even the replicas were,
+    /// how far each is from the oracle, and what learning cost.
+    pub fn tables(&self) -> Vec<Table> {
+        let mut tables = vec![self.classes(), self.variants()];
+        if self.reports.iter().any(|report| report.replicas > 1) {
+            tables.push(self.replicas());
+        }
+        tables.extend(self.oracle());
+        tables.extend(self.learning());
+        tables
+    }
+
+    fn classes(&self) -> Table {
+        let numbers = [
+            "served",
+            "first token p50 (s)",
+            "p90",
+            "p99",
+            "next token p50 (ms)",
+            "p99",
+            "within targets",
+        ];
+        let mut table = Table::new("By class", &["variant", "class"], &numbers);
+        for report in &self.reports {
+            for (at, class) in report.classes.iter().enumerate() {
+                let served = match class.requests - class.finished {
+                    0 => class.finished.to_string(),
+                    _ => format!("{} of {}", class.finished, class.requests),
+                };
+                table.rows.push(vec![
+                    if at == 0 { report.name.clone() } else { String::new() },
+                    class.name.clone(),
+                    served,
+                    format!("{:.3}", class.first_token_p50),
+                    format!("{:.3}", class.first_token_p90),
+                    format!("{:.3}", class.first_token_p99),
+                    format!("{:.1}", class.next_token_p50 * 1e3),
+                    format!("{:.1}", class.next_token_p99 * 1e3),
+                    percent(class.within_targets),
+                ]);
+            }
+        }
+        table
+    }
+
+    fn variants(&self) -> Table {
+        let numbers =
+            ["tokens/s", "goodput (1/s)", "latency (s)", "reward", "hits", "preempted", "tokens lost", "busy", "fairness gap"];
+        let mut table = Table::new("By variant", &["variant"], &numbers);
+        for report in &self.reports {
+            table.rows.push(vec![
+                report.name.clone(),
+                format!("{:.0}", report.output_tokens_per_second),
+                format!("{:.2}", report.goodput),
+                format!("{:.3}", report.mean_latency),
+                format!("{:.3}", report.reward),
+                percent(report.cache_hit_rate),
+                report.preemptions.to_string(),
+                report.lost_tokens.to_string(),
+                format!("{:.0}%", report.utilisation * 100.0),
+                format!("{:.0}", report.fairness_gap),
+            ]);
+        }
+        table
+    }
+
+    fn replicas(&self) -> Table {
+        let numbers = [
+            "hits",
+            "evicted before",
+            "never there",
+            "busiest (tokens)",
+            "over the mean",
+            "variation",
+            "over the mean, 10 s",
+            "variation, 10 s",
+            "busy time over the mean, 10 s",
+        ];
+        let mut table = Table::new("Replicas: hits, misses, and how evenly tokens were computed", &["variant"], &numbers);
+        for report in &self.reports {
+            let (tokens, busy) = (&report.tokens_balance, &report.busy_balance);
+            table.rows.push(vec![
+                report.name.clone(),
+                percent(report.cache_hit_rate),
+                report.evicted_misses.to_string(),
+                report.cold_misses.to_string(),
+                report.busiest_tokens.to_string(),
+                format!("{:.3}", tokens.most),
+                format!("{:.3}", tokens.variation),
+                format!("{:.3}", tokens.window_most),
+                format!("{:.3}", tokens.window_variation),
+                format!("{:.3}", busy.window_most),
+            ]);
+        }
+        table
+    }
+
+    fn oracle(&self) -> Option<Table> {
+        let distances = self.distances();
+        let classes = &self.reports.first()?.classes;
+        let p99: Vec<String> = classes.iter().map(|class| format!("first token p99, {}", class.name)).collect();
+        let numbers = ["latency, mean", "first token, mean"].into_iter().chain(p99.iter().map(String::as_str));
+        let numbers: Vec<&str> = numbers.chain(["tokens/s"]).collect();
+        let mut table = Table::new("Times the oracle's", &["variant"], &numbers);
+        for distance in distances {
+            let mut row = vec![distance.name];
+            row.push(format!("{:.3}", distance.mean_latency));
+            row.push(format!("{:.2}", distance.first_token_mean));
+            row.extend(distance.first_token_p99.iter().map(|factor| format!("{factor:.2}")));
+            row.push(format!("{:.3}", distance.output_tokens_per_second));
+            table.rows.push(row);
+        }
+        (!table.rows.is_empty()).then_some(table)
+    }
+
+    fn learning(&self) -> Option<Table> {
+        let numbers = ["regret", "of at most", "in the second half"];
+        let mut table = Table::new("What learning cost", &["variant", "against"], &numbers);
+        for regret in self.regrets() {
+            table.rows.push(vec![
+                regret.name,
+                regret.best,
+                format!("{:.1}", regret.total),
+                regret.windows.to_string(),
+                format!("{:.1}", regret.late * regret.total),
+            ]);
+        }
+        (!table.rows.is_empty()).then_some(table)
+    }
+
+    /// How far each variant is from the oracle; none if there is no oracle.
+    pub fn distances(&self) -> Vec<Distance> {
+        let Some(oracle) = self.reports.iter().find(|report| report.oracle) else { return Vec::new() };
+        let factor = |value: f64, of: f64| if of > 0.0 { value / of } else { 1.0 };
+        let first_token = |report: &Report| {
+            let all: u64 = report.classes.iter().map(|class| class.first_token.count()).sum();
+            let sum: f64 = report.classes.iter().map(|c| c.first_token_mean * c.first_token.count() as f64).sum();
+            sum / all.max(1) as f64
+        };
+        let distance = |report: &Report| Distance {
+            name: report.name.clone(),
+            mean_latency: factor(report.mean_latency, oracle.mean_latency),
+            first_token_mean: factor(first_token(report), first_token(oracle)),
+            first_token_p99: report
+                .classes
+                .iter()
+                .zip(&oracle.classes)
+                .map(|(class, of)| factor(class.first_token_p99, of.first_token_p99))
+                .collect(),
+            output_tokens_per_second: factor(report.output_tokens_per_second, oracle.output_tokens_per_second),
+        };
+        self.reports.iter().map(distance).collect()
+    }
+
+    /// The regret of each variant that learns, against the best of the fixed ones among its arms; none if there are none.
+    pub fn regrets(&self) -> Vec<Regret> {
+        let regret = |learner: &Report| {
+            let best = self.best_arm(learner)?;
+            let lost = lost(best, learner);
+            let total: f64 = lost.iter().sum();
+            let late: f64 = lost[lost.len() / 2..].iter().sum();
+            let late = if total == 0.0 { 0.0 } else { late / total };
+            Some(Regret { name: learner.name.clone(), best: best.name.clone(), total, windows: lost.len(), late })
+        };
+        self.reports.iter().filter_map(regret).collect()
+    }
+
+    /// The fixed variant with the highest reward among those whose policy is an arm of the learner.
+    fn best_arm(&self, learner: &Report) -> Option<&Report> {
+        let base = |policy: &str| policy.split(':').next().unwrap_or_default().trim().to_owned();
+        let arms = self.reports.iter().filter(|one| !one.oracle && learner.learned_from.contains(&&*base(&one.policy)));
+        arms.max_by(|one, two| one.reward.total_cmp(&two.reward))
+    }
+
+    /// Plots as SVG, each with the name of a file: times to the first token as distributions by class, their percentiles as
+    /// bars, and queues over time; hits over balance where there are replicas, rewards lost where something learns.
+    pub fn plots(&self) -> Vec<(String, String)> {
+        let mut plots: Vec<(String, String)> = Vec::new();
+        let classes = self.reports.first().map_or(&[][..], |report| &report.classes);
+        for (at, class) in classes.iter().enumerate() {
+            let line = |report: &Report| Line { name: report.name.clone(), points: report.classes[at].first_token.curve() };
+            let lines: Vec<Line> = self.reports.iter().map(line).collect();
+            let title = format!("{}: time to the first token, {}", self.title, class.name);
+            let labels = Labels { title: &title, x: "seconds", y: "part of requests", log_x: true };
+            let name = format!("first-token-{}", file_name(&class.name));
+            let taken = plots.iter().any(|(other, _)| *other == format!("{name}.svg"));
+            let name = if taken { format!("{name}-{at}.svg") } else { format!("{name}.svg") };
+            plots.push((name, plot::lines(labels, &lines)));
+        }
+        let names: Vec<&str> = classes.iter().map(|class| class.name.as_str()).collect();
+        let p99 = |report: &Report| report.classes.iter().map(|class| class.first_token_p99).collect();
+        let series: Vec<(String, Vec<f64>)> =
+            self.reports.iter().map(|report| (report.name.clone(), p99(report))).collect();
+        let title = format!("{}: time to the first token, 99th percentile", self.title);
+        let labels = Labels { title: &title, x: "class", y: "seconds", log_x: false };
+        plots.push(("p99.svg".into(), plot::bars(labels, &names, &series)));
+        let queue = |report: &Report| {
+            let points = report.queue.iter().enumerate().map(|(at, &count)| (at as f64, f64::from(count)));
+            Line { name: report.name.clone(), points: points.collect() }
+        };
+        let title = format!("{}: requests waiting for their first token", self.title);
+        let labels = Labels { title: &title, x: "seconds", y: "requests", log_x: false };
+        plots.push(("queue.svg".into(), plot::lines(labels, &self.reports.iter().map(queue).collect::<Vec<Line>>())));
+        if self.reports.iter().any(|report| report.replicas > 1 && report.cache_hits > 0) {
+            let point = |report: &Report| (report.name.clone(), (report.tokens_balance.most, report.cache_hit_rate));
+            let title = format!("{}: what is found, and how even the work is", self.title);
+            let x = "tokens computed by the busiest replica, over the mean";
+            let labels = Labels { title: &title, x, y: "part of blocks found", log_x: true };
+            plots.push(("balance.svg".into(), plot::points(labels, &self.reports.iter().map(point).collect::<Vec<_>>())));
+        }
+        plots.extend(self.regret_plot().map(|svg| ("regret.svg".to_owned(), svg)));
+        plots
+    }
+
+    /// What each variant lost against the best fixed one, added up, if one learns.
+    fn regret_plot(&self) -> Option<String> {
+        let learner = self.reports.iter().find(|report| self.best_arm(report).is_some())?;
+        let best = self.best_arm(learner)?;
+        let fixed = |report: &&Report| report.name != best.name && !report.oracle;
+        let line = |report: &Report| {
+            let mut sum = 0.0;
+            let points = lost(best, report).into_iter().enumerate().map(|(at, lost)| {
+                sum += lost;
+                (at as f64 * 10.0, sum.max(0.0))
+            });
+            Line { name: report.name.clone(), points: points.collect() }
+        };
+        let lines: Vec<Line> = self.reports.iter().filter(fixed).map(line).collect();
+        let title = format!("{}: reward lost against {}", self.title, best.name);
+        Some(plot::lines(Labels { title: &title, x: "seconds", y: "lost reward", log_x: false }, &lines))
+    }
+
+    /// The reports as JSON.
+    #[cfg(feature = "simulate")]
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "title": self.title,
+            "seed": self.seed,
+            "variants": self.reports,
+            "times_the_oracle": self.distances(),
+            "regret": self.regrets(),
+        })
+    }
+}
+
+/// What a variant's reward was below the best one's, by window in which both have one.
+fn lost(best: &Report, other: &Report) -> Vec<f64> {
+    let pairs = best.rewards.iter().zip(&other.rewards);
+    pairs.filter_map(|(best, other)| Some((*best)? - (*other)?)).collect()
+}
+
+fn percent(part: f64) -> String {
+    format!("{:.1}%", part * 100.0)
+}
+
+/// A name that is a file's in any folder of any system.
+fn file_name(name: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c.to_ascii_lowercase() } else { '-' };
+    name.chars().take(60).map(plain).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simulate::ClassReport;
+
+    fn report(name: &str, policy: &str, rewards: &[f64]) -> Report {
+        let class = |name: &str| ClassReport { name: name.into(), first_token_p99: 2.0, ..ClassReport::default() };
+        Report {
+            name: name.into(),
+            policy: policy.into(),
+            replicas: 1,
+            mean_latency: 3.0,
+            reward: rewards.iter().sum::<f64>() / rewards.len() as f64,
+            rewards: rewards.iter().copied().map(Some).collect(),
+            classes: vec![class("a/../b"), class("a-..-b")],
+            ..Report::default()
+        }
+    }
+
+    #[test]
+    fn regret_is_against_the_best_fixed_arm() {
+        let mut learner = report("learns", "bandit", &[0.2, 0.7, 0.9, 0.8]);
+        learner.learned_from = vec!["fcfs", "shortest"];
+        let reports = vec![
+            learner,
+            report("first", "fcfs", &[0.4; 4]),
+            report("short", "shortest:ageing=1", &[0.8; 4]),
+            report("other", "vtc", &[1.0; 4]),
+        ];
+        let outcome = Outcome { reports, ..Outcome::default() };
+        let [regret] = &outcome.regrets()[..] else { panic!("one learns") };
+        assert_eq!((regret.best.as_str(), regret.windows), ("short", 4));
+        assert!((regret.total - 0.6).abs() < 1e-12 && (regret.late - -1.0 / 6.0).abs() < 1e-9, "{regret:?}");
+        assert!(outcome.plots().iter().any(|(name, _)| name == "regret.svg"));
+        let markdown = outcome.markdown();
+        assert!(markdown.contains("| learns | short | 0.6 | 4 | -0.1 |"), "{markdown}");
+    }
+
+    #[test]
+    fn distances_are_factors_of_the_oracle() {
+        let oracle = Report { oracle: true, mean_latency: 1.5, ..report("oracle", "shortest:ageing=0", &[1.0]) };
+        let outcome = Outcome { reports: vec![report("fcfs", "fcfs", &[1.0]), oracle], ..Outcome::default() };
+        let distances = outcome.distances();
+        assert_eq!((distances[0].mean_latency, distances[1].mean_latency), (2.0, 1.0));
+        assert_eq!(distances[0].first_token_p99, [1.0, 1.0]);
+        assert!(outcome.regrets().is_empty());
+        assert_eq!(outcome.tables().len(), 3);
+        assert!(Outcome { reports: outcome.reports[..1].to_vec(), ..outcome }.distances().is_empty());
+    }
+
+    #[test]
+    fn files_have_names_of_their_own_and_stay_in_their_folder() {
+        let outcome = Outcome { reports: vec![report("one", "fcfs", &[1.0])], ..Outcome::default() };
+        let mut names: Vec<String> = outcome.plots().into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names[..2], ["first-token-a----b.svg", "first-token-a----b-1.svg"]);
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), outcome.plots().len());
+    }
+
+    #[test]
+    fn tables_escape_what_would_end_a_cell() {
+        let outcome = Outcome { reports: vec![report("a|b", "fcfs", &[1.0])], ..Outcome::default() };
+        assert!(outcome.markdown().contains("| a\\|b |"));
+        assert!(Outcome::default().markdown().starts_with("| variant | class |"));
+        assert_eq!(Outcome::default().plots().len(), 2);
+    }
+}
