@@ -69,7 +69,7 @@ impl BatchScheduler {
             assert_eq!(self.waiting.contains(slot), sequence.state == State::Waiting, "{slot} among those that wait");
             assert_eq!(self.held.contains(slot), sequence.state == State::Held, "{slot} among those that hold");
             if sequence.state == State::Decoding {
-                assert_eq!(self.running[sequence.place as usize], slot, "{slot} among those that decode");
+                assert_eq!(self.running[sequence.place as usize].item.slot, slot, "{slot} among those that decode");
             }
             let named = self.ids.get(&sequence.id) == Some(&slot);
             assert_eq!(named, sequence.state != State::Vacant, "{slot} by its name");
@@ -80,8 +80,7 @@ impl BatchScheduler {
         assert_eq!((waiting, held, decoding), (self.waiting.len(), self.held.len(), self.running.len()));
         assert!(planned == 0 || self.flight.is_some(), "{planned} are planned and no plan is under way");
         assert_eq!(self.ids.len(), waiting + held + planned + decoding, "names");
-        let speculators = self.running.iter().filter(|&&slot| self.sequences[slot as usize].speculation > 0);
-        assert_eq!(self.speculators, speculators.count(), "those that can speculate");
+        self.audit_running();
     }
 
     /// A sequence's blocks hold what is computed of it, and what it may write to is its own.
@@ -92,10 +91,13 @@ impl BatchScheduler {
             return;
         }
         let model = &self.models[usize::from(sequence.model)];
-        let (size, computed) = (model.kv.block_size(), sequence.computed as usize);
-        assert!(computed < sequence.len(), "{}: the last token is always still to be computed", sequence.id);
-        assert!(sequence.produced <= sequence.max_new, "{}: too many tokens", sequence.id);
-        assert_eq!(sequence.len(), (sequence.prompt + sequence.produced) as usize, "{}: tokens", sequence.id);
+        let fresh = self.tail(slot).len() as u32;
+        let (size, computed) = (model.kv.block_size(), (sequence.computed + fresh) as usize);
+        let (len, produced) = (sequence.len() + fresh as usize, sequence.produced + fresh);
+        assert!(computed < len, "{}: the last token is always still to be computed", sequence.id);
+        assert!(computed + 1 == len || sequence.state != State::Decoding, "{}: more than the last token", sequence.id);
+        assert!(produced <= sequence.max_new, "{}: too many tokens", sequence.id);
+        assert_eq!(len, (sequence.prompt + produced) as usize, "{}: tokens", sequence.id);
         if sequence.state == State::Waiting {
             assert!(sequence.table.is_empty(), "{} waits and holds blocks of the device", sequence.id);
             assert_eq!(sequence.host.len(), computed.div_ceil(size), "{}: host blocks", sequence.id);

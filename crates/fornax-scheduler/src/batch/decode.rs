@@ -1,34 +1,34 @@
 //! The part of a step that decodes: a token for every sequence that is past its prompt, and guesses with what is left.
 
 use super::sequence::State;
-use super::{BatchScheduler, CopyBlock, Item, Plan};
+use super::{BatchScheduler, CopyBlock, Plan};
 use crate::ModelId;
 
 impl BatchScheduler {
     /// Gives every decoding sequence its token. Where a block lacks, the last by the policy gives up its own.
     pub(super) fn plan_decodes(&mut self, plan: &mut Plan, budget: &mut usize) {
         plan.items.reserve(self.running.len());
+        for model in &mut self.models {
+            model.kv.read_ahead_of_allocation(std::mem::take(&mut model.expected));
+        }
         let mut next = 0;
-        while let Some(&slot) = self.running.get(next) {
+        loop {
+            let rest = &self.running[next..];
+            let plain = rest.iter().position(|one| one.item.start >= one.until).unwrap_or(rest.len());
+            plan.items.extend(rest[..plain].iter().map(|one| one.item));
+            next += plain;
+            *budget -= plain;
+            let Some(one) = self.running.get(next) else { return };
+            let (slot, start) = (one.item.slot, one.item.start);
             next += 1;
-            let sequence = &mut self.sequences[slot as usize];
+            let sequence = &self.sequences[slot as usize];
             let size = self.models[usize::from(sequence.model)].kv.block_size();
-            let full = sequence.table.len() * size <= sequence.computed as usize;
+            let full = sequence.table.len() * size <= start as usize;
             if (full || sequence.shared_tail) && !self.make_room(slot, full, &mut next, plan, budget) {
                 continue;
             }
-            let sequence = &mut self.sequences[slot as usize];
-            sequence.item = plan.items.len() as u32;
-            plan.items.push(Item {
-                sequence: sequence.id,
-                slot,
-                model: ModelId(sequence.model),
-                adapter: sequence.adapter,
-                start: sequence.computed,
-                tokens: 1,
-                speculative: 0,
-                samples: 1,
-            });
+            self.resume(slot);
+            plan.items.push(self.running[self.sequences[slot as usize].place as usize].item);
             *budget -= 1;
         }
     }
@@ -45,7 +45,7 @@ impl BatchScheduler {
                 return true;
             }
             if let Some(block) = model.kv.allocate() {
-                let (tenant, resource, id) = (sequence.candidate.tenant, sequence.model, ModelId(sequence.model));
+                let (resource, id) = (usize::from(sequence.model), ModelId(sequence.model));
                 sequence.shared_tail = false;
                 if full {
                     sequence.table.push(block);
@@ -56,7 +56,9 @@ impl BatchScheduler {
                     sequence.moved = true;
                     self.stats.copies += 1;
                 }
-                self.tell_holding(tenant, usize::from(resource), if full { 1.0 } else { 0.0 });
+                if full && self.wants_holdings {
+                    self.tell_holding(self.sequences[slot as usize].candidate.tenant, resource, 1.0);
+                }
                 return true;
             }
             let name = sequence.model;
@@ -67,9 +69,8 @@ impl BatchScheduler {
                 let place = sequence.place as usize;
                 *next -= 1;
                 self.running.swap(place, *next);
-                let other = self.running[place];
-                self.sequences[other as usize].place = place as u32;
-                self.sequences[victim as usize].place = *next as u32;
+                self.settle_in(place);
+                self.settle_in(*next);
             }
             self.preempt(victim, plan, budget);
             if victim == slot {
@@ -88,7 +89,7 @@ impl BatchScheduler {
                 return;
             }
             let sequence = &mut self.sequences[item.slot as usize];
-            if item.tokens == 0 || sequence.state != State::Decoding || sequence.speculation == 0 {
+            if sequence.state != State::Decoding || sequence.speculation == 0 {
                 continue;
             }
             let model = &mut self.models[usize::from(sequence.model)];

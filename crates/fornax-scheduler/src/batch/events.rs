@@ -2,7 +2,7 @@
 
 use super::sequence::State;
 use super::{Admission, BatchEvent, BatchScheduler, FinishReason, Finished, Plan, Request, Token};
-use crate::kv::{Scope, block_hash};
+use crate::kv::Scope;
 use crate::policy::{Candidate, Observation};
 use crate::{SchedulerError, SequenceId, Time};
 
@@ -65,6 +65,9 @@ impl BatchScheduler {
             State::Planned | State::Decoding if self.flight.is_some() => {
                 // The first reason stands.
                 sequence.doomed.get_or_insert(reason);
+                if sequence.state == State::Decoding {
+                    self.watch(slot);
+                }
                 return;
             }
             State::Decoding => self.stop_decoding(slot),
@@ -177,13 +180,9 @@ impl BatchScheduler {
         sequence.predicted = predicted.max(1);
         sequence.scope = scope;
         sequence.root = root;
-        sequence.tokens = request.prompt;
+        sequence.take_prompt(request.prompt);
         if self.config.prefix_caching {
-            let mut hash = root;
-            for chunk in sequence.tokens.chunks_exact(block_size) {
-                hash = block_hash(hash, chunk);
-                sequence.hashes.push(hash);
-            }
+            sequence.hash_blocks(block_size, usize::MAX);
         }
         sequence.candidate = Candidate {
             number: self.submitted,
@@ -246,6 +245,7 @@ impl BatchScheduler {
 
     /// Makes a copy of a sequence that decodes, sharing its blocks, with a seat and a reservation of its own.
     pub(super) fn branch(&mut self, slot: u32, id: SequenceId) {
+        self.settle(slot);
         let child = self.vacant_slot();
         let mut copy = self.sequences[slot as usize].clone();
         let model = &mut self.models[usize::from(copy.model)];
@@ -265,6 +265,7 @@ impl BatchScheduler {
         copy.doomed = None;
         copy.moved = false;
         self.sequences[slot as usize].shared_tail = partial;
+        self.resume(slot);
         self.submitted += 1;
         let (tenant, model, blocks, deadline) =
             (copy.candidate.tenant, usize::from(copy.model), copy.table.len(), copy.candidate.deadline);

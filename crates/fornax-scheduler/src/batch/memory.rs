@@ -11,7 +11,7 @@ impl BatchScheduler {
         let held = self.held.iter().map(|(slot, _)| slot);
         self.running
             .iter()
-            .copied()
+            .map(|one| one.item.slot)
             .chain(held)
             .filter(|&slot| model.is_none_or(|model| self.sequences[slot as usize].model == model))
             .map(|slot| (self.key(slot), slot))
@@ -27,12 +27,10 @@ impl BatchScheduler {
 
     /// Takes a sequence off the plan and its blocks from it; it waits again.
     pub(super) fn preempt(&mut self, slot: u32, plan: &mut Plan, budget: &mut usize) {
-        let sequence = &self.sequences[slot as usize];
-        if let Some(item) = plan.items.get_mut(sequence.item as usize)
-            && item.slot == slot
-        {
-            *budget += std::mem::take(&mut item.tokens) as usize;
+        if let Some(at) = plan.items.iter().position(|item| item.slot == slot) {
+            *budget += plan.items.remove(at).tokens as usize;
         }
+        let sequence = &self.sequences[slot as usize];
         let id = sequence.id;
         match sequence.state {
             State::Decoding => self.stop_decoding(slot),
@@ -73,7 +71,7 @@ impl BatchScheduler {
         let sequence = &mut self.sequences[slot as usize];
         self.stats.lost_tokens += u64::from(sequence.computed);
         sequence.computed = 0;
-        sequence.committed = 0;
+        (sequence.committed, sequence.hashed) = (0, 0);
         self.enqueue_waiting(slot);
     }
 
@@ -125,12 +123,13 @@ impl BatchScheduler {
         let sequence = &mut self.sequences[slot as usize];
         let model = &mut self.models[usize::from(sequence.model)];
         let blocks = sequence.table.len();
+        model.kv.read_ahead(&sequence.table);
         for &block in sequence.table.iter().rev() {
             model.kv.release(block);
         }
         sequence.table.clear();
         sequence.shared_tail = false;
-        sequence.committed = 0;
+        (sequence.committed, sequence.hashed) = (0, 0);
         model.promised -= std::mem::take(&mut sequence.promised);
         model.reserved -= std::mem::take(&mut sequence.reserved);
         if !std::mem::take(&mut sequence.seated) {

@@ -23,7 +23,7 @@
 //!
 //! # Files
 //! `config.rs` what can be chosen, `request.rs` requests and events, `plan.rs` plans, `sequence.rs` what is known of a
-//! sequence, `scheduler.rs` the step, `events.rs`, `results.rs`, `decode.rs`, `prompt.rs` and `memory.rs` its parts,
+//! sequence, `running.rs` what a plain step touches of it, `scheduler.rs` the step, `events.rs`, `results.rs`, `decode.rs`, `prompt.rs` and `memory.rs` its parts,
 //! `explain.rs` reasons, `audit.rs` the invariants.
 
 mod audit;
@@ -36,6 +36,7 @@ mod plan;
 mod prompt;
 mod request;
 mod results;
+mod running;
 mod scheduler;
 mod sequence;
 #[cfg(test)]

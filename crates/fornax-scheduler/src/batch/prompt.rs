@@ -86,7 +86,7 @@ impl BatchScheduler {
 
     /// Whether a waiting sequence can be taken on, and what of its prompt is cached.
     fn check_admission(&mut self, slot: u32, budget: usize, prompts: usize) -> Result<Lookup, Wait> {
-        let sequence = &self.sequences[slot as usize];
+        let sequence = &mut self.sequences[slot as usize];
         let samples = sequence.samples as usize;
         if self.seats + samples > self.config.max_running {
             return Err(Wait::Seats { needed: samples, most: self.config.max_running });
@@ -108,11 +108,13 @@ impl BatchScheduler {
         // The last token is computed in any case, for what follows it.
         let most = (sequence.len() - 1) / size;
         let found = if self.config.prefix_caching && sequence.host.is_empty() {
+            sequence.hash_blocks(size, most);
             model.kv.lookup(sequence.scope, &sequence.hashes, &sequence.tokens, most)
         } else {
             Lookup::default()
         };
         let computed = if sequence.host.is_empty() { found.blocks.len() * size } else { sequence.computed as usize };
+        let sequence = &self.sequences[slot as usize];
         let remaining = sequence.len() - computed;
         let alone = prompts == 0 && remaining > self.config.max_tokens;
         if !self.config.chunked && remaining > budget && !alone {
@@ -163,7 +165,7 @@ impl BatchScheduler {
             found.blocks.iter().for_each(|&block| model.kv.share(block));
             sequence.computed = (found.blocks.len() * size) as u32;
             sequence.committed = found.blocks.len() as u32;
-            sequence.table = found.blocks;
+            sequence.table.extend_from_slice(&found.blocks);
         } else {
             let host = std::mem::take(&mut sequence.host);
             sequence.table.extend(host.iter().map(|_| model.kv.allocate().expect("as many were counted")));
@@ -225,6 +227,7 @@ impl BatchScheduler {
         let sequence = &mut self.sequences[slot as usize];
         let model = &mut self.models[usize::from(sequence.model)];
         let lacking = (computed + tokens).div_ceil(size).saturating_sub(sequence.table.len());
+        model.kv.read_ahead_of_allocation(lacking);
         for _ in 0..lacking {
             sequence.table.push(model.kv.allocate().expect("as many are available"));
         }
@@ -232,7 +235,6 @@ impl BatchScheduler {
         sequence.promised -= kept;
         model.promised -= kept;
         sequence.state = State::Planned;
-        sequence.item = plan.items.len() as u32;
         let samples = if tokens == remaining { sequence.samples } else { 0 };
         plan.items.push(Item {
             sequence: sequence.id,

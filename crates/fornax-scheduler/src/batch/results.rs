@@ -1,9 +1,10 @@
 //! Results of plans: tokens put out, blocks that became full, guesses that were wrong.
 
+use super::running::Decoding;
 use super::scheduler::Flown;
 use super::sequence::State;
 use super::{BatchScheduler, FinishReason, Output, Plan, Token};
-use crate::kv::block_hash;
+use crate::kv::After;
 use crate::policy::Observation;
 use crate::{PlanId, SchedulerError, SequenceId};
 
@@ -18,10 +19,14 @@ impl BatchScheduler {
     ) -> Result<(), SchedulerError> {
         let items = self.check_outputs(id, outputs, tokens)?;
         self.land();
-        let mut rest = tokens;
-        for (item, output) in items.iter().zip(outputs) {
+        self.read_ahead();
+        let (mut at, mut rest) = (0, tokens);
+        loop {
+            let plain = self.take_plain(at, &items[at..], &outputs[at..], rest);
+            (at, rest) = (at + plain, &rest[plain..]);
+            let (Some(item), Some(output)) = (items.get(at), outputs.get(at)) else { break };
             let (new, later) = rest.split_at(output.tokens as usize);
-            rest = later;
+            (at, rest) = (at + 1, later);
             self.take_output(item, new, output.finished, plan);
         }
         self.spare_flight = items;
@@ -45,7 +50,9 @@ impl BatchScheduler {
             } else if sequence.state == State::Planned {
                 self.enqueue_held(item.slot);
             } else {
+                self.settle(item.slot);
                 self.trim(item.slot);
+                self.resume(item.slot);
             }
         }
         for (slot, sequence) in moved {
@@ -129,15 +136,12 @@ impl BatchScheduler {
             return;
         }
         if sequence.state == State::Decoding {
-            // Of a token and its guesses, as many are computed for good as tokens came out.
-            sequence.computed += new.len() as u32;
-            self.stats.speculative_tokens += u64::from(item.speculative);
-            self.stats.accepted_tokens += new.len() as u64 - 1;
-            let ended = self.append(slot, new, finished);
-            self.commit_blocks(slot);
-            if item.speculative > 0 {
-                self.trim(slot);
-            }
+            let ended = if sequence.speculation > 0 {
+                self.take_guesses(item, new, finished)
+            } else {
+                self.take_token(slot, new[0], finished)
+            };
+            self.resume(slot);
             if let Some(reason) = ended {
                 self.stop_decoding(slot);
                 self.finish(slot, reason, plan);
@@ -146,17 +150,52 @@ impl BatchScheduler {
         }
         sequence.computed += item.tokens;
         self.stats.prompt_tokens += u64::from(item.tokens);
-        self.commit_blocks(slot);
+        self.commit_blocks(slot, 0);
         if item.samples == 0 {
             self.enqueue_held(slot);
             return;
         }
         self.start_decoding(slot);
         self.become_several(slot, new, finished, plan);
-        if let Some(reason) = self.append(slot, &new[..1], finished) {
+        let ended = self.append(slot, &new[..1], finished);
+        self.resume(slot);
+        if let Some(reason) = ended {
             self.stop_decoding(slot);
             self.finish(slot, reason, plan);
         }
+    }
+
+    /// Takes in the next token of a sequence that decodes; says whether it ends, and why.
+    fn take_token(&mut self, slot: u32, token: Token, finished: bool) -> Option<FinishReason> {
+        // What was its last token is computed now, so that the sequence takes it; the new one begins the next tail. With
+        // blocks of as many tokens as a tail has, a tail is a block.
+        self.commit_blocks(slot, 1);
+        self.settle(slot);
+        let sequence = &self.sequences[slot as usize];
+        let one = &mut self.running[sequence.place as usize];
+        one.push(token);
+        let last = sequence.produced + one.fresh == sequence.max_new;
+        let tenant = one.tenant;
+        self.stats.output_tokens += 1;
+        self.serve(tenant, 1);
+        match (finished, last) {
+            (true, _) => Some(FinishReason::Stopped),
+            (false, true) => Some(FinishReason::Length),
+            (false, false) => None,
+        }
+    }
+
+    /// Takes in a token and guesses that were right; says whether the sequence ends, and why.
+    fn take_guesses(&mut self, item: &Flown, new: &[Token], finished: bool) -> Option<FinishReason> {
+        self.settle(item.slot);
+        // Of a token and its guesses, as many are computed for good as tokens came out.
+        self.sequences[item.slot as usize].computed += new.len() as u32;
+        self.stats.speculative_tokens += u64::from(item.speculative);
+        self.stats.accepted_tokens += new.len() as u64 - 1;
+        let ended = self.append(item.slot, new, finished);
+        self.commit_blocks(item.slot, 0);
+        self.trim(item.slot);
+        ended
     }
 
     /// Lets a sequence whose prompt is computed become as many as were asked for, each with its first token.
@@ -178,7 +217,9 @@ impl BatchScheduler {
             let id = SequenceId { request, index: index as u32 };
             self.branch(slot, id);
             let child = self.ids[&id];
-            if let Some(reason) = self.append(child, &[*token], finished) {
+            let ended = self.append(child, &[*token], finished);
+            self.resume(child);
+            if let Some(reason) = ended {
                 self.stop_decoding(child);
                 self.finish(child, reason, plan);
             }
@@ -203,17 +244,8 @@ impl BatchScheduler {
             (false, true) => Some(FinishReason::Length),
             (false, false) => None,
         };
-        if self.wants_service {
-            let tenant = sequence.candidate.tenant;
-            let at = tenant.0 as usize;
-            if at >= self.served.len() {
-                self.served.resize(at + 1, 0.0);
-            }
-            if self.served[at] == 0.0 {
-                self.served_tenants.push(tenant);
-            }
-            self.served[at] += f64::from(taken);
-        }
+        let tenant = sequence.candidate.tenant;
+        self.serve(tenant, taken);
         ended
     }
 
@@ -226,29 +258,47 @@ impl BatchScheduler {
         }
     }
 
-    /// Makes the blocks that are full and computed findable. Where another has the same content, that one is used.
-    fn commit_blocks(&mut self, slot: u32) {
+    /// Makes the blocks that are full and computed findable, with `more` computed than is known so far. Where another has
+    /// the same content, that one is used.
+    fn commit_blocks(&mut self, slot: u32, more: usize) {
         let sequence = &mut self.sequences[slot as usize];
         let model = &mut self.models[usize::from(sequence.model)];
         let size = model.kv.block_size();
-        if !self.config.prefix_caching || (sequence.committed as usize + 1) * size > sequence.computed as usize {
+        let decoding = self.running.get(sequence.place as usize).filter(|one| one.item.slot == slot);
+        let tail = decoding.map_or(&[][..], Decoding::tail);
+        let full = (sequence.computed as usize + tail.len() + more) / size;
+        let committed = sequence.committed as usize;
+        if !self.config.prefix_caching || committed >= full {
             return;
         }
-        let full = sequence.computed as usize / size;
-        for at in sequence.committed as usize..full {
-            let content = &sequence.tokens[at * size..(at + 1) * size];
-            if at == sequence.hashes.len() {
-                let parent = sequence.hashes.last().copied().unwrap_or(sequence.root);
-                sequence.hashes.push(block_hash(parent, content));
+        let mut after = match committed.checked_sub(1) {
+            Some(last) => After::Block(sequence.table[last]),
+            None => After::Nothing(sequence.scope),
+        };
+        for at in committed..full {
+            // A block's tokens are the sequence's, or those that it has not taken yet, or some of both.
+            let (start, taken) = (at * size, sequence.tokens.len());
+            let content = if start + size <= taken {
+                &sequence.tokens[start..start + size]
+            } else if start >= taken {
+                &tail[start - taken..start - taken + size]
+            } else {
+                self.content.clear();
+                self.content.extend_from_slice(&sequence.tokens[start..]);
+                self.content.extend_from_slice(&tail[..start + size - taken]);
+                &self.content
+            };
+            if sequence.hashed as usize != at + 1 {
+                sequence.last_hash = sequence.hash_of(at, content);
+                sequence.hashed = at as u32 + 1;
             }
-            let parent = at.checked_sub(1).map(|before| sequence.table[before]);
-            let block = sequence.table[at];
-            let same = model.kv.commit(parent, sequence.scope, sequence.hashes[at], content, block);
-            if let Some(other) = same.filter(|other| *other != block) {
+            let block = &mut sequence.table[at];
+            let same = model.kv.commit(after, sequence.last_hash, content, *block);
+            if let Some(other) = same.filter(|other| other != block) {
                 model.kv.share(other);
-                model.kv.release(block);
-                sequence.table[at] = other;
+                model.kv.release(std::mem::replace(block, other));
             }
+            after = After::Block(*block);
         }
         sequence.committed = full as u32;
     }

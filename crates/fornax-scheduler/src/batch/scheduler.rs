@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::running::Decoding;
 use super::sequence::{Sequence, State};
 use super::{BatchConfig, BatchEvent, Item, Plan, Token};
 use crate::kv::KvMemory;
@@ -52,7 +53,7 @@ pub struct BatchScheduler {
     /// Those that hold blocks and wait for the next piece of their prompts.
     pub(super) held: Queue,
     /// Those that decode.
-    pub(super) running: Vec<u32>,
+    pub(super) running: Vec<Decoding>,
     pub(super) seats: usize,
     /// How many of those that decode can use speculative tokens.
     pub(super) speculators: usize,
@@ -64,6 +65,8 @@ pub struct BatchScheduler {
     pub(super) served: Vec<f64>,
     pub(super) served_tenants: Vec<TenantId>,
     pub(super) waits: Vec<(u32, Wait)>,
+    /// Room to put a block's tokens together.
+    pub(super) content: Vec<Token>,
     pub(super) stats: BatchStats,
 }
 
@@ -76,6 +79,8 @@ pub(super) struct Model {
     pub(super) promised: usize,
     /// Blocks set aside by reserved admission.
     pub(super) reserved: usize,
+    /// How many blocks the next plan is likely to take for sequences that decode.
+    pub(super) expected: usize,
     /// How many sequences use each adapter.
     pub(super) adapters: BTreeMap<AdapterId, u32>,
 }
@@ -149,7 +154,7 @@ impl BatchScheduler {
                 host,
                 promised: 0,
                 reserved: 0,
-                adapters: BTreeMap::new(),
+                expected: 0, adapters: BTreeMap::new(),
             });
         }
         let (wants_service, wants_holdings) = (policy.wants_service(), policy.wants_holdings());
@@ -177,6 +182,7 @@ impl BatchScheduler {
             served: Vec::new(),
             served_tenants: Vec::new(),
             waits: Vec::new(),
+            content: Vec::new(),
             stats: BatchStats::default(),
         };
         scheduler.policy.observe(&Observation::Tenant { tenant: TenantId::DEFAULT, weight: 1.0 });
@@ -226,7 +232,12 @@ impl BatchScheduler {
 
     /// The tokens that an item of the plan under way computes.
     pub fn tokens(&self, item: &Item) -> &[Token] {
-        &self.sequences[item.slot as usize].tokens[item.positions()]
+        let sequence = &self.sequences[item.slot as usize];
+        if item.start as usize >= sequence.tokens.len() && sequence.state == State::Decoding {
+            let ahead = item.start as usize - sequence.tokens.len();
+            return &self.tail(item.slot)[ahead..ahead + item.tokens as usize];
+        }
+        &sequence.tokens[item.positions()]
     }
 
     /// The blocks of an item's sequence, in the order of positions: position `p` lies in block `p / block_size`.
@@ -286,7 +297,6 @@ impl BatchScheduler {
 
     /// Gives the plan its name and keeps what its results will be held against.
     fn launch(&mut self, plan: &mut Plan) {
-        plan.items.retain(|item| item.tokens > 0);
         if plan.items.is_empty() && plan.swap_out.is_empty() && plan.copy.is_empty() && plan.swap_in.is_empty() {
             return;
         }
@@ -317,7 +327,8 @@ impl BatchScheduler {
     /// What the policy sees of a sequence now.
     pub(super) fn candidate(&self, slot: u32) -> Candidate {
         let sequence = &self.sequences[slot as usize];
-        let ahead = sequence.predicted.saturating_sub(sequence.produced).max(1);
+        let produced = sequence.produced + self.tail(slot).len() as u32;
+        let ahead = sequence.predicted.saturating_sub(produced).max(1);
         let cost = sequence.remaining() as f64 * self.config.seconds_per_prompt_token
             + f64::from(ahead) * self.config.seconds_per_output_token;
         Candidate { cost, ..sequence.candidate }
@@ -359,26 +370,5 @@ impl BatchScheduler {
         let task = self.waiting.remove(slot, self.policy.as_ref(), self.now).expect("the sequence waits");
         self.policy.observe(&Observation::Unqueued { task });
         self.touch(task.tenant);
-    }
-
-    /// Puts a sequence among those that decode.
-    pub(super) fn start_decoding(&mut self, slot: u32) {
-        let sequence = &mut self.sequences[slot as usize];
-        sequence.state = State::Decoding;
-        sequence.place = self.running.len() as u32;
-        self.speculators += usize::from(sequence.speculation > 0);
-        self.running.push(slot);
-    }
-
-    /// Takes a sequence out of those that decode.
-    pub(super) fn stop_decoding(&mut self, slot: u32) {
-        let sequence = &self.sequences[slot as usize];
-        let place = sequence.place as usize;
-        self.speculators -= usize::from(sequence.speculation > 0);
-        assert!(self.running[place] == slot, "a sequence that decodes knows its place");
-        self.running.swap_remove(place);
-        if let Some(&other) = self.running.get(place) {
-            self.sequences[other as usize].place = place as u32;
-        }
     }
 }

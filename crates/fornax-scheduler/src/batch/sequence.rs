@@ -1,7 +1,7 @@
 //! What is known of a sequence.
 
 use super::{FinishReason, Token};
-use crate::kv::Scope;
+use crate::kv::{Scope, block_hash};
 use crate::policy::Candidate;
 use crate::{AdapterId, BlockId, SequenceId, Time};
 
@@ -21,40 +21,46 @@ pub(super) enum State {
     Decoding,
 }
 
-/// A sequence. What every step touches stands first and stays there, in two lines of the processor's cache.
+/// A sequence. While it decodes, its last tokens may stand with [`Decoding`](super::running::Decoding) instead. What is
+/// needed when one of its blocks is full stands first, in two lines of the processor's cache.
 #[derive(Clone, Debug, Default)]
 #[repr(C, align(64))]
 pub(super) struct Sequence {
     pub(super) state: State,
     /// Whether the last block may have other owners.
     pub(super) shared_tail: bool,
-    /// Whether it holds its seats.
-    pub(super) seated: bool,
-    /// Whether a block of it was moved in the plan being made or under way.
-    pub(super) moved: bool,
     /// Why it is to end once the plan under way is done.
     pub(super) doomed: Option<FinishReason>,
+    pub(super) model: u16,
+    /// Its place among those that decode.
+    pub(super) place: u32,
     /// How many tokens have their keys and values.
     pub(super) computed: u32,
+    pub(super) prompt: u32,
     /// How many tokens it has put out.
     pub(super) produced: u32,
     pub(super) max_new: u32,
     pub(super) speculation: u32,
     /// How many of its blocks are indexed.
     pub(super) committed: u32,
-    pub(super) model: u16,
-    pub(super) adapter: Option<AdapterId>,
-    pub(super) id: SequenceId,
-    pub(super) table: Vec<BlockId>,
-    pub(super) tokens: Vec<Token>,
-
-    /// Its place among those that decode.
-    pub(super) place: u32,
-    /// Its place in the plan being made.
-    pub(super) item: u32,
+    /// The hash of its first `hashed` blocks, if that is not zero.
+    pub(super) last_hash: u64,
+    pub(super) hashed: u32,
     /// How many sequences it is still to become: those that it holds seats for.
     pub(super) samples: u32,
-    pub(super) prompt: u32,
+    pub(super) table: Vec<BlockId>,
+    pub(super) tokens: Vec<Token>,
+    /// The hashes of its prompt's full blocks, and of more after preemption.
+    pub(super) hashes: Vec<u64>,
+
+    pub(super) id: SequenceId,
+    pub(super) adapter: Option<AdapterId>,
+    /// Whether it holds its seats.
+    pub(super) seated: bool,
+    /// Whether a block of it was moved in the plan being made or under way.
+    pub(super) moved: bool,
+    pub(super) admitted: bool,
+    pub(super) passed: u32,
     pub(super) predicted: u32,
     /// Blocks that it will need for the rest of its prompt.
     pub(super) promised: usize,
@@ -62,18 +68,16 @@ pub(super) struct Sequence {
     pub(super) reserved: usize,
     /// How many blocks had to be available when it was last refused.
     pub(super) needs: usize,
-    pub(super) passed: u32,
-    pub(super) admitted: bool,
     pub(super) scope: Scope,
     pub(super) root: u64,
-    /// The hashes of its full blocks, as far as they are known.
-    pub(super) hashes: Vec<u64>,
     /// Its blocks in host memory.
     pub(super) host: Vec<BlockId>,
     pub(super) first_token: Option<Time>,
     /// What the policy sees; `cost` and `demand` as of when it came.
     pub(super) candidate: Candidate,
 }
+
+const _: () = assert!(std::mem::offset_of!(Sequence, id) == 128);
 
 impl Default for Candidate {
     fn default() -> Self {
@@ -95,9 +99,45 @@ impl Sequence {
         self.tokens.len()
     }
 
+    /// Begins with `prompt`; in a buffer of the slot's if that is large enough and not much too large, as it is going to
+    /// grow.
+    pub(super) fn take_prompt(&mut self, prompt: Vec<Token>) {
+        let kept = self.tokens.capacity();
+        if kept > prompt.len() && kept / 8 <= prompt.len() {
+            self.tokens.extend_from_slice(&prompt);
+        } else {
+            self.tokens = prompt;
+        }
+    }
+
     /// How many tokens are to be computed.
     pub(super) fn remaining(&self) -> usize {
         self.tokens.len() - self.computed as usize
+    }
+
+    /// Sees to it that the hashes of the first `most` blocks are known, or of as many as are full.
+    pub(super) fn hash_blocks(&mut self, block_size: usize, most: usize) {
+        let known = self.hashes.len();
+        if known >= most {
+            return;
+        }
+        let mut hash = self.hashes.last().copied().unwrap_or(self.root);
+        for block in self.tokens.chunks_exact(block_size).take(most).skip(known) {
+            hash = block_hash(hash, block);
+            self.hashes.push(hash);
+        }
+    }
+
+    /// The hash of block `at`, which holds `content`, if the one before it is the last that was hashed or its own is known.
+    pub(super) fn hash_of(&self, at: usize, content: &[Token]) -> u64 {
+        if let Some(&known) = self.hashes.get(at) {
+            return known;
+        }
+        let parent = match at.checked_sub(1) {
+            None => self.root,
+            Some(before) => self.hashes.get(before).copied().unwrap_or(self.last_hash),
+        };
+        block_hash(parent, content)
     }
 
     /// Makes the slot vacant and keeps its buffers.

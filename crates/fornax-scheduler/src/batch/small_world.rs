@@ -105,11 +105,14 @@ impl World {
         for (id, &slot) in &scheduler.ids {
             let one = &scheduler.sequences[slot as usize];
             (id, one.state, one.shared_tail, one.moved, one.doomed.map(|reason| reason as u8)).hash(&mut hasher);
-            (one.computed, one.produced, one.committed, one.samples, one.promised, one.reserved).hash(&mut hasher);
+            let tail = scheduler.tail(slot);
+            let fresh = tail.len() as u32;
+            (one.computed + fresh, one.produced + fresh, one.committed, one.samples).hash(&mut hasher);
+            (tail, one.promised, one.reserved).hash(&mut hasher);
             (&one.tokens, &one.table, &one.host, one.needs).hash(&mut hasher);
         }
-        for &slot in &scheduler.running {
-            scheduler.sequences[slot as usize].id.hash(&mut hasher);
+        for one in &scheduler.running {
+            one.item.sequence.hash(&mut hasher);
         }
         for item in &self.plan.items {
             (item.sequence, item.start, item.tokens, item.speculative).hash(&mut hasher);

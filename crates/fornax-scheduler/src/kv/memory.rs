@@ -1,10 +1,14 @@
 //! The blocks of one model: reference counts, the free ones, and the cached ones by when they were last used.
 
-use super::prefix::{PrefixIndex, Scope};
+use std::collections::VecDeque;
+use std::hint::black_box;
+
+use super::block::{ABSENT, Block};
+use super::prefix::{After, PrefixIndex, Scope};
 use crate::{BlockId, SchedulerError};
 
-/// No block.
-const NONE: u32 = u32::MAX;
+/// How many places of the line may be empty, besides as many as are not.
+const SPARE: usize = 64;
 
 /// What a prompt finds in the cache.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,15 +27,15 @@ pub struct Lookup {
 #[derive(Clone, Debug)]
 pub struct KvMemory {
     block_size: usize,
-    owners: Vec<u32>,
+    blocks: Vec<Block>,
     free: Vec<u32>,
     held: usize,
     index: PrefixIndex,
-    /// The cached blocks as a list, the longest unused first: neighbours by block, and both ends.
-    before: Vec<u32>,
-    after: Vec<u32>,
-    oldest: u32,
-    newest: u32,
+    /// The line of cached blocks, the longest unused first. One that was taken since stays in it until its turn comes, and
+    /// is passed over then: it has owners, or another place.
+    line: VecDeque<u32>,
+    /// The place of the first in the line.
+    first: u64,
     cached: usize,
     evictions: u64,
 }
@@ -42,23 +46,21 @@ impl KvMemory {
     /// # Errors
     /// [`SchedulerError::InvalidConfig`] for no blocks, too many, or blocks of no size.
     pub fn new(blocks: usize, block_size: usize, seed: u64) -> Result<Self, SchedulerError> {
-        if blocks == 0 || blocks >= NONE as usize {
-            return Err(SchedulerError::config("blocks", blocks, "give at least one block, and fewer than 2^32 - 1"));
+        if blocks == 0 || blocks >= ABSENT as usize {
+            return Err(SchedulerError::config("blocks", blocks, "give at least one block, and fewer than 2^32 - 2"));
         }
         if block_size == 0 || block_size > 1 << 20 {
             return Err(SchedulerError::config("block_size", block_size, "give 1 to 2^20 tokens, such as 16"));
         }
         Ok(Self {
             block_size,
-            owners: vec![0; blocks],
+            blocks: vec![Block::FREE; blocks],
             // The lowest number is taken first.
             free: (0..blocks as u32).rev().collect(),
             held: 0,
-            index: PrefixIndex::new(blocks, block_size, seed),
-            before: vec![NONE; blocks],
-            after: vec![NONE; blocks],
-            oldest: NONE,
-            newest: NONE,
+            index: PrefixIndex::new(block_size, seed),
+            line: VecDeque::new(),
+            first: 0,
             cached: 0,
             evictions: 0,
         })
@@ -71,7 +73,7 @@ impl KvMemory {
 
     /// How many blocks there are.
     pub fn total(&self) -> usize {
-        self.owners.len()
+        self.blocks.len()
     }
 
     /// How many blocks can be had: those that are free, and those that are cached.
@@ -96,12 +98,12 @@ impl KvMemory {
 
     /// How many hold a block.
     pub fn owners(&self, block: BlockId) -> u32 {
-        self.owners[block.0 as usize]
+        self.blocks[block.0 as usize].owners
     }
 
     /// Whether a block can be found by its content, so that nobody may write to it.
     pub fn is_indexed(&self, block: BlockId) -> bool {
-        self.index.contains(block.0)
+        self.blocks[block.0 as usize].is_indexed()
     }
 
     /// The hash that the first block of a prefix begins with.
@@ -114,17 +116,13 @@ impl KvMemory {
         let block = match self.free.pop() {
             Some(block) => block,
             None => {
-                let block = self.oldest;
-                if block == NONE {
-                    return None;
-                }
-                self.unlink(block);
-                self.index.evict(block);
+                let block = self.leave_line()?;
+                self.index.evict(&mut self.blocks, block);
                 self.evictions += 1;
                 block
             }
         };
-        let owners = &mut self.owners[block as usize];
+        let owners = &mut self.blocks[block as usize].owners;
         assert!(*owners == 0, "block {block} was free and has {owners} owners");
         *owners = 1;
         self.held += 1;
@@ -134,26 +132,26 @@ impl KvMemory {
     /// One owner more, of a block that is held or cached.
     pub fn share(&mut self, block: BlockId) {
         let at = block.0 as usize;
-        if self.owners[at] == 0 {
-            assert!(self.index.contains(block.0), "block {block} is free and cannot be shared");
-            self.unlink(block.0);
+        if self.blocks[at].owners == 0 {
+            assert!(self.blocks[at].is_indexed(), "block {block} is free and cannot be shared");
+            self.cached -= 1;
             self.held += 1;
         }
-        self.owners[at] += 1;
+        self.blocks[at].owners += 1;
     }
 
     /// One owner less. The last one leaves the block cached if it is indexed, free otherwise. Those who hold a prefix
     /// give its blocks back from the end, so that an older block is never a part of a newer one's prefix.
     pub fn release(&mut self, block: BlockId) {
-        let owners = &mut self.owners[block.0 as usize];
-        assert!(*owners > 0, "block {block} is released and has no owner");
-        *owners -= 1;
-        if *owners > 0 {
+        let kept = &mut self.blocks[block.0 as usize];
+        assert!(kept.owners > 0, "block {block} is released and has no owner");
+        kept.owners -= 1;
+        if kept.owners > 0 {
             return;
         }
         self.held -= 1;
-        if self.index.contains(block.0) {
-            self.link(block.0);
+        if kept.is_indexed() {
+            self.join_line(block.0);
         } else {
             self.free.push(block.0);
         }
@@ -163,31 +161,24 @@ impl KvMemory {
     /// full blocks. Tokens are compared one by one: a hash that two share is no hit.
     pub fn lookup(&self, scope: Scope, hashes: &[u64], tokens: &[u32], most: usize) -> Lookup {
         let mut found = Lookup::default();
-        let mut parent = None;
+        let mut after = After::Nothing(scope);
         for (hash, content) in hashes.iter().zip(tokens.chunks_exact(self.block_size)).take(most) {
-            let Some(block) = self.index.find(parent, scope, *hash, content) else {
+            let Some(block) = self.index.find(&self.blocks, after, *hash, content) else {
                 found.evicted = self.index.was_evicted(*hash);
                 break;
             };
-            found.unheld += usize::from(self.owners[block as usize] == 0);
+            found.unheld += usize::from(self.blocks[block as usize].owners == 0);
             found.blocks.push(BlockId(block));
-            parent = Some(block);
+            after = After::Block(BlockId(block));
         }
         found
     }
 
-    /// Makes a full block findable, as what follows `parent`. Where the same content is there already, that block is
+    /// Makes a full block findable, as what comes after another. Where the same content is there already, that block is
     /// given back and the caller is to use it instead.
-    pub fn commit(
-        &mut self,
-        parent: Option<BlockId>,
-        scope: Scope,
-        hash: u64,
-        tokens: &[u32],
-        block: BlockId,
-    ) -> Option<BlockId> {
-        assert!(self.owners[block.0 as usize] > 0, "block {block} is committed and has no owner");
-        self.index.insert(parent.map(|block| block.0), scope, hash, tokens, block.0).map(BlockId)
+    pub fn commit(&mut self, after: After, hash: u64, tokens: &[u32], block: BlockId) -> Option<BlockId> {
+        assert!(self.blocks[block.0 as usize].owners > 0, "block {block} is committed and has no owner");
+        self.index.insert(&mut self.blocks, after, hash, tokens, block.0).map(BlockId)
     }
 
     /// Recounts everything. `holders` are the blocks of all that hold any, each as often as it is held.
@@ -195,31 +186,29 @@ impl KvMemory {
     /// # Panics
     /// If the books do not balance, which is a fault of this crate.
     pub fn audit(&self, holders: impl IntoIterator<Item = BlockId>) {
-        let mut owners = vec![0u32; self.owners.len()];
+        let mut owners = vec![0u32; self.total()];
         for block in holders {
             owners[block.0 as usize] += 1;
         }
-        assert!(owners == self.owners, "reference counts {:?} are not the owners {owners:?}", self.owners);
+        let counted = self.blocks.iter().map(|kept| kept.owners);
+        assert!(counted.eq(owners.iter().copied()), "reference counts are not the owners {owners:?}");
         let held = owners.iter().filter(|&&owners| owners > 0).count();
-        let mut seen = vec![false; self.owners.len()];
+        let mut seen = vec![false; self.total()];
         let mut cached = 0;
-        let (mut block, mut last) = (self.oldest, NONE);
-        while block != NONE {
+        for block in self.in_line() {
             assert!(!std::mem::replace(&mut seen[block as usize], true), "block {block} is cached twice");
-            assert!(owners[block as usize] == 0, "block {block} is cached and held");
-            assert!(self.before[block as usize] == last, "block {block} does not know who is before it");
+            assert!(self.blocks[block as usize].is_indexed(), "block {block} is cached and cannot be found");
             cached += 1;
-            (last, block) = (block, self.after[block as usize]);
         }
-        assert!(last == self.newest, "the newest cached block is not the last");
+        assert!(self.line.len() <= 2 * cached + SPARE, "{} places for {cached} blocks", self.line.len());
         for &block in &self.free {
             assert!(!std::mem::replace(&mut seen[block as usize], true), "block {block} is free twice, or cached");
-            assert!(owners[block as usize] == 0 && !self.index.contains(block), "block {block} is free and in use");
+            assert!(owners[block as usize] == 0 && !self.is_indexed(BlockId(block)), "block {block} is free and in use");
         }
         let books = (self.free.len(), self.cached, self.held);
         assert!(books == (self.free.len(), cached, held), "{books:?} free, cached and held; found {cached}, {held}");
         assert!(self.free.len() + cached + held == self.total(), "{books:?} do not make up {}", self.total());
-        self.index.audit(&self.owners);
+        self.index.audit(&self.blocks);
     }
 
     /// The same for the counts alone, which costs nothing.
@@ -238,39 +227,75 @@ impl KvMemory {
     #[cfg(test)]
     pub(crate) fn hash_state(&self, hasher: &mut impl std::hash::Hasher) {
         use std::hash::Hash as _;
-        (&self.owners, &self.free).hash(hasher);
-        let mut block = self.oldest;
-        while block != NONE {
-            block.hash(hasher);
-            block = self.after[block as usize];
+        self.free.hash(hasher);
+        for block in &self.blocks {
+            (block.owners, block.parent, if block.is_indexed() { block.hash } else { 0 }).hash(hasher);
         }
-        self.index.hash_state(hasher);
+        self.in_line().for_each(|block| block.hash(hasher));
     }
 
-    /// Puts a block at the end of the cached ones.
-    fn link(&mut self, block: u32) {
-        self.before[block as usize] = self.newest;
-        self.after[block as usize] = NONE;
-        match self.newest {
-            NONE => self.oldest = block,
-            newest => self.after[newest as usize] = block,
+    /// Reads what giving back these blocks is going to read. Each lies elsewhere in memory; those that are read one after
+    /// another without being needed yet come all at once.
+    pub(crate) fn read_ahead(&self, blocks: &[BlockId]) {
+        for block in blocks {
+            black_box(self.blocks[block.0 as usize].owners);
         }
-        self.newest = block;
+    }
+
+    /// The same for making a block with this hash findable.
+    pub(crate) fn read_ahead_of_commit(&self, hash: u64) {
+        black_box(self.index.entry(hash));
+    }
+
+    /// The same for allocating as many blocks.
+    pub(crate) fn read_ahead_of_allocation(&self, count: usize) {
+        for &block in self.line.iter().take(count.saturating_sub(self.free.len())) {
+            black_box(self.index.entry(self.blocks[block as usize].hash));
+        }
+    }
+
+    /// Puts a block at the end of the line of cached ones.
+    fn join_line(&mut self, block: u32) {
         self.cached += 1;
+        if self.line.len() >= 2 * self.cached + SPARE {
+            self.close_ranks();
+        }
+        self.blocks[block as usize].place = self.first + self.line.len() as u64;
+        self.line.push_back(block);
     }
 
-    /// Takes a block out of the cached ones.
-    fn unlink(&mut self, block: u32) {
-        let (before, after) = (self.before[block as usize], self.after[block as usize]);
-        match before {
-            NONE => self.oldest = after,
-            before => self.after[before as usize] = after,
+    /// Takes the longest unused block out of the line.
+    fn leave_line(&mut self) -> Option<u32> {
+        while let Some(block) = self.line.pop_front() {
+            let place = self.first;
+            self.first += 1;
+            if self.stands(block, place) {
+                self.cached -= 1;
+                return Some(block);
+            }
         }
-        match after {
-            NONE => self.newest = before,
-            after => self.before[after as usize] = before,
+        None
+    }
+
+    /// Whether a block stands in this place of the line.
+    fn stands(&self, block: u32, place: u64) -> bool {
+        let kept = &self.blocks[block as usize];
+        kept.owners == 0 && kept.place == place
+    }
+
+    /// The cached blocks, the longest unused first.
+    fn in_line(&self) -> impl Iterator<Item = u32> {
+        let places = self.line.iter().copied().zip(self.first..);
+        places.filter(|&(block, place)| self.stands(block, place)).map(|(block, _)| block)
+    }
+
+    /// Takes the empty places out of the line: as many as are not, so that it costs each block a step.
+    fn close_ranks(&mut self) {
+        let line: VecDeque<u32> = self.in_line().collect();
+        for (&block, place) in line.iter().zip(self.first..) {
+            self.blocks[block as usize].place = place;
         }
-        self.cached -= 1;
+        self.line = line;
     }
 }
 
@@ -297,13 +322,17 @@ mod tests {
             .collect()
     }
 
+    fn after(scope: Scope, table: &[BlockId]) -> After {
+        table.last().map_or(After::Nothing(scope), |&block| After::Block(block))
+    }
+
     /// Writes `tokens` to new blocks and commits them, as a sequence does that shares nothing.
     fn write(memory: &mut KvMemory, scope: Scope, tokens: &[u32]) -> Vec<BlockId> {
         let hashes = hashes(memory, scope, tokens);
         let mut table: Vec<BlockId> = Vec::new();
         for (hash, chunk) in hashes.iter().zip(tokens.chunks_exact(2)) {
             let mut block = memory.allocate().expect("room");
-            if let Some(other) = memory.commit(table.last().copied(), scope, *hash, chunk, block) {
+            if let Some(other) = memory.commit(after(scope, &table), *hash, chunk, block) {
                 memory.share(other);
                 memory.release(block);
                 block = other;
@@ -458,9 +487,9 @@ mod tests {
                     table.iter().for_each(|&block| memory.share(block));
                     for at in table.len()..hashes.len() {
                         let Some(block) = memory.allocate() else { break };
-                        let parent = table.last().copied();
                         let content = &tokens[2 * at..2 * at + 2];
-                        assert_eq!(memory.commit(parent, scope, hashes[at], content, block), None, "seed {seed}");
+                        let after = after(scope, &table);
+                        assert_eq!(memory.commit(after, hashes[at], content, block), None, "seed {seed}");
                         table.push(block);
                     }
                     tables.push(table);

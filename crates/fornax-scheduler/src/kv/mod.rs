@@ -3,8 +3,9 @@
 //! A block is free, held by one or more sequences, or *cached*: held by nobody and kept for a prompt that begins alike,
 //! until its room is needed. Only numbers are kept here; the keys and values are the engine's.
 
+mod block;
 mod memory;
 mod prefix;
 
 pub use memory::{KvMemory, Lookup};
-pub use prefix::{Scope, block_hash};
+pub use prefix::{After, Scope, block_hash};

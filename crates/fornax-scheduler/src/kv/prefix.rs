@@ -4,14 +4,9 @@
 //! computed is never found by another, not even by a hash that two share. It keeps no time and no counts of owners; which
 //! block makes room is the memory's choice.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
-
+use super::block::{ABSENT, Block, NONE};
 use crate::random::{GOLDEN, mix};
-use crate::{AdapterId, TenantId};
-
-/// No block.
-const NONE: u32 = u32::MAX;
+use crate::{AdapterId, BlockId, TenantId};
 
 /// Who may find a prefix: those of the same tenant (or of the same group of tenants that chose to share) and adapter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -46,72 +41,51 @@ pub fn block_hash(parent: u64, tokens: &[u32]) -> u64 {
     mix(hash)
 }
 
-/// What is hashed is a hash already.
-#[derive(Clone, Debug, Default)]
-struct AsIs(u64);
-
-impl Hasher for AsIs {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.0 = mix(self.0 ^ u64::from(byte));
-        }
-    }
-
-    fn write_u64(&mut self, value: u64) {
-        self.0 = value;
-    }
+/// What a block comes after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum After {
+    /// Nothing: it is the first of those of a scope.
+    Nothing(Scope),
+    /// Another block, and so in the same scope.
+    Block(BlockId),
 }
 
-/// A block that can be found.
+/// Where a block is by its hash.
 #[derive(Clone, Copy, Debug)]
-struct Node {
-    hash: u64,
-    scope: Scope,
-    parent: u32,
-    children: u32,
-    /// The next block of the same hash.
-    next: u32,
-    present: bool,
+struct Entry {
+    /// The lowest bits of the hash. The very lowest of them say where the search begins.
+    tag: u32,
+    /// The block, or [`NONE`].
+    block: u32,
 }
 
-const ABSENT: Node = Node {
-    hash: 0,
-    scope: Scope { who: 0, shared: false, adapter: 0 },
-    parent: NONE,
-    children: 0,
-    next: NONE,
-    present: false,
-};
-
-/// Blocks by content.
+/// Blocks by content. What it keeps of a block itself stands in that block's [`Block`], where its owners are counted.
 #[derive(Clone, Debug)]
 pub(super) struct PrefixIndex {
     block_size: usize,
     seed: u64,
     /// Which bits of a hash count: all, but for tests.
     mask: u64,
-    nodes: Vec<Node>,
-    /// The tokens of each block; made room for when the first block comes.
+    /// A hash table with linear probing, at most half full, so that what is not there is missed with one look at memory.
+    /// It, and what follows, is made room for when the first block comes.
+    table: Vec<Entry>,
+    /// The tokens of each block.
     tokens: Vec<u32>,
-    /// The first block of each hash. Never iterated, so that its order does not matter.
-    first: HashMap<u64, u32, BuildHasherDefault<AsIs>>,
+    /// The scope of each block that begins a prefix.
+    scopes: Vec<Scope>,
     /// Hashes that made room for others, the newer over the older: to tell why something is missing.
     ghosts: Vec<u64>,
 }
 
 impl PrefixIndex {
-    pub(super) fn new(blocks: usize, block_size: usize, seed: u64) -> Self {
+    pub(super) fn new(block_size: usize, seed: u64) -> Self {
         Self {
             block_size,
             seed: mix(seed ^ GOLDEN),
             mask: u64::MAX,
-            nodes: vec![ABSENT; blocks],
+            table: Vec::new(),
             tokens: Vec::new(),
-            first: HashMap::default(),
+            scopes: Vec::new(),
             ghosts: Vec::new(),
         }
     }
@@ -121,80 +95,87 @@ impl PrefixIndex {
         mix(mix(self.seed ^ scope.who).wrapping_add(u64::from(scope.shared)) ^ scope.adapter.wrapping_mul(GOLDEN))
     }
 
-    pub(super) fn contains(&self, block: u32) -> bool {
-        self.nodes[block as usize].present
-    }
-
-    /// The block that holds `tokens` after `parent`.
-    pub(super) fn find(&self, parent: Option<u32>, scope: Scope, hash: u64, tokens: &[u32]) -> Option<u32> {
-        let parent = parent.unwrap_or(NONE);
-        let mut block = *self.first.get(&(hash & self.mask))?;
-        while block != NONE {
-            let node = &self.nodes[block as usize];
-            if node.parent == parent && node.scope == scope && self.tokens_of(block) == tokens {
-                return Some(block);
-            }
-            block = node.next;
+    /// The block that holds `tokens` after another.
+    pub(super) fn find(&self, blocks: &[Block], after: After, hash: u64, tokens: &[u32]) -> Option<u32> {
+        if self.table.is_empty() {
+            return None;
         }
-        None
+        self.search(blocks, after, hash, tokens).ok()
     }
 
-    /// Makes `block` findable; if another holds the same, gives that one and changes nothing.
+    /// Makes block `at` findable; if another holds the same, gives that one and changes nothing.
     pub(super) fn insert(
         &mut self,
-        parent: Option<u32>,
-        scope: Scope,
+        blocks: &mut [Block],
+        after: After,
         hash: u64,
         tokens: &[u32],
-        block: u32,
+        at: u32,
     ) -> Option<u32> {
         assert!(tokens.len() == self.block_size, "a block of {} tokens is not full", tokens.len());
-        if let Some(other) = self.find(parent, scope, hash, tokens) {
-            return Some(other);
+        if self.table.is_empty() {
+            self.table = vec![Entry { tag: 0, block: NONE }; (2 * blocks.len()).next_power_of_two()];
+            self.tokens = vec![0; blocks.len() * self.block_size];
+            self.scopes = vec![Scope::default(); blocks.len()];
+            self.ghosts = vec![0; blocks.len().next_power_of_two()];
         }
-        assert!(!self.contains(block), "block {block} is indexed twice");
-        if let Some(parent) = parent {
-            let parent = &mut self.nodes[parent as usize];
-            assert!(parent.present, "block {block} follows one that is not indexed");
-            parent.children += 1;
-        }
-        if self.tokens.is_empty() {
-            self.tokens = vec![0; self.nodes.len() * self.block_size];
-            self.ghosts = vec![0; self.nodes.len().next_power_of_two()];
-        }
-        let start = block as usize * self.block_size;
+        let place = match self.search(blocks, after, hash, tokens) {
+            Ok(other) => return Some(other),
+            Err(place) => place,
+        };
+        assert!(!blocks[at as usize].is_indexed(), "block {at} is indexed twice");
+        self.table[place] = Entry { tag: self.tag(hash), block: at };
+        let start = at as usize * self.block_size;
         self.tokens[start..start + self.block_size].copy_from_slice(tokens);
-        let next = self.first.insert(hash & self.mask, block).unwrap_or(NONE);
-        let parent = parent.unwrap_or(NONE);
-        self.nodes[block as usize] = Node { hash, scope, parent, children: 0, next, present: true };
+        let parent = match after {
+            After::Block(parent) => {
+                let before = &mut blocks[parent.0 as usize];
+                assert!(before.is_indexed(), "block {at} follows one that is not indexed");
+                before.children += 1;
+                parent.0
+            }
+            After::Nothing(scope) => {
+                self.scopes[at as usize] = scope;
+                NONE
+            }
+        };
+        let block = &mut blocks[at as usize];
+        (block.hash, block.parent, block.children) = (hash, parent, 0);
         None
     }
 
-    /// Forgets a block that nothing follows.
-    pub(super) fn evict(&mut self, block: u32) {
-        let node = std::mem::replace(&mut self.nodes[block as usize], ABSENT);
-        assert!(node.present, "block {block} is cached and not indexed");
-        assert!(node.children == 0, "block {block} makes room before the {} that follow it", node.children);
-        if node.parent != NONE {
-            self.nodes[node.parent as usize].children -= 1;
+    /// Forgets block `at`, which nothing follows.
+    pub(super) fn evict(&mut self, blocks: &mut [Block], at: u32) {
+        let Block { hash, parent, children, .. } = blocks[at as usize];
+        assert!(parent != ABSENT, "block {at} is cached and not indexed");
+        assert!(children == 0, "block {at} makes room before the {children} that follow it");
+        blocks[at as usize].parent = ABSENT;
+        if parent != NONE {
+            blocks[parent as usize].children -= 1;
         }
-        let key = node.hash & self.mask;
-        let first = *self.first.get(&key).expect("an indexed block has an entry");
-        if first == block {
-            if node.next == NONE {
-                self.first.remove(&key);
-            } else {
-                self.first.insert(key, node.next);
-            }
-        } else {
-            let mut at = first;
-            while self.nodes[at as usize].next != block {
-                at = self.nodes[at as usize].next;
-            }
-            self.nodes[at as usize].next = node.next;
+        let last = self.table.len() - 1;
+        let mut hole = self.tag(hash) as usize & last;
+        while self.table[hole].block != at {
+            assert!(self.table[hole].block != NONE, "block {at} is indexed and cannot be found");
+            hole = (hole + 1) & last;
         }
-        let slot = node.hash as usize & (self.ghosts.len() - 1);
-        self.ghosts[slot] = node.hash;
+        // Whoever was put further along for want of this place moves up.
+        let mut place = hole;
+        loop {
+            place = (place + 1) & last;
+            let entry = self.table[place];
+            if entry.block == NONE {
+                break;
+            }
+            let home = entry.tag as usize & last;
+            if place.wrapping_sub(home) & last >= place.wrapping_sub(hole) & last {
+                self.table[hole] = entry;
+                hole = place;
+            }
+        }
+        self.table[hole].block = NONE;
+        let ghost = hash as usize & (self.ghosts.len() - 1);
+        self.ghosts[ghost] = hash;
     }
 
     /// Whether a block with this hash made room for others not long ago.
@@ -202,50 +183,69 @@ impl PrefixIndex {
         !self.ghosts.is_empty() && self.ghosts[hash as usize & (self.ghosts.len() - 1)] == hash
     }
 
-    /// Recounts children and entries; a node whose prefix is not all there is found.
-    pub(super) fn audit(&self, owners: &[u32]) {
-        let mut children = vec![0; self.nodes.len()];
-        let mut present = 0;
-        for (block, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.present) {
-            present += 1;
-            if node.parent != NONE {
-                let parent = node.parent as usize;
-                children[parent] += 1;
-                assert!(self.nodes[parent].present, "block {block} follows one that is not there");
-                assert!(owners[parent] > 0 || owners[block] == 0, "block {block} is held and the one before it is not");
+    /// Recounts children and entries; a block whose prefix is not all there is found.
+    pub(super) fn audit(&self, blocks: &[Block]) {
+        let mut children = vec![0; blocks.len()];
+        let mut indexed = 0;
+        for (at, block) in blocks.iter().enumerate().filter(|(_, block)| block.is_indexed()) {
+            indexed += 1;
+            if block.parent != NONE {
+                let parent = &blocks[block.parent as usize];
+                children[block.parent as usize] += 1;
+                assert!(parent.is_indexed(), "block {at} follows one that is not there");
+                assert!(parent.owners > 0 || block.owners == 0, "block {at} is held and the one before it is not");
+            }
+            let last = self.table.len() - 1;
+            let mut place = self.tag(block.hash) as usize & last;
+            while self.table[place].block != at as u32 {
+                assert!(self.table[place].block != NONE, "block {at} is indexed and cannot be found");
+                place = (place + 1) & last;
             }
         }
-        for (block, node) in self.nodes.iter().enumerate() {
-            assert!(node.children == children[block], "block {block} has {} children", children[block]);
+        for (at, block) in blocks.iter().enumerate().filter(|(_, block)| block.is_indexed()) {
+            assert!(block.children == children[at], "block {at} has {} children", children[at]);
         }
-        let mut reached = 0;
-        for &first in self.first.values() {
-            let mut block = first;
-            while block != NONE {
-                reached += 1;
-                assert!(
-                    self.nodes[block as usize].present && reached <= present,
-                    "a chain leads nowhere, or in a ring"
-                );
-                block = self.nodes[block as usize].next;
-            }
-        }
-        assert!(reached == present, "{present} blocks are indexed and {reached} can be found");
-    }
-
-    /// What the future depends on.
-    #[cfg(test)]
-    pub(super) fn hash_state(&self, hasher: &mut impl Hasher) {
-        use std::hash::Hash as _;
-        for node in &self.nodes {
-            (node.present, node.hash, node.parent).hash(hasher);
-        }
+        let entries = self.table.iter().filter(|entry| entry.block != NONE).count();
+        assert!(entries == indexed, "{indexed} blocks are indexed and {entries} can be found");
     }
 
     /// Lets all hashes be equal.
     #[cfg(test)]
     pub(super) fn blunt(&mut self) {
         self.mask = 0;
+    }
+
+    /// The block that holds `tokens` after another, or else where its entry would be.
+    fn search(&self, blocks: &[Block], after: After, hash: u64, tokens: &[u32]) -> Result<u32, usize> {
+        let (tag, last) = (self.tag(hash), self.table.len() - 1);
+        let mut place = tag as usize & last;
+        loop {
+            let entry = self.table[place];
+            if entry.block == NONE {
+                return Err(place);
+            }
+            if entry.tag == tag {
+                let parent = blocks[entry.block as usize].parent;
+                let follows = match after {
+                    After::Block(before) => parent == before.0,
+                    After::Nothing(scope) => parent == NONE && self.scopes[entry.block as usize] == scope,
+                };
+                if follows && self.tokens_of(entry.block) == tokens {
+                    return Ok(entry.block);
+                }
+            }
+            place = (place + 1) & last;
+        }
+    }
+
+    /// What the search for a hash looks at first.
+    pub(super) fn entry(&self, hash: u64) -> u32 {
+        let last = self.table.len().wrapping_sub(1);
+        self.table.get(self.tag(hash) as usize & last).map_or(NONE, |entry| entry.block)
+    }
+
+    fn tag(&self, hash: u64) -> u32 {
+        (hash & self.mask) as u32
     }
 
     fn tokens_of(&self, block: u32) -> &[u32] {
@@ -260,7 +260,7 @@ mod tests {
 
     #[test]
     fn hashes_differ_by_order_place_and_scope() {
-        let index = PrefixIndex::new(4, 2, 1);
+        let index = PrefixIndex::new(2, 1);
         let root = index.root(Scope::default());
         let one = block_hash(root, &[1, 2]);
         let others = [
@@ -268,7 +268,7 @@ mod tests {
             block_hash(one, &[1, 2]),
             block_hash(root, &[1]),
             block_hash(root, &[1, 2, 0]),
-            block_hash(PrefixIndex::new(4, 2, 2).root(Scope::default()), &[1, 2]),
+            block_hash(PrefixIndex::new(2, 2).root(Scope::default()), &[1, 2]),
             block_hash(index.root(Scope::of(TenantId(1), None, None)), &[1, 2]),
             block_hash(index.root(Scope::of(TenantId(0), Some(0), None)), &[1, 2]),
             block_hash(index.root(Scope::of(TenantId(0), None, Some(AdapterId(0)))), &[1, 2]),
