@@ -79,7 +79,11 @@ impl FleetConfig {
             return Err(SchedulerError::config("report-interval", self.report_interval, "give seconds, from 0 to 1e9"));
         }
         if let Some(sigma) = self.prediction.filter(|sigma| !(0.0..=10.0).contains(sigma)) {
-            return Err(SchedulerError::config("prediction", sigma, "give the standard deviation of a logarithm, from 0 to 10"));
+            return Err(SchedulerError::config(
+                "prediction",
+                sigma,
+                "give the standard deviation of a logarithm, from 0 to 10",
+            ));
         }
         let mut blocks = 0usize;
         for model in &self.batch.models {
@@ -99,7 +103,11 @@ impl FleetConfig {
         for (at, &(tenant, weight)) in self.weights.iter().enumerate() {
             let of = |class: &Class| (class.tenant..class.tenant.saturating_add(class.tenants)).contains(&tenant.0);
             if !classes.iter().any(of) {
-                return Err(SchedulerError::config("weights", tenant.0, "no class has this tenant; weigh those that there are"));
+                return Err(SchedulerError::config(
+                    "weights",
+                    tenant.0,
+                    "no class has this tenant; weigh those that there are",
+                ));
             }
             if self.weights[..at].iter().any(|(other, _)| *other == tenant) {
                 return Err(SchedulerError::config("weights", tenant.0, "the tenant is weighed twice; do so once"));
@@ -329,7 +337,8 @@ impl Fleet {
         let mut outputs = Vec::with_capacity(plan.items.len());
         let mut tokens = Vec::with_capacity(plan.items.len());
         for item in &plan.items {
-            let live = self.live[(item.sequence.request.0 - self.gone) as usize].as_mut().expect("what is planned is live");
+            let live =
+                self.live[(item.sequence.request.0 - self.gone) as usize].as_mut().expect("what is planned is live");
             let class = &self.classes[usize::from(live.request.class)];
             let mut done = u64::from(item.tokens);
             if !std::mem::replace(&mut live.begun, true) {

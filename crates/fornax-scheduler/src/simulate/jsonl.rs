@@ -73,7 +73,9 @@ fn request(entry: &Entry, at: u64, classes: &[Class]) -> Result<TraceRequest, St
     }
     if entry.prefix >= entry.prompt {
         let (found, prompt) = (entry.prefix, entry.prompt);
-        return Err(format!("prefix: found {found}, expected fewer than the prompt's {prompt} tokens, of which it is a part"));
+        return Err(format!(
+            "prefix: found {found}, expected fewer than the prompt's {prompt} tokens, of which it is a part"
+        ));
     }
     let has = |class: &Class, tenant: u32| (class.tenant..class.tenant + class.tenants).contains(&tenant);
     let class = match (&entry.class, entry.tenant) {
@@ -130,10 +132,12 @@ mod tests {
         let line = r#"{"arrival": 0.5, "prompt": 20, "output": 5}"#;
         let plain = read(line.as_bytes(), &classes()).expect("a line");
         assert_eq!((plain.len(), plain[0].prompt_tokens(), plain[0].new_tokens, plain[0].tenant), (1, 20, 5, 4));
-        for text in [format!("{line}\n"), format!("{line}\r\n"), format!("\u{feff}{line}"), format!("{line}\n\n \r\n")] {
+        for text in [format!("{line}\n"), format!("{line}\r\n"), format!("\u{feff}{line}"), format!("{line}\n\n \r\n")]
+        {
             assert_eq!(read(text.as_bytes(), &classes()), Ok(plain.clone()), "{text:?}");
         }
-        let two = format!("{line}\r\n{}", r#"{"arrival": 0.5, "prompt": 9, "output": 1, "class": "second", "prefix": 8}"#);
+        let two =
+            format!("{line}\r\n{}", r#"{"arrival": 0.5, "prompt": 9, "output": 1, "class": "second", "prefix": 8}"#);
         let two = read(two.as_bytes(), &classes()).expect("two lines");
         assert_eq!((two[1].class, two[1].tenant, two[1].prefix, two[1].body), (1, 7, 8, 1));
         let by_tenant = read(br#"{"arrival": 0, "prompt": 9, "output": 1, "tenant": 7}"#, &classes()).expect("a line");

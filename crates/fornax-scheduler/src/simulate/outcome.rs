@@ -68,7 +68,9 @@ impl Table {
     pub fn markdown(&self) -> String {
         let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
         let mut text = line(self.columns.iter().map(|(name, _)| escape(name)).collect());
-        text.push_str(&self.columns.iter().map(|(_, number)| if *number { "|--:" } else { "|---" }).collect::<String>());
+        text.push_str(
+            &self.columns.iter().map(|(_, number)| if *number { "|--:" } else { "|---" }).collect::<String>(),
+        );
         text.push_str("|\n");
         for row in &self.rows {
             text.push_str(&line(row.iter().map(|cell| escape(cell)).collect()));
@@ -106,15 +108,7 @@ impl Outcome {
     }
 
     fn classes(&self) -> Table {
-        let numbers = [
-            "served",
-            "first token p50 (s)",
-            "p90",
-            "p99",
-            "next token p50 (ms)",
-            "p99",
-            "within targets",
-        ];
+        let numbers = ["served", "first token p50 (s)", "p90", "p99", "next token p50 (ms)", "p99", "within targets"];
         let mut table = Table::new("By class", &["variant", "class"], &numbers);
         for report in &self.reports {
             for (at, class) in report.classes.iter().enumerate() {
@@ -139,8 +133,17 @@ impl Outcome {
     }
 
     fn variants(&self) -> Table {
-        let numbers =
-            ["tokens/s", "goodput (1/s)", "latency (s)", "reward", "hits", "preempted", "tokens lost", "busy", "fairness gap"];
+        let numbers = [
+            "tokens/s",
+            "goodput (1/s)",
+            "latency (s)",
+            "reward",
+            "hits",
+            "preempted",
+            "tokens lost",
+            "busy",
+            "fairness gap",
+        ];
         let mut table = Table::new("By variant", &["variant"], &numbers);
         for report in &self.reports {
             table.rows.push(vec![
@@ -171,7 +174,8 @@ impl Outcome {
             "variation, 10 s",
             "busy time over the mean, 10 s",
         ];
-        let mut table = Table::new("Replicas: hits, misses, and how evenly tokens were computed", &["variant"], &numbers);
+        let mut table =
+            Table::new("Replicas: hits, misses, and how evenly tokens were computed", &["variant"], &numbers);
         for report in &self.reports {
             let (tokens, busy) = (&report.tokens_balance, &report.busy_balance);
             table.rows.push(vec![
@@ -273,7 +277,8 @@ impl Outcome {
         let mut plots: Vec<(String, String)> = Vec::new();
         let classes = self.reports.first().map_or(&[][..], |report| &report.classes);
         for (at, class) in classes.iter().enumerate() {
-            let line = |report: &Report| Line { name: report.name.clone(), points: report.classes[at].first_token.curve() };
+            let line =
+                |report: &Report| Line { name: report.name.clone(), points: report.classes[at].first_token.curve() };
             let lines: Vec<Line> = self.reports.iter().map(line).collect();
             let title = format!("{}: time to the first token, {}", self.title, class.name);
             let labels = Labels { title: &title, x: "seconds", y: "part of requests", log_x: true };
@@ -301,7 +306,10 @@ impl Outcome {
             let title = format!("{}: what is found, and how even the work is", self.title);
             let x = "tokens computed by the busiest replica, over the mean";
             let labels = Labels { title: &title, x, y: "part of blocks found", log_x: true };
-            plots.push(("balance.svg".into(), plot::points(labels, &self.reports.iter().map(point).collect::<Vec<_>>())));
+            plots.push((
+                "balance.svg".into(),
+                plot::points(labels, &self.reports.iter().map(point).collect::<Vec<_>>()),
+            ));
         }
         plots.extend(self.regret_plot().map(|svg| ("regret.svg".to_owned(), svg)));
         plots

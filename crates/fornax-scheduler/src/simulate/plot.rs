@@ -181,7 +181,8 @@ fn frame(labels: Labels<'_>, top: f64) -> String {
 /// Writes a name beside the axes, and gives the height at which its mark belongs. Beyond twenty, names would leave the plot.
 fn legend(svg: &mut String, at: usize, name: &str) -> f64 {
     let height = TOP + 15.0 * at.min(20) as f64 + 6.0;
-    let short: String = if name.chars().count() > 26 { name.chars().take(25).chain(['…']).collect() } else { name.into() };
+    let short: String =
+        if name.chars().count() > 26 { name.chars().take(25).chain(['…']).collect() } else { name.into() };
     text(svg, WIDTH - RIGHT + 40.0, height + 4.0, "start", if at < 20 { &short } else { "…" });
     height
 }
@@ -273,8 +274,9 @@ mod tests {
 
     #[test]
     fn legends_stand_beside_the_axes_whatever_their_number() {
-        let many: Vec<Line> =
-            (0..40).map(|at| Line { name: "a name that is much too long for it".repeat(1 + at), points: vec![] }).collect();
+        let many: Vec<Line> = (0..40)
+            .map(|at| Line { name: "a name that is much too long for it".repeat(1 + at), points: vec![] })
+            .collect();
         let svg = lines(Labels::default(), &many);
         assert!(svg.contains("a name that is much too lo…") || svg.contains("a name that is much too l…"), "{svg}");
         for coordinate in svg.split("y1=\"").skip(1) {

@@ -307,7 +307,11 @@ impl Workload {
         }
         for (at, class) in self.classes.iter().enumerate() {
             if class.name.is_empty() || self.classes[..at].iter().any(|other| other.name == class.name) {
-                return refuse("class.name", format!("{:?}", class.name), "give each kind of requests a name of its own");
+                return refuse(
+                    "class.name",
+                    format!("{:?}", class.name),
+                    "give each kind of requests a name of its own",
+                );
             }
             class.check()?;
         }

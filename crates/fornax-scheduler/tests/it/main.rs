@@ -4,4 +4,5 @@ mod batch;
 mod chaos;
 mod policies;
 mod simulation;
+mod simulator;
 mod tasks;
