@@ -1,5 +1,5 @@
 //! The `fornax` command: its subcommands, and how it ends. What it does is done by the `fornax` library; this crate
-//! reads arguments, writes results and draws progress, and knows nothing about models.
+//! reads arguments, writes results and draws progress, and knows nothing about models or schedulers.
 
 mod args;
 mod commands;
@@ -21,7 +21,7 @@ use clap::{Parser, Subcommand};
 use fornax::{backend, cpu};
 
 use crate::args::CommonArgs;
-use crate::commands::{bench, cache, chat, download, embed, generate, inspect, score};
+use crate::commands::{bench, cache, chat, download, embed, generate, inspect, score, simulate};
 
 /// Language models in Rust: train, load, generate, chat and embed, on any device.
 #[derive(Debug, Parser)]
@@ -55,6 +55,7 @@ enum Command {
     Score(score::ScoreArgs),
     Embed(embed::EmbedArgs),
     Bench(bench::BenchArgs),
+    Simulate(simulate::SimulateArgs),
     Inspect(inspect::InspectArgs),
     Download(download::DownloadArgs),
     Cache(cache::CacheArgs),
@@ -97,6 +98,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Score(args) => score::run(args, common),
         Command::Embed(args) => embed::run(args, common),
         Command::Bench(args) => bench::run(args, common),
+        Command::Simulate(args) => simulate::run(args, common),
         Command::Inspect(args) => inspect::run(args, common),
         Command::Download(args) => download::run(args, common),
         Command::Cache(args) => cache::run(args),

@@ -32,6 +32,8 @@ pub use fornax_hub as hub;
 pub use fornax_models as models;
 /// Layers.
 pub use fornax_nn as nn;
+/// Who runs next, with what, and why: tasks, batches, replicas, and a simulator.
+pub use fornax_scheduler as scheduler;
 /// Tokenizers and chat templates.
 pub use fornax_text as text;
 /// Training.

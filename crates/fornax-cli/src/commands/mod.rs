@@ -8,3 +8,4 @@ pub mod embed;
 pub mod generate;
 pub mod inspect;
 pub mod score;
+pub mod simulate;

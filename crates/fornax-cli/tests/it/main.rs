@@ -10,5 +10,6 @@ mod hub;
 mod inspect;
 mod pipes;
 mod score;
+mod simulate;
 mod support;
 mod weights;

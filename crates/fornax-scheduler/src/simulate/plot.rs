@@ -33,7 +33,10 @@ const RIGHT: f64 = 210.0;
 const TOP: f64 = 40.0;
 const BOTTOM: f64 = 50.0;
 /// Colours that are told apart by most eyes (Okabe and Ito).
-const COLOURS: [&str; 8] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999933"];
+const COLOURS: [&str; 12] = [
+    "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999933", "#762a83", "#8c510a",
+    "#7f7f7f", "#1b7837",
+];
 
 /// A pair of axes that holds some points.
 struct Axes {
@@ -111,7 +114,9 @@ pub fn lines(labels: Labels<'_>, lines: &[Line]) -> String {
 
 /// Single points, each with its name in the legend.
 pub fn points(labels: Labels<'_>, points: &[(String, (f64, f64))]) -> String {
-    let axes = Axes::new(labels.log_x, points.iter().map(|(_, point)| *point));
+    let mut axes = Axes::new(labels.log_x, points.iter().map(|(_, point)| *point));
+    let margin = 0.04 * (axes.high - axes.low);
+    (axes.low, axes.high) = (axes.low - margin, axes.high + margin);
     let mut svg = axes.draw(labels);
     for (at, (name, point)) in points.iter().enumerate() {
         mark(&mut svg, at, (axes.x(point.0), axes.y(point.1)));
@@ -265,10 +270,10 @@ mod tests {
         assert!(svg.contains(r#"points="70.0,330.0 483.3,185.0 690.0,40.0""#), "{svg}");
         let svg = bars(Labels::default(), &["x", "y"], &[("s".into(), vec![1.0, 2.0])]);
         assert_eq!(svg.matches("<rect").count(), 1 + 2 + 1);
-        let all: Vec<(String, (f64, f64))> = (0..10).map(|at| (format!("p{at}"), (1.0, f64::from(at)))).collect();
+        let all: Vec<(String, (f64, f64))> = (0..14).map(|at| (format!("p{at}"), (1.0, f64::from(at)))).collect();
         let svg = points(Labels { log_x: true, ..labels }, &all);
         // A mark for each point and one for its name; squares where colours begin anew.
-        assert_eq!((svg.matches("<circle").count(), svg.matches("<rect").count()), (16, 1 + 4));
+        assert_eq!((svg.matches("<circle").count(), svg.matches("<rect").count()), (24, 1 + 4));
         assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
     }
 

@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use super::jsonl::{self, shortened};
 use super::{Arrivals, Class, CostModel, Fleet, FleetConfig, Outcome, TraceRequest, Workload};
-use crate::{Admission, BatchConfig, ModelConfig, Preemption, SchedulerError, TenantId};
+use crate::{Admission, BatchConfig, ModelConfig, Preemption, SchedulerError, TenantId, policy};
 
 /// The scenarios that come with the crate: a name and its TOML.
 pub const BUILT_IN: &[(&str, &str)] = &[
@@ -181,13 +181,21 @@ impl Scenario {
         Ok(())
     }
 
-    /// Puts in the place of the variants one for each of `policies`, as `defaults` say otherwise.
+    /// Puts in the place of the variants one for each policy of a list with commas, as `defaults` say otherwise. A comma
+    /// between the options of a policy stays there: `fcfs,bandit:epoch=5,explore=0.2` are two.
     ///
     /// # Errors
     /// [`SchedulerError::UnknownPolicy`] and what the options of a policy refuse; a policy that is named twice.
-    pub fn compare<S: AsRef<str>>(&mut self, policies: &[S]) -> Result<(), SchedulerError> {
-        let variant = |policy: &S| Variant { policy: Some(policy.as_ref().to_owned()), ..Variant::default() };
-        self.variants = policies.iter().map(variant).collect();
+    pub fn compare(&mut self, policies: &str) -> Result<(), SchedulerError> {
+        let mut names: Vec<String> = Vec::new();
+        for part in policies.split(',').map(str::trim) {
+            match names.last_mut() {
+                Some(last) if part.contains('=') && !part.contains(':') => *last = format!("{last},{part}"),
+                _ => names.push(part.to_owned()),
+            }
+        }
+        names.iter().try_for_each(|name| policy(name).map(drop))?;
+        self.variants = names.into_iter().map(|name| Variant { policy: Some(name), ..Variant::default() }).collect();
         self.defaults.name = None;
         self.check()
     }
@@ -317,10 +325,11 @@ mod tests {
         let fleet = scenario.fleet(oracle);
         assert_eq!((fleet.policy.as_str(), fleet.prediction, fleet.batch.preemptive), (ORACLE, Some(0.0), true));
         let mut scenario = scenario.clone();
-        scenario.compare(&["vtc", "shortest:ageing=1"]).expect("policies");
+        scenario.compare("vtc, shortest:ageing=1,bandit:epoch=5, explore=0.3").expect("policies");
         let names: Vec<String> = scenario.variants.iter().map(|variant| scenario.fleet(variant).name).collect();
-        assert_eq!(names, ["vtc", "shortest:ageing=1"]);
-        assert!(scenario.compare(&["vtc", "vtc"]).is_err() && scenario.compare(&["quickest"]).is_err());
-        assert!(scenario.compare::<&str>(&[]).is_err());
+        assert_eq!(names, ["vtc", "shortest:ageing=1", "bandit:epoch=5,explore=0.3"]);
+        for bad in ["vtc,vtc", "quickest", "", "fcfs,", "explore=1", "fcfs:ageing=1"] {
+            assert!(scenario.compare(bad).is_err(), "{bad}");
+        }
     }
 }

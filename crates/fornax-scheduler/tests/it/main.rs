@@ -3,6 +3,8 @@
 mod batch;
 mod chaos;
 mod policies;
+#[cfg(feature = "simulate")]
+mod scenarios;
 mod simulation;
 mod simulator;
 mod tasks;
