@@ -8,8 +8,7 @@ use crate::{AdapterId, BlockId};
 
 impl BatchScheduler {
     /// What costs next to nothing: counts of blocks, and budgets.
-    pub(super) fn check_step(&self, plan: &Plan) {
-        let tokens = plan.tokens();
+    pub(super) fn check_step(&self, plan: &Plan, tokens: usize) {
         let whole = !self.config.chunked && plan.items.iter().any(|item| item.tokens as usize > self.config.max_tokens);
         assert!(
             whole || tokens <= self.config.max_tokens,

@@ -8,9 +8,6 @@ impl BatchScheduler {
     /// Gives every decoding sequence its token. Where a block lacks, the last by the policy gives up its own.
     pub(super) fn plan_decodes(&mut self, plan: &mut Plan, budget: &mut usize) {
         plan.items.reserve(self.running.len());
-        for model in &mut self.models {
-            model.kv.read_ahead_of_allocation(std::mem::take(&mut model.expected));
-        }
         let mut next = 0;
         loop {
             let rest = &self.running[next..];

@@ -71,7 +71,7 @@ impl BatchScheduler {
         let sequence = &mut self.sequences[slot as usize];
         self.stats.lost_tokens += u64::from(sequence.computed);
         sequence.computed = 0;
-        (sequence.committed, sequence.hashed) = (0, 0);
+        sequence.committed = 0;
         self.enqueue_waiting(slot);
     }
 
@@ -123,13 +123,12 @@ impl BatchScheduler {
         let sequence = &mut self.sequences[slot as usize];
         let model = &mut self.models[usize::from(sequence.model)];
         let blocks = sequence.table.len();
-        model.kv.read_ahead(&sequence.table);
         for &block in sequence.table.iter().rev() {
             model.kv.release(block);
         }
         sequence.table.clear();
         sequence.shared_tail = false;
-        (sequence.committed, sequence.hashed) = (0, 0);
+        sequence.committed = 0;
         model.promised -= std::mem::take(&mut sequence.promised);
         model.reserved -= std::mem::take(&mut sequence.reserved);
         if !std::mem::take(&mut sequence.seated) {

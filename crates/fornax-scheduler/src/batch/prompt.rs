@@ -227,7 +227,6 @@ impl BatchScheduler {
         let sequence = &mut self.sequences[slot as usize];
         let model = &mut self.models[usize::from(sequence.model)];
         let lacking = (computed + tokens).div_ceil(size).saturating_sub(sequence.table.len());
-        model.kv.read_ahead_of_allocation(lacking);
         for _ in 0..lacking {
             sequence.table.push(model.kv.allocate().expect("as many are available"));
         }

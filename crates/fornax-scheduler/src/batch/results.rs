@@ -19,7 +19,6 @@ impl BatchScheduler {
     ) -> Result<(), SchedulerError> {
         let items = self.check_outputs(id, outputs, tokens)?;
         self.land();
-        self.read_ahead();
         let (mut at, mut rest) = (0, tokens);
         loop {
             let plain = self.take_plain(at, &items[at..], &outputs[at..], rest);
@@ -98,13 +97,14 @@ impl BatchScheduler {
         if outputs.len() != flight.items.len() {
             return refuse("the number of outputs", flight.items.len(), outputs.len());
         }
-        let mut total = 0;
+        let (mut total, mut wrong) = (0, false);
         for (item, output) in flight.items.iter().zip(outputs) {
-            let most = item.samples + item.speculative;
-            if output.tokens < item.samples || output.tokens > most {
-                return refuse("the tokens of an item", most as usize, output.tokens as usize);
-            }
+            wrong |= is_wrong(item, output);
             total += output.tokens as usize;
+        }
+        if wrong && let Some((item, output)) = flight.items.iter().zip(outputs).find(|(item, output)| is_wrong(item, output)) {
+            let most = item.samples + item.speculative;
+            return refuse("the tokens of an item", most as usize, output.tokens as usize);
         }
         if total != tokens.len() {
             return refuse("the number of tokens", total, tokens.len());
@@ -174,7 +174,7 @@ impl BatchScheduler {
         let sequence = &self.sequences[slot as usize];
         let one = &mut self.running[sequence.place as usize];
         one.push(token);
-        let last = sequence.produced + one.fresh == sequence.max_new;
+        let last = sequence.produced + one.fresh() == sequence.max_new;
         let tenant = one.tenant;
         self.stats.output_tokens += 1;
         self.serve(tenant, 1);
@@ -288,10 +288,7 @@ impl BatchScheduler {
                 self.content.extend_from_slice(&tail[..start + size - taken]);
                 &self.content
             };
-            if sequence.hashed as usize != at + 1 {
-                sequence.last_hash = sequence.hash_of(at, content);
-                sequence.hashed = at as u32 + 1;
-            }
+            sequence.last_hash = sequence.hash_of(at, content);
             let block = &mut sequence.table[at];
             let same = model.kv.commit(after, sequence.last_hash, content, *block);
             if let Some(other) = same.filter(|other| other != block) {
@@ -302,4 +299,9 @@ impl BatchScheduler {
         }
         sequence.committed = full as u32;
     }
+}
+
+/// Whether an item cannot have put out so many tokens.
+fn is_wrong(item: &Flown, output: &Output) -> bool {
+    output.tokens.wrapping_sub(item.samples) > item.speculative
 }

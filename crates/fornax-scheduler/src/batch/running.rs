@@ -4,8 +4,6 @@
 //! processor's cache and no look at the [`Sequence`](super::sequence::Sequence), which hears of it when a block is full or
 //! something else happens. What happens then is decided elsewhere.
 
-use std::hint::black_box;
-
 use super::scheduler::Flown;
 use super::sequence::State;
 use super::{BatchScheduler, Item, Output, Token};
@@ -23,26 +21,31 @@ pub(super) struct Decoding {
     /// As long as the next item starts before this, there is nothing to do but to count: no block is full, no token is the
     /// last, nobody cancelled. Zero has every step look closer.
     pub(super) until: u32,
-    /// How many tokens the sequence has not taken yet: its `tokens`, `computed` and `produced` lag behind by as many.
-    pub(super) fresh: u32,
+    /// What the sequence takes for computed. Its `tokens`, `computed` and `produced` lag behind by the tokens after these.
+    settled: u32,
     pub(super) tenant: TenantId,
-    /// These tokens.
+    /// Those tokens, each in the place of its position; what they begin and end with is in one piece.
     tail: [Token; TAIL],
 }
 
 const _: () = assert!(size_of::<Decoding>() == 128);
 
 impl Decoding {
-    /// One token more.
+    /// One token more; before one whose position is a multiple of [`TAIL`], the sequence takes those that are there.
     pub(super) fn push(&mut self, token: Token) {
-        self.tail[self.fresh as usize % TAIL] = token;
-        self.fresh += 1;
         self.item.start += 1;
+        self.tail[self.item.start as usize % TAIL] = token;
+    }
+
+    /// How many tokens the sequence has not taken yet.
+    pub(super) fn fresh(&self) -> u32 {
+        self.item.start - self.settled
     }
 
     /// The tokens that the sequence has not taken yet.
     pub(super) fn tail(&self) -> &[Token] {
-        &self.tail[..self.fresh as usize]
+        let end = self.item.start as usize % TAIL + 1;
+        &self.tail[end - self.fresh() as usize..end]
     }
 }
 
@@ -51,7 +54,6 @@ impl BatchScheduler {
     /// Gives how many they are.
     pub(super) fn take_plain(&mut self, first: usize, items: &[Flown], outputs: &[Output], tokens: &[Token]) -> usize {
         let mut taken = 0;
-        let (mut tenant, mut served) = (TenantId::DEFAULT, 0);
         let running = self.running.get_mut(first..).unwrap_or_default();
         for (((one, item), output), &token) in running.iter_mut().zip(items).zip(outputs).zip(tokens) {
             if one.item.slot != item.slot || one.item.start + 1 >= one.until || output.finished {
@@ -60,41 +62,14 @@ impl BatchScheduler {
             // Nobody grants guesses to one whose `until` is not zero, so that it has put out one token.
             one.push(token);
             taken += 1;
-            if one.tenant != tenant {
-                if self.wants_service {
-                    serve(&mut self.served, &mut self.served_tenants, tenant, served);
-                }
-                (tenant, served) = (one.tenant, 0);
-            }
-            served += 1;
         }
         if self.wants_service {
-            serve(&mut self.served, &mut self.served_tenants, tenant, served);
+            for one in &running[..taken] {
+                serve(&mut self.served, &mut self.served_tenants, one.tenant, 1);
+            }
         }
         self.stats.output_tokens += taken as u64;
         taken
-    }
-
-    /// Reads what is going to be needed for those whose blocks are full with the results that are there now, so that the
-    /// memory is asked for all of it at once and not, by one after the other, waited for.
-    pub(super) fn read_ahead(&mut self) {
-        for one in self.running.iter().filter(|one| one.item.start + 1 >= one.until) {
-            let sequence = &mut self.sequences[one.item.slot as usize];
-            let model = &mut self.models[usize::from(sequence.model)];
-            let (size, at) = (model.kv.block_size(), sequence.committed as usize);
-            black_box(sequence.tokens.last());
-            model.kv.read_ahead(&sequence.table[at.saturating_sub(1).min(sequence.table.len())..]);
-            model.expected += 1;
-            let ahead = (at * size).wrapping_sub(sequence.tokens.len());
-            if let Some(content) = one.tail().get(ahead..ahead.wrapping_add(size))
-                && self.config.prefix_caching
-                && sequence.hashed as usize == at
-            {
-                sequence.last_hash = sequence.hash_of(at, content);
-                sequence.hashed += 1;
-                model.kv.read_ahead_of_commit(sequence.last_hash);
-            }
-        }
     }
 
     /// Takes note of tokens that a tenant got, for policies that want to hear of it.
@@ -122,7 +97,7 @@ impl BatchScheduler {
             samples: 1,
         };
         let tenant = sequence.candidate.tenant;
-        self.running.push(Decoding { item, until: 0, fresh: 0, tenant, tail: [0; TAIL] });
+        self.running.push(Decoding { item, until: 0, settled: item.start, tenant, tail: [0; TAIL] });
         self.resume(slot);
     }
 
@@ -155,9 +130,9 @@ impl BatchScheduler {
         let sequence = &mut self.sequences[slot as usize];
         let one = &mut self.running[sequence.place as usize];
         sequence.tokens.extend_from_slice(one.tail());
-        sequence.computed += one.fresh;
-        sequence.produced += one.fresh;
-        one.fresh = 0;
+        sequence.computed += one.fresh();
+        sequence.produced += one.fresh();
+        one.settled = one.item.start;
     }
 
     /// Has every step look closer at a sequence that decodes, until it is resumed.
@@ -170,7 +145,7 @@ impl BatchScheduler {
         let until = self.until(slot);
         let sequence = &self.sequences[slot as usize];
         let one = &mut self.running[sequence.place as usize];
-        (one.item.start, one.until) = (sequence.computed + one.fresh, until);
+        (one.item.start, one.settled, one.until) = (sequence.computed + one.fresh(), sequence.computed, until);
     }
 
     /// Where a sequence that decodes needs a closer look.
@@ -182,8 +157,7 @@ impl BatchScheduler {
         let size = self.models[usize::from(sequence.model)].kv.block_size();
         let room = sequence.table.len() * size;
         let commit = if self.config.prefix_caching { (sequence.committed as usize + 1) * size } else { usize::MAX };
-        // The sequence takes a full tail before one more comes.
-        let tail = sequence.computed as usize + TAIL + 1;
+        let tail = (sequence.computed as usize / TAIL + 1) * TAIL;
         let last = sequence.prompt + sequence.max_new - 1;
         u32::try_from(room.min(commit).min(tail)).map_or(last, |until| until.min(last))
     }
@@ -194,9 +168,9 @@ impl BatchScheduler {
             let sequence = &self.sequences[one.item.slot as usize];
             assert_eq!(sequence.place as usize, place, "{}: its place", sequence.id);
             assert_eq!(one.item.sequence, sequence.id, "whose tokens these are");
-            assert_eq!(one.item.start, sequence.computed + one.fresh, "{}: where it goes on", sequence.id);
+            assert_eq!(one.item.start, sequence.computed + one.fresh(), "{}: where it goes on", sequence.id);
             assert!(one.until <= self.until(one.item.slot), "{}: nobody looks at it in time", sequence.id);
-            assert!(one.fresh == 0 || sequence.speculation == 0, "{}: tokens beside guesses", sequence.id);
+            assert!(one.fresh() == 0 || sequence.speculation == 0, "{}: tokens beside guesses", sequence.id);
         }
         let speculates = |one: &&Decoding| self.sequences[one.item.slot as usize].speculation > 0;
         assert_eq!(self.speculators, self.running.iter().filter(speculates).count(), "those that can speculate");

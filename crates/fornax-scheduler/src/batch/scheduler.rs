@@ -79,8 +79,6 @@ pub(super) struct Model {
     pub(super) promised: usize,
     /// Blocks set aside by reserved admission.
     pub(super) reserved: usize,
-    /// How many blocks the next plan is likely to take for sequences that decode.
-    pub(super) expected: usize,
     /// How many sequences use each adapter.
     pub(super) adapters: BTreeMap<AdapterId, u32>,
 }
@@ -154,7 +152,7 @@ impl BatchScheduler {
                 host,
                 promised: 0,
                 reserved: 0,
-                expected: 0, adapters: BTreeMap::new(),
+                adapters: BTreeMap::new(),
             });
         }
         let (wants_service, wants_holdings) = (policy.wants_service(), policy.wants_holdings());
@@ -225,9 +223,9 @@ impl BatchScheduler {
         self.plan_decodes(plan, &mut budget);
         self.plan_prompts(plan, &mut budget);
         self.plan_speculation(plan, budget);
-        self.launch(plan);
+        let tokens = self.launch(plan);
         plan.waiting.extend(self.waits.iter().map(|(slot, wait)| (self.sequences[*slot as usize].id, wait.clone())));
-        self.check_step(plan);
+        self.check_step(plan, tokens);
     }
 
     /// The tokens that an item of the plan under way computes.
@@ -295,10 +293,10 @@ impl BatchScheduler {
         self.flight.as_ref().map(|flight| flight.plan)
     }
 
-    /// Gives the plan its name and keeps what its results will be held against.
-    fn launch(&mut self, plan: &mut Plan) {
+    /// Gives the plan its name and keeps what its results will be held against. Gives how many tokens it computes.
+    fn launch(&mut self, plan: &mut Plan) -> usize {
         if plan.items.is_empty() && plan.swap_out.is_empty() && plan.copy.is_empty() && plan.swap_in.is_empty() {
-            return;
+            return 0;
         }
         self.plans += 1;
         self.stats.plans += 1;
@@ -306,11 +304,10 @@ impl BatchScheduler {
         plan.id = Some(id);
         let mut items = std::mem::take(&mut self.spare_flight);
         items.clear();
-        items.extend(plan.items.iter().map(|item| Flown {
-            slot: item.slot,
-            tokens: item.tokens,
-            speculative: item.speculative,
-            samples: item.samples,
+        let mut tokens = 0;
+        items.extend(plan.items.iter().map(|item| {
+            tokens += (item.tokens + item.speculative) as usize;
+            Flown { slot: item.slot, tokens: item.tokens, speculative: item.speculative, samples: item.samples }
         }));
         let host = plan.swap_in.iter().flat_map(|swap| swap.host.iter().map(|&block| (swap.model.0, block))).collect();
         let mut moved = Vec::new();
@@ -322,6 +319,7 @@ impl BatchScheduler {
             moved.extend(copied.map(|item| (item.slot, item.sequence)));
         }
         self.flight = Some(Flight { plan: id, items, host, moved });
+        tokens
     }
 
     /// What the policy sees of a sequence now.

@@ -43,9 +43,8 @@ pub(super) struct Sequence {
     pub(super) speculation: u32,
     /// How many of its blocks are indexed.
     pub(super) committed: u32,
-    /// The hash of its first `hashed` blocks, if that is not zero.
+    /// The hash of the last block that was indexed.
     pub(super) last_hash: u64,
-    pub(super) hashed: u32,
     /// How many sequences it is still to become: those that it holds seats for.
     pub(super) samples: u32,
     pub(super) table: Vec<BlockId>,
@@ -77,7 +76,7 @@ pub(super) struct Sequence {
     pub(super) candidate: Candidate,
 }
 
-const _: () = assert!(std::mem::offset_of!(Sequence, id) == 128);
+const _: () = assert!(std::mem::offset_of!(Sequence, id) <= 128);
 
 impl Default for Candidate {
     fn default() -> Self {
@@ -118,9 +117,10 @@ impl Sequence {
     /// Sees to it that the hashes of the first `most` blocks are known, or of as many as are full.
     pub(super) fn hash_blocks(&mut self, block_size: usize, most: usize) {
         let known = self.hashes.len();
-        if known >= most {
+        if known >= most.min(self.tokens.len() / block_size) {
             return;
         }
+        self.hashes.reserve(most.min(self.tokens.len() / block_size) - known);
         let mut hash = self.hashes.last().copied().unwrap_or(self.root);
         for block in self.tokens.chunks_exact(block_size).take(most).skip(known) {
             hash = block_hash(hash, block);
@@ -128,7 +128,7 @@ impl Sequence {
         }
     }
 
-    /// The hash of block `at`, which holds `content`, if the one before it is the last that was hashed or its own is known.
+    /// The hash of block `at`, which holds `content`; those before it are indexed.
     pub(super) fn hash_of(&self, at: usize, content: &[Token]) -> u64 {
         if let Some(&known) = self.hashes.get(at) {
             return known;

@@ -1,7 +1,6 @@
 //! The blocks of one model: reference counts, the free ones, and the cached ones by when they were last used.
 
 use std::collections::VecDeque;
-use std::hint::black_box;
 
 use super::block::{ABSENT, Block};
 use super::prefix::{After, PrefixIndex, Scope};
@@ -232,26 +231,6 @@ impl KvMemory {
             (block.owners, block.parent, if block.is_indexed() { block.hash } else { 0 }).hash(hasher);
         }
         self.in_line().for_each(|block| block.hash(hasher));
-    }
-
-    /// Reads what giving back these blocks is going to read. Each lies elsewhere in memory; those that are read one after
-    /// another without being needed yet come all at once.
-    pub(crate) fn read_ahead(&self, blocks: &[BlockId]) {
-        for block in blocks {
-            black_box(self.blocks[block.0 as usize].owners);
-        }
-    }
-
-    /// The same for making a block with this hash findable.
-    pub(crate) fn read_ahead_of_commit(&self, hash: u64) {
-        black_box(self.index.entry(hash));
-    }
-
-    /// The same for allocating as many blocks.
-    pub(crate) fn read_ahead_of_allocation(&self, count: usize) {
-        for &block in self.line.iter().take(count.saturating_sub(self.free.len())) {
-            black_box(self.index.entry(self.blocks[block as usize].hash));
-        }
     }
 
     /// Puts a block at the end of the line of cached ones.

@@ -238,12 +238,6 @@ impl PrefixIndex {
         }
     }
 
-    /// What the search for a hash looks at first.
-    pub(super) fn entry(&self, hash: u64) -> u32 {
-        let last = self.table.len().wrapping_sub(1);
-        self.table.get(self.tag(hash) as usize & last).map_or(NONE, |entry| entry.block)
-    }
-
     fn tag(&self, hash: u64) -> u32 {
         (hash & self.mask) as u32
     }
