@@ -29,6 +29,9 @@ impl Clone for Box<dyn RoutingStrategy> {
     }
 }
 
+/// A strategy, or what its options refuse.
+type Made = Result<Box<dyn RoutingStrategy>, SchedulerError>;
+
 /// A strategy in the list.
 #[derive(Debug)]
 pub struct RoutingEntry {
@@ -39,7 +42,7 @@ pub struct RoutingEntry {
     /// Its options with their defaults.
     pub options: &'static [(&'static str, f64)],
     /// Makes it from its options and a seed.
-    pub make: fn(&PolicyOptions, u64) -> Result<Box<dyn RoutingStrategy>, SchedulerError>,
+    pub make: fn(&PolicyOptions, u64) -> Made,
 }
 
 /// Every strategy there is.

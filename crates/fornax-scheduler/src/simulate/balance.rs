@@ -73,7 +73,7 @@ impl Spread {
 fn uneven(amounts: &[f64]) -> Option<(f64, f64)> {
     let count = amounts.len() as f64;
     let mean = amounts.iter().sum::<f64>() / count;
-    if !(mean > 0.0) {
+    if mean.is_nan() || mean <= 0.0 {
         return None;
     }
     let variance = amounts.iter().map(|amount| (amount - mean).powi(2)).sum::<f64>() / count;

@@ -14,6 +14,7 @@ mod histogram;
 mod jsonl;
 mod outcome;
 pub mod plot;
+mod ranges;
 mod report;
 #[cfg(feature = "simulate")]
 mod scenario;

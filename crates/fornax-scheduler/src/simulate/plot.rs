@@ -84,8 +84,13 @@ impl Axes {
             true => between.map(|power| 10f64.powf(power)).collect(),
             false => between.collect(),
         };
+        // As many digits as tell the marks apart.
+        let span = ticks.last().unwrap_or(&1.0) - ticks.first().unwrap_or(&0.0);
+        let digits = (1.0 - span.log10().floor()).clamp(0.0, 9.0) as usize;
         for tick in ticks {
-            text(&mut svg, self.x(tick), HEIGHT - BOTTOM + 18.0, "middle", &number(tick));
+            let powers = self.log_x && self.high - self.low >= 1.0;
+            let words = if powers { number(tick) } else { trimmed(format!("{tick:.digits$}")) };
+            text(&mut svg, self.x(tick), HEIGHT - BOTTOM + 18.0, "middle", &words);
             rule(&mut svg, (self.x(tick), HEIGHT - BOTTOM), (self.x(tick), HEIGHT - BOTTOM + 4.0), "#444");
         }
         svg
@@ -252,6 +257,11 @@ fn number(value: f64) -> String {
     } else {
         format!("{value:.3}")
     };
+    trimmed(text)
+}
+
+/// Without the zeros at the end of a fraction.
+fn trimmed(text: String) -> String {
     if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
 }
 
@@ -275,6 +285,19 @@ mod tests {
         // A mark for each point and one for its name; squares where colours begin anew.
         assert_eq!((svg.matches("<circle").count(), svg.matches("<rect").count()), (24, 1 + 4));
         assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
+    }
+
+    #[test]
+    fn marks_below_the_axis_are_told_apart() {
+        let narrow: Vec<(String, (f64, f64))> = [1.018, 1.036, 1.049].map(|x| (String::new(), (x, 1.0))).to_vec();
+        for log_x in [true, false] {
+            let svg = points(Labels { log_x, ..Labels::default() }, &narrow);
+            let below: Vec<&str> = svg.lines().filter(|line| line.contains(r#"y="348.0""#)).collect();
+            let mut words: Vec<&str> = below.iter().filter_map(|line| line.split(['>', '<']).nth(2)).collect();
+            assert_eq!(words.len(), 6, "{svg}");
+            words.dedup();
+            assert_eq!(words.len(), 6, "{words:?}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use crate::random::{GOLDEN, mix};
-use crate::{Random, SchedulerError, Time, Token};
+use crate::{Random, Time, Token};
 
 /// The most tokens of a prompt or an output: more than any model reads, and few enough to be written down.
 pub const MOST_TOKENS: u32 = 1 << 24;
@@ -41,19 +41,6 @@ impl Length {
             Self::Pareto(least, alpha, most) => (random.pareto(least, alpha) as u32).min(most),
         };
         drawn.max(1)
-    }
-
-    fn check(&self) -> bool {
-        let tokens = |most: u32| (1..=MOST_TOKENS).contains(&most);
-        let typical = |value: f64| value.is_finite() && value > 0.0;
-        match *self {
-            Self::Fixed(length) => tokens(length),
-            Self::Uniform(least, most) => tokens(least) && tokens(most) && least <= most,
-            Self::LogNormal(median, sigma, most) => {
-                typical(median) && sigma.is_finite() && sigma >= 0.0 && tokens(most)
-            }
-            Self::Pareto(least, alpha, most) => typical(least) && typical(alpha) && tokens(most),
-        }
     }
 }
 
@@ -166,67 +153,6 @@ impl Default for Class {
     }
 }
 
-impl Arrivals {
-    fn check(&self) -> bool {
-        let rate = |rate: f64| (1e-9..=1e9).contains(&rate);
-        let span = |seconds: f64| (1e-3..=1e9).contains(&seconds);
-        match *self {
-            Self::Poisson(mean) => rate(mean),
-            Self::Bursty { rate: mean, factor, on, off } => {
-                // Time goes from burst to burst; between two requests there must not be endlessly many.
-                rate(mean) && (1.0..=1e6).contains(&factor) && span(on) && span(off) && mean * (on + off) >= 1e-6
-            }
-            Self::Diurnal { rate: mean, depth, period } => rate(mean) && (0.0..=1.0).contains(&depth) && span(period),
-        }
-    }
-}
-
-impl Class {
-    /// Whether it makes sense.
-    fn check(&self) -> Result<(), SchedulerError> {
-        let positive = |value: f64| value.is_finite() && value > 0.0;
-        let chance = |value: f64| (0.0..=1.0).contains(&value);
-        let tenants = self.tenants > 0 && self.tenant.saturating_add(self.tenants) <= crate::TenantId::MOST;
-        let prefix = self.prefix.is_none_or(|prefix| {
-            prefix.groups > 0 && prefix.tokens <= MOST_TOKENS && prefix.skew.is_finite() && prefix.skew >= 0.0
-        });
-        let turns = self.turns.is_none_or(|turns| turns.mean.is_finite() && turns.mean >= 1.0 && positive(turns.think));
-        let length = "give 1 to 2^24 tokens, the least not above the most, medians and exponents above zero";
-        let above = "give a finite number above zero";
-        let checks = [
-            ("class.share", positive(self.share) && self.share <= 1e9, "give a number above zero, at most 1e9"),
-            ("class.tenants", tenants, "give at least one tenant, and numbers below 2^20"),
-            ("class.prompt", self.prompt.check(), length),
-            ("class.output", self.output.check(), length),
-            ("class.prefix", prefix, "give at least one group, at most 2^24 tokens, and a skew of zero or more"),
-            ("class.turns", turns, "give a mean of at least 1, and seconds to think above zero"),
-            ("class.deadline", self.deadline.is_none_or(positive), above),
-            ("class.first_token_target", positive(self.first_token_target), above),
-            ("class.next_token_target", positive(self.next_token_target), above),
-            ("class.acceptance", chance(self.acceptance), "give a chance between 0 and 1"),
-        ];
-        match checks.into_iter().find(|(_, good, _)| !good) {
-            Some((field, _, reason)) => {
-                let found = match field {
-                    "class.prompt" => format!("{:?}", self.prompt),
-                    "class.output" => format!("{:?}", self.output),
-                    "class.prefix" => format!("{:?}", self.prefix),
-                    "class.turns" => format!("{:?}", self.turns),
-                    "class.tenants" => format!("{} from {} on", self.tenants, self.tenant),
-                    "class.share" => self.share.to_string(),
-                    "class.deadline" => format!("{:?}", self.deadline),
-                    "class.first_token_target" => self.first_token_target.to_string(),
-                    "class.next_token_target" => self.next_token_target.to_string(),
-                    _ => self.acceptance.to_string(),
-                };
-                let found = format!("{found}, in the class {:?}", self.name);
-                Err(SchedulerError::config(field, found, reason))
-            }
-            None => Ok(()),
-        }
-    }
-}
-
 /// A request of a trace.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TraceRequest {
@@ -284,40 +210,6 @@ pub struct Workload {
 }
 
 impl Workload {
-    /// Whether it makes sense.
-    ///
-    /// # Errors
-    /// [`SchedulerError::InvalidConfig`] naming what does not.
-    pub fn check(&self) -> Result<(), SchedulerError> {
-        let refuse = |field, found: String, reason| Err(SchedulerError::config(field, found, reason));
-        if !(1..=MOST_REQUESTS).contains(&self.requests) {
-            return refuse("requests", self.requests.to_string(), "give 1 to 100 million");
-        }
-        if !self.arrivals.check() {
-            let found = format!("{:?}", self.arrivals);
-            return refuse(
-                "arrivals",
-                found,
-                "give a rate of 1e-9 to 1e9 requests a second; bursts, pauses and days of 1e-3 to 1e9 seconds, at most a \
-                 million of them to a request; a factor of 1 to 1e6; a depth of 0 to 1",
-            );
-        }
-        if self.classes.is_empty() || self.classes.len() > 1000 {
-            return refuse("class", self.classes.len().to_string(), "give 1 to 1000 kinds of requests");
-        }
-        for (at, class) in self.classes.iter().enumerate() {
-            if class.name.is_empty() || self.classes[..at].iter().any(|other| other.name == class.name) {
-                return refuse(
-                    "class.name",
-                    format!("{:?}", class.name),
-                    "give each kind of requests a name of its own",
-                );
-            }
-            class.check()?;
-        }
-        Ok(())
-    }
-
     /// The requests in order of time.
     pub fn iter(&self) -> WorkloadIter {
         let random = Random::new(self.seed);
@@ -539,32 +431,5 @@ mod tests {
             assert!((1..=50).contains(&Length::LogNormal(20.0, 2.0, 50).draw(&mut random)));
             assert!((10..=500).contains(&Length::Pareto(10.0, 0.5, 500).draw(&mut random)));
         }
-    }
-
-    #[test]
-    fn what_makes_no_sense_is_refused() {
-        for arrivals in [
-            Arrivals::Poisson(0.0),
-            Arrivals::Poisson(f64::NAN),
-            Arrivals::Bursty { rate: 1.0, factor: 0.5, on: 1.0, off: 1.0 },
-            Arrivals::Diurnal { rate: 1.0, depth: 1.5, period: 1.0 },
-        ] {
-            assert!(workload(arrivals).check().is_err(), "{arrivals:?}");
-        }
-        let bad = [
-            Class { share: 0.0, ..Class::default() },
-            Class { tenants: 0, ..Class::default() },
-            Class { prompt: Length::Uniform(5, 4), ..Class::default() },
-            Class { output: Length::Fixed(0), ..Class::default() },
-            Class { acceptance: 1.5, ..Class::default() },
-            Class { deadline: Some(-1.0), ..Class::default() },
-            Class { turns: Some(Turns { mean: 0.5, think: 1.0 }), ..Class::default() },
-            Class { prefix: Some(Prefix { groups: 0, tokens: 1, skew: 1.0 }), ..Class::default() },
-        ];
-        for class in bad {
-            let workload = Workload { classes: vec![class], ..workload(Arrivals::Poisson(1.0)) };
-            assert!(workload.check().is_err(), "{workload:?}");
-        }
-        assert!(Workload { classes: Vec::new(), ..workload(Arrivals::Poisson(1.0)) }.check().is_err());
     }
 }
