@@ -102,7 +102,9 @@ impl BatchScheduler {
             wrong |= is_wrong(item, output);
             total += output.tokens as usize;
         }
-        if wrong && let Some((item, output)) = flight.items.iter().zip(outputs).find(|(item, output)| is_wrong(item, output)) {
+        if wrong
+            && let Some((item, output)) = flight.items.iter().zip(outputs).find(|(item, output)| is_wrong(item, output))
+        {
             let most = item.samples + item.speculative;
             return refuse("the tokens of an item", most as usize, output.tokens as usize);
         }

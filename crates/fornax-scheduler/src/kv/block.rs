@@ -26,8 +26,7 @@ pub(super) struct Block {
 
 impl Block {
     /// Held by nobody, findable by nobody.
-    pub(super) const FREE: Self =
-        Self { hash: 0, parent: ABSENT, children: 0, owners: 0, place: 0 };
+    pub(super) const FREE: Self = Self { hash: 0, parent: ABSENT, children: 0, owners: 0, place: 0 };
 
     /// Whether it can be found by its content.
     pub(super) fn is_indexed(&self) -> bool {

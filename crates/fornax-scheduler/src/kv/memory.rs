@@ -202,7 +202,10 @@ impl KvMemory {
         assert!(self.line.len() <= 2 * cached + SPARE, "{} places for {cached} blocks", self.line.len());
         for &block in &self.free {
             assert!(!std::mem::replace(&mut seen[block as usize], true), "block {block} is free twice, or cached");
-            assert!(owners[block as usize] == 0 && !self.is_indexed(BlockId(block)), "block {block} is free and in use");
+            assert!(
+                owners[block as usize] == 0 && !self.is_indexed(BlockId(block)),
+                "block {block} is free and in use"
+            );
         }
         let books = (self.free.len(), self.cached, self.held);
         assert!(books == (self.free.len(), cached, held), "{books:?} free, cached and held; found {cached}, {held}");
