@@ -62,3 +62,15 @@ impl fmt::Display for SequenceId {
         write!(f, "{}/{}", self.request, self.index)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_written_as_their_numbers() {
+        assert_eq!(SequenceId { request: RequestId(7), index: 2 }.to_string(), "7/2");
+        assert_eq!(SequenceId::first(RequestId(9)).to_string(), "9/0");
+        assert_eq!(format!("{:>4}|{:<3}|", TaskId(12), TenantId(3)), "  12|3  |");
+    }
+}

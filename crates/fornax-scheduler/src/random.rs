@@ -112,9 +112,23 @@ mod tests {
     fn the_stream_of_a_seed_is_pinned() {
         // The first numbers of the published generator from this state.
         let mut random = Random { state: [1, 2, 3, 4] };
-        let first: Vec<u64> = (0..4).map(|_| random.bits()).collect();
-        assert_eq!(first, [41_943_041, 58_720_359, 3_588_806_011_781_223, 3_591_011_842_654_386]);
+        let first: Vec<u64> = (0..10).map(|_| random.bits()).collect();
+        let published = [
+            41_943_041,
+            58_720_359,
+            3_588_806_011_781_223,
+            3_591_011_842_654_386,
+            9_228_616_714_210_784_205,
+            9_973_669_472_204_895_162,
+            14_011_001_112_246_962_877,
+            12_406_186_145_184_390_807,
+            15_849_039_046_786_891_736,
+            10_450_023_813_501_588_000,
+        ];
+        assert_eq!(first, published);
         assert_eq!(Random::new(1).bits(), 14_971_601_782_005_023_387);
+        let forks = [(1, 7), (2, 7), (1, 8)].map(|(seed, purpose)| Random::new(seed).fork(purpose).bits());
+        assert_eq!(forks, [12_906_409_487_304_483_547, 1_460_212_237_824_012_771, 12_673_026_902_511_356_801]);
         assert_ne!(Random::new(1).bits(), Random::new(2).bits());
         assert_ne!(Random::new(1).fork(1).bits(), Random::new(1).fork(2).bits());
     }
@@ -147,8 +161,8 @@ mod tests {
         assert!(normal.abs() < 0.01, "{normal}");
         let variance = mean(&mut || random.normal().powi(2));
         assert!((variance - 1.0).abs() < 0.02, "{variance}");
-        let log_normal = mean(&mut || random.log_normal(1.0, 0.5));
-        assert!((log_normal - 0.125f64.exp()).abs() < 0.02, "{log_normal}");
+        let log_normal = mean(&mut || random.log_normal(3.0, 0.5));
+        assert!((log_normal / 3.0 - 0.125f64.exp()).abs() < 0.02, "{log_normal}");
         let pareto = mean(&mut || random.pareto(1.0, 3.0));
         assert!((pareto - 1.5).abs() < 0.03, "{pareto}");
         assert!((mean(&mut || f64::from(u8::from(random.chance(0.25)))) - 0.25).abs() < 0.01);
@@ -163,6 +177,29 @@ mod tests {
                 seen[random.zipf(8, skew)] += 1;
             }
             assert!(seen.windows(2).all(|pair| pair[0] > pair[1]), "{skew}: {seen:?}");
+            // The shares are those of the continuous law, whose index k lies between k + 1 and k + 2.
+            let law: Vec<f64> = (0..8).map(|index| (f64::from(index) + 1.5).powf(-skew)).collect();
+            for (&count, part) in seen.iter().zip(&law) {
+                let expected = 20_000.0 * part / law.iter().sum::<f64>();
+                assert!((f64::from(count) / expected - 1.0).abs() < 0.12, "{skew}: {count} for {expected}");
+            }
         }
+    }
+
+    #[test]
+    fn the_ends_of_the_unit_interval_are_in_range() {
+        // From these states the next bits are all zero, and all one.
+        let (lowest, highest) = (Random { state: [0, 1, 1, 0] }, Random { state: [u64::MAX, 3, 5, 1] });
+        assert_eq!((lowest.clone().unit(), highest.clone().unit()), (0.0, 1.0 - f64::EPSILON / 2.0));
+        assert!(!lowest.clone().chance(0.0) && highest.clone().chance(1.0));
+        for count in 1..2000 {
+            for skew in [0.0, 0.3, 0.5, 0.9, 1.0, 1.1, 1.5, 2.0, 3.0] {
+                assert_eq!(lowest.clone().zipf(count, skew), 0);
+                assert!(highest.clone().zipf(count, skew) < count, "{count} and {skew}");
+            }
+        }
+        assert!(highest.clone().exponential(1.0).is_finite() && highest.clone().pareto(1.0, 2.0).is_finite());
+        assert_eq!(lowest.clone().below(9), 0);
+        assert_eq!(highest.clone().below(9), 8);
     }
 }

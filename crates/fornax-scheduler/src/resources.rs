@@ -300,6 +300,8 @@ mod tests {
         assert!(ResourceManager::weighted([weightless]).is_err());
         let negative = Resource { name: "a".into(), capacity: 1, weight: -1.0 };
         assert!(ResourceManager::weighted([negative]).is_err());
+        let free = Resource { name: "a".into(), capacity: 1, weight: 0.0 };
+        assert!(ResourceManager::weighted([free]).is_ok(), "what counts nothing is a resource all the same");
         assert_eq!(machine.free("disk"), None);
     }
 
@@ -324,6 +326,16 @@ mod tests {
         assert_eq!((machine.free("compute"), machine.free("memory")), (Some(3), Some(7)));
         machine.release(held).expect("it is held");
         assert!(machine.resize(held, &unit).is_err());
+        machine.audit();
+    }
+
+    #[test]
+    #[should_panic(expected = "memory: 10 free and 1 held are not 10")]
+    fn an_audit_finds_what_was_given_twice() {
+        let mut machine = machine();
+        let unit = machine.resolve(&Demand::of("memory", 1)).expect("a known name");
+        machine.allocate(&unit).expect("an idle machine");
+        machine.free[1] = 10;
         machine.audit();
     }
 

@@ -396,4 +396,140 @@ mod tests {
         assert_eq!(bandit.epochs()[3].reward, 1.0);
         assert!(Bandit::new(Vec::new(), 1.0, 0.0).is_err());
     }
+
+    /// The context of a bandit with tasks of these costs in the queue.
+    fn context(costs: &[f64]) -> usize {
+        let mut bandit = bandit();
+        for &cost in costs {
+            bandit.observe(&Observation::Queued { task: task(cost), front: None });
+        }
+        bandit.context_now()
+    }
+
+    #[test]
+    fn contexts_tell_loads_and_the_unequal() {
+        let alike = |count| context(&vec![5.0; count]);
+        assert_eq!([0, 1, 2, 63, 64, 500].map(alike), [0, 0, 2, 2, 4, 4]);
+        // Costs whose deviation exceeds their mean are unequal, whatever their unit.
+        for unit in [0.01, 1.0, 7.0, 100.0] {
+            let uneven = |large: f64| context(&[unit, unit, unit, unit, unit, unit, unit, unit, unit, large * unit]);
+            assert_eq!([1.0, 5.0, 10.0, 50.0].map(uneven), [2, 2, 3, 3], "{unit}");
+            let two = |share: f64| context(&[vec![unit; 60], vec![share * unit; 5]].concat());
+            assert_eq!([2.0, 5.0, 9.0].map(two), [4, 4, 5], "{unit}");
+        }
+    }
+
+    #[test]
+    fn those_who_left_the_queue_no_longer_count() {
+        let mut bandit = bandit();
+        let costs: Vec<f64> = (0..100).map(|index| if index % 10 == 0 { 90.0 } else { 1.0 }).collect();
+        for &cost in &costs {
+            bandit.observe(&Observation::Queued { task: task(cost), front: None });
+        }
+        assert_eq!(bandit.context_now(), 5);
+        // The large leave: those that are left are many, and alike.
+        for &cost in costs.iter().filter(|&&cost| cost > 1.0) {
+            bandit.observe(&Observation::Unqueued { task: task(cost) });
+        }
+        assert_eq!(bandit.context_now(), 4);
+        for _ in 0..89 {
+            bandit.observe(&Observation::Unqueued { task: task(1.0) });
+        }
+        assert_eq!(bandit.context_now(), 0);
+        // Rounding, or one that was never queued, leaves nothing below zero.
+        for _ in 0..3 {
+            bandit.observe(&Observation::Unqueued { task: task(2.0) });
+        }
+        assert_eq!(bandit.waiting, (0.0, 0.0, 0.0));
+    }
+
+    /// The choices of UCB1, as its paper has them, where each arm always gives the same reward.
+    fn upper_confidence(rewards: &[f64], explore: f64, epochs: usize) -> Vec<usize> {
+        let mut tries = vec![0.0f64; rewards.len()];
+        (0..epochs)
+            .map(|epoch| {
+                let total = epoch as f64;
+                let bounds: Vec<f64> = (0..rewards.len())
+                    .map(|arm| {
+                        let unsure = (2.0 * total.ln() / tries[arm]).sqrt();
+                        if tries[arm] == 0.0 { f64::INFINITY } else { rewards[arm] + explore * unsure }
+                    })
+                    .collect();
+                let most = bounds.iter().copied().fold(f64::MIN, f64::max);
+                let arm = bounds.iter().position(|&bound| bound == most).expect("there are arms");
+                tries[arm] += 1.0;
+                arm
+            })
+            .collect()
+    }
+
+    /// Lets the epoch that begins at `second` have this reward: one task waits all of it, and is taken on.
+    fn reward(bandit: &mut Bandit, second: u64, reward: f64) {
+        let at = |second: u64| Time::from_micros(second * 1_000_000);
+        let cost = 1.0 / (1.0 / reward - 1.0);
+        let task = Candidate { arrival: at(second), ..task(cost) };
+        bandit.observe(&Observation::Queued { task, front: None });
+        bandit.observe(&Observation::Admitted { task, input: 1.0 });
+        bandit.observe(&Observation::Step { now: at(second + 1) });
+        bandit.observe(&Observation::Unqueued { task });
+    }
+
+    #[test]
+    fn arms_are_tried_as_the_paper_has_it() {
+        let names = ["fcfs", "shortest", "aged-ratio"];
+        for (explore, rewards) in [(0.2, [0.3, 0.5, 0.45]), (1.0, [0.9, 0.1, 0.8]), (0.0, [0.2, 0.6, 0.5])] {
+            let arms: Vec<Box<dyn Policy>> =
+                vec![Box::new(FirstCome), Box::new(Shortest { ageing: 0.0 }), Box::new(AgedRatio { ageing: 0.1 })];
+            let mut bandit = Bandit::new(arms, 1.0, explore).expect("three arms");
+            bandit.observe(&Observation::Step { now: Time::ZERO });
+            for second in 0..300 {
+                let given = rewards[bandit.current];
+                reward(&mut bandit, second, given);
+            }
+            let chosen: Vec<&str> = bandit.epochs().iter().map(|epoch| epoch.arm).collect();
+            let expected: Vec<&str> = upper_confidence(&rewards, explore, 300).iter().map(|&arm| names[arm]).collect();
+            assert_eq!(chosen, expected, "{explore}");
+        }
+    }
+
+    #[test]
+    fn the_mean_of_an_arm_is_that_of_its_rewards() {
+        let mut bandit = Bandit::new(vec![Box::new(FirstCome)], 1.0, 0.0).expect("an arm");
+        bandit.observe(&Observation::Step { now: Time::ZERO });
+        for (second, given) in [(0, 0.9), (1, 0.6), (2, 0.25), (3, 0.25)] {
+            reward(&mut bandit, second, given);
+        }
+        let Record { tries, mean } = bandit.table[0][0];
+        assert!(tries == 4.0 && (mean - 0.5).abs() < 1e-9, "{mean} of {tries}");
+        // The one arm there is stays, so that no rank changes at once.
+        assert_eq!(bandit.revision(), 0);
+    }
+
+    #[test]
+    fn it_orders_as_the_arm_at_work_does() {
+        let arms = |first: &str| {
+            let second = crate::policy("fcfs").expect("a policy");
+            Bandit::new(vec![crate::policy(first).expect("a policy"), second], 1.0, 0.0).expect("two arms")
+        };
+        let (now, late) = (Time::from_secs_f64(4.0), Candidate { cost: 9.0, ..task(3.0) });
+        for name in ["fcfs", "shortest", "ratio", "aged-ratio", "vtc", "drf"] {
+            let (mut bandit, mut alone) = (arms(name), crate::policy(name).expect("a policy"));
+            for observation in [
+                Observation::Tenant { tenant: TenantId(1), weight: 2.0 },
+                Observation::Admitted { task: Candidate { tenant: TenantId(1), ..late }, input: 8.0 },
+                Observation::Held { tenant: TenantId(1), resource: 0, share: 0.5 },
+            ] {
+                bandit.observe(&observation);
+                alone.observe(&observation);
+            }
+            for task in [task(1.0), late] {
+                assert_eq!(bandit.rank(&task, now), alone.rank(&task, now), "{name}");
+            }
+            assert_eq!(bandit.crossing(&task(1.0), &late, now), alone.crossing(&task(1.0), &late, now), "{name}");
+            assert_eq!((bandit.changes(), bandit.by_tenant()), (alone.changes(), alone.by_tenant()), "{name}");
+            assert_eq!(bandit.tenant_rank(TenantId(1)), alone.tenant_rank(TenantId(1)), "{name}");
+            assert_eq!(bandit.wants_service(), alone.wants_service(), "{name}");
+            assert_eq!(bandit.wants_holdings(), alone.wants_holdings(), "{name}");
+        }
+    }
 }

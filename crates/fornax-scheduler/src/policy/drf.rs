@@ -128,3 +128,36 @@ pub fn divide(capacity: &[f64], demands: &[Vec<f64>], weights: &[f64]) -> Vec<f6
     }
     tasks
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_share_counts_by_weight() {
+        let mut drf = DominantShare::default();
+        let mut hold = |tenant, resource, share| {
+            drf.observe(&Observation::Held { tenant: TenantId(tenant), resource, share });
+            drf.tenant_rank(TenantId(tenant))
+        };
+        assert_eq!(hold(2, 3, 0.25), 0.25);
+        assert_eq!(hold(2, 0, 0.5), 0.5);
+        assert_eq!(hold(2, 3, 0.5), 0.75);
+        assert_eq!(hold(2, 3, -0.5), 0.5);
+        drf.observe(&Observation::Tenant { tenant: TenantId(2), weight: 4.0 });
+        assert_eq!(drf.tenant_rank(TenantId(2)), 0.125);
+        assert_eq!([0, 1, 9].map(|tenant| drf.tenant_rank(TenantId(tenant))), [0.0; 3]);
+    }
+
+    #[test]
+    fn what_is_left_of_rounding_decides_nothing() {
+        let mut drf = DominantShare::default();
+        for _ in 0..10 {
+            drf.observe(&Observation::Held { tenant: TenantId(0), resource: 0, share: 0.1 });
+        }
+        drf.observe(&Observation::Held { tenant: TenantId(1), resource: 0, share: 1.0 });
+        assert_eq!(drf.tenant_rank(TenantId(0)), drf.tenant_rank(TenantId(1)));
+        drf.observe(&Observation::Held { tenant: TenantId(1), resource: 0, share: 1e-6 });
+        assert!(drf.tenant_rank(TenantId(0)) < drf.tenant_rank(TenantId(1)));
+    }
+}

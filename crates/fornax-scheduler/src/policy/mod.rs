@@ -328,4 +328,49 @@ mod tests {
         let error = policy("fair:x=1").expect_err("no such policy");
         assert!(error.to_string().contains("fcfs, priority"), "{error}");
     }
+
+    #[test]
+    fn a_policy_needs_no_more_than_a_name_a_rank_and_a_bound() {
+        #[derive(Clone, Debug)]
+        struct Plain;
+
+        impl Policy for Plain {
+            fn name(&self) -> &'static str {
+                "plain"
+            }
+
+            fn rank(&self, task: &Candidate, _: Time) -> f64 {
+                task.cost
+            }
+
+            fn bound(&self) -> Bound {
+                Bound::Unbounded
+            }
+        }
+
+        let task = Candidate {
+            number: 0,
+            tenant: TenantId::DEFAULT,
+            arrival: Time::ZERO,
+            priority: 0,
+            demand: 1.0,
+            cost: 2.0,
+            deadline: Time::NEVER,
+        };
+        let mut policy: Box<dyn Policy> = Box::new(Plain);
+        policy.observe(&Observation::Step { now: Time::ZERO });
+        // Its order does not change, there is one line, and it wants to hear of nothing that comes often.
+        assert!(!policy.changes() && !policy.by_tenant() && !policy.wants_service() && !policy.wants_holdings());
+        assert_eq!(policy.crossing(&task, &task, Time::ZERO), None);
+        assert_eq!((policy.tenant_rank(TenantId(3)), policy.revision()), (0.0, 0));
+        assert!(policy.epochs().is_empty());
+        assert_eq!(policy.clone().rank(&task, Time::ZERO), 2.0);
+    }
+
+    #[test]
+    fn names_and_options_may_stand_among_spaces() {
+        let policy = policy(" shortest : ageing = 0.5 ").expect("a policy");
+        assert_eq!(policy.bound(), Bound::Overtaking(Span { per_cost: 2.0, ..Span::default() }));
+        assert_eq!(super::policy("shortest:").expect("defaults").name(), "shortest");
+    }
 }

@@ -118,6 +118,15 @@ mod tests {
         assert_eq!(smallest_positive_root(0.0, 2.0, -4.0), Some(2.0));
         assert_eq!(smallest_positive_root(0.0, 0.0, 1.0), None);
         assert_eq!(smallest_positive_root(-1.0, 0.0, 4.0), Some(2.0));
+        assert_eq!(smallest_positive_root(2.0, -10.0, 12.0), Some(2.0));
+        assert_eq!(smallest_positive_root(-2.0, 2.0, 4.0), Some(2.0));
+        assert_eq!(smallest_positive_root(4.0, 4.0, -3.0), Some(0.5));
+        // Where the curve only touches zero, and where it is zero at zero.
+        assert_eq!(smallest_positive_root(1.0, -2.0, 1.0), Some(1.0));
+        assert_eq!(smallest_positive_root(1.0, -1.0, 0.0), Some(1.0));
+        assert_eq!(smallest_positive_root(1.0, 1.0, 0.0), None);
+        assert_eq!(smallest_positive_root(0.0, 2.0, 0.0), None);
+        assert_eq!(smallest_positive_root(0.0, 2.0, 4.0), None);
     }
 
     #[test]
@@ -130,5 +139,14 @@ mod tests {
         let later = Time::from_secs_f64(1.1);
         assert!(Ratio.rank(&one, later) < Ratio.rank(&two, later));
         assert_eq!(Ratio.crossing(&one, &two, later), None);
+    }
+
+    #[test]
+    fn a_crossing_lies_ahead_however_near_it_is() {
+        // One tenth of a microsecond from now is said to be the next microsecond.
+        let (one, two) = (task(12.0, 2.0, 0.0), task(8.0, 1.0 - 1e-7, 0.0));
+        let now = Time::from_secs_f64(1.0);
+        assert!(Ratio.rank(&two, now) < Ratio.rank(&one, now));
+        assert_eq!(Ratio.crossing(&two, &one, now), Some(Time::from_micros(1_000_001)));
     }
 }

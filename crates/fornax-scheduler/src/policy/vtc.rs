@@ -164,4 +164,25 @@ mod tests {
         vtc.observe(&Observation::Queued { task: task(2), front: Some(TenantId(1)) });
         assert_eq!(vtc.tenant_rank(TenantId(2)), 90.0);
     }
+
+    #[test]
+    fn one_is_lifted_again_once_all_its_work_has_left() {
+        let mut vtc = VirtualTokenCounter::new(1.0, 1.0);
+        vtc.observe(&Observation::Admitted { task: task(0), input: 50.0 });
+        for _ in 0..2 {
+            vtc.observe(&Observation::Queued { task: task(1), front: None });
+        }
+        vtc.observe(&Observation::Unqueued { task: task(1) });
+        vtc.observe(&Observation::Queued { task: task(1), front: Some(TenantId(0)) });
+        assert_eq!(vtc.tenant_rank(TenantId(1)), 0.0, "one of two still waited");
+        for _ in 0..2 {
+            vtc.observe(&Observation::Unqueued { task: task(1) });
+        }
+        vtc.observe(&Observation::Queued { task: task(1), front: Some(TenantId(0)) });
+        assert_eq!(vtc.tenant_rank(TenantId(1)), 50.0);
+        // Work that leaves without having come is no debt.
+        vtc.observe(&Observation::Unqueued { task: task(3) });
+        vtc.observe(&Observation::Queued { task: task(3), front: Some(TenantId(0)) });
+        assert_eq!(vtc.tenant_rank(TenantId(3)), 50.0);
+    }
 }

@@ -2,8 +2,11 @@
 
 mod batch;
 mod chaos;
+mod plots;
 mod policies;
 #[cfg(feature = "simulate")]
 mod scenarios;
 mod simulation;
+mod simulator;
 mod tasks;
+mod traffic;

@@ -1,10 +1,12 @@
 //! Every policy of the list, held to the bound that it states; the starvation of the plain ratio; dominant shares and virtual
 //! token counters, held to what their papers prove.
 
+use std::time::Duration;
+
 use fornax_scheduler::policy::drf::divide;
 use fornax_scheduler::{
     BatchConfig, BatchEvent, BatchScheduler, Bound, Candidate, Demand, ModelConfig, POLICIES, Plan, Random, Request,
-    ResourceManager, Task, TaskEvent, TaskId, TaskScheduler, TenantId, Time, policy,
+    ResourceManager, Span, Task, TaskEvent, TaskId, TaskScheduler, TenantId, Time, policy,
 };
 
 fn seconds(value: f64) -> Time {
@@ -142,6 +144,97 @@ fn every_policy_states_its_bound() {
     assert_eq!(policy("shortest:ageing=0").expect("plain").bound(), Bound::Unbounded);
 }
 
+fn candidate() -> Candidate {
+    Candidate {
+        number: 0,
+        tenant: TenantId::DEFAULT,
+        arrival: seconds(1.0),
+        priority: 3,
+        demand: 6.0,
+        cost: 2.0,
+        deadline: Time::NEVER,
+    }
+}
+
+#[test]
+fn ranks_and_bounds_are_those_of_the_formulas() {
+    // R = 6, C = 2, W = 4.
+    let (task, now) = (candidate(), seconds(5.0));
+    let span = |span| Bound::Overtaking(span);
+    let table = [
+        ("fcfs", 1.0, span(Span::default())),
+        ("priority", -3.0, Bound::Unbounded),
+        ("priority:ageing=0.5", -2.5, span(Span { per_level: 2.0, ..Span::default() })),
+        ("ratio", -1.0, Bound::Unbounded),
+        ("aged-ratio:ageing=0.25", -2.0, span(Span { per_ratio: 4.0, ..Span::default() })),
+        ("shortest:ageing=0", 2.0, Bound::Unbounded),
+        ("shortest:ageing=0.25", 2.25, span(Span { per_cost: 4.0, ..Span::default() })),
+        ("deadline:slack=20", 21.0, span(Span { fixed: 20.0, to_deadline: true, ..Span::default() })),
+        ("vtc", 1.0, Bound::TenantShare),
+        ("drf", 1.0, Bound::TenantShare),
+    ];
+    for (name, rank, bound) in table {
+        let policy = policy(name).expect("a policy");
+        assert_eq!((policy.rank(&task, now), policy.bound()), (rank, bound), "{name}");
+    }
+    let due = Candidate { deadline: seconds(8.5), ..task };
+    assert_eq!(policy("deadline").expect("a policy").rank(&due, now), 8.5);
+    assert_eq!(policy("fcfs").expect("a policy").rank(&task, now), 1.0);
+}
+
+#[test]
+fn a_span_is_the_sum_of_its_parts() {
+    let span = Span { fixed: 1.0, per_cost: 10.0, per_level: 100.0, per_ratio: 1000.0, to_deadline: false };
+    let task = candidate();
+    assert_eq!(span.seconds(&task, 3.0, 4.0), 1.0 + 20.0 + 300.0 + 4000.0);
+    let due = Candidate { deadline: seconds(6.0), ..task };
+    assert_eq!(span.seconds(&due, 0.0, 0.0), 21.0);
+    let to_deadline = Span { to_deadline: true, ..span };
+    assert_eq!((to_deadline.seconds(&due, 0.0, 0.0), to_deadline.seconds(&task, 0.0, 0.0)), (25.0, 21.0));
+}
+
+/// What [`Policy::crossing`] promises: until then the order stays. And since a time that comes too early costs a match that
+/// need not have been played, the ranks are equal then, up to a tick.
+#[test]
+fn two_tasks_change_places_when_the_policy_says_so() {
+    for name in ["ratio", "aged-ratio:ageing=0.01", "aged-ratio:ageing=0.03", "aged-ratio:ageing=0.1", "bandit"] {
+        let policy = policy(name).expect("a policy");
+        let (mut crossed, mut never) = (0, 0);
+        let mut random = Random::new(5);
+        for round in 0..4000 {
+            let now = seconds(100.0);
+            let mut task = || Candidate {
+                arrival: seconds(random.unit() * 100.0),
+                demand: random.below(20) as f64,
+                cost: 0.1 + 20.0 * random.unit(),
+                ..candidate()
+            };
+            let (mut ahead, mut behind) = (task(), task());
+            if policy.rank(&behind, now) < policy.rank(&ahead, now) {
+                std::mem::swap(&mut ahead, &mut behind);
+            }
+            let lead = |time: Time| policy.rank(&behind, time) - policy.rank(&ahead, time);
+            let crossing = policy.crossing(&ahead, &behind, now);
+            let end = crossing.unwrap_or(seconds(1e5));
+            for part in [0.001, 0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 0.999] {
+                let span = end.secs_since(now) * part;
+                let lead = lead(now.after(Duration::from_secs_f64(span)));
+                assert!(lead >= -1e-9, "{name}, {round}: {ahead:?} is behind {behind:?} by {lead} before {crossing:?}");
+            }
+            let Some(crossing) = crossing else {
+                never += 1;
+                continue;
+            };
+            crossed += 1;
+            assert!(crossing > now);
+            let left = lead(crossing).abs();
+            assert!(left <= 1e-3 * lead(now) + 1e-6, "{name}, {round}: {left} of {} is left", lead(now));
+        }
+        let both = if policy.changes() { crossed > 50 && never > 50 } else { crossed == 0 };
+        assert!(both, "{name}: {crossed} cross and {never} do not");
+    }
+}
+
 /// How many tasks each tenant runs, when all submit more than fit.
 fn discrete_shares(capacity: [u64; 2], demands: &[[u64; 2]]) -> Vec<u64> {
     let machine = ResourceManager::new([("cpu", capacity[0]), ("memory", capacity[1])]).expect("a machine");
@@ -246,6 +339,24 @@ fn weights_divide_by_themselves() {
     let tasks = divide(&[30.0, 90.0], &demands, &[2.0, 1.0]);
     assert!((tasks[0] - 20.0).abs() < 1e-9 && (tasks[1] - 10.0).abs() < 1e-9, "{tasks:?}");
     assert_eq!(divide(&[1.0], &[vec![0.0], vec![1.0]], &[1.0, 1.0]), [0.0, 1.0]);
+}
+
+#[test]
+fn those_who_need_nothing_of_what_is_used_up_go_on() {
+    // Two share the first resource, 6 and 6; the third has the second for itself, and the fourth asks for nothing.
+    let demands = [vec![1.0, 0.0], vec![2.0, 0.0], vec![0.0, 5.0], vec![0.0, 0.0]];
+    let tasks = divide(&[12.0, 100.0], &demands, &[1.0; 4]);
+    for (tasks, expected) in tasks.iter().zip([6.0, 3.0, 20.0, 0.0]) {
+        assert!((tasks - expected).abs() < 1e-9, "{tasks} for {expected}");
+    }
+    // In three rounds: the first resource is used up at a dominant share of 1/3, the second at 2/3, the third at 1.
+    let demands = [vec![3.0, 1.0, 1.0], vec![0.0, 3.0, 1.0], vec![0.0, 0.0, 2.0]];
+    let tasks = divide(&[3.0, 3.0, 6.0], &demands, &[1.0, 1.0, 1.0]);
+    let used =
+        |resource: usize| demands.iter().zip(&tasks).map(|(demand, tasks)| demand[resource] * tasks).sum::<f64>();
+    assert!((used(1) - 3.0).abs() < 1e-9 && (used(2) - 6.0).abs() < 1e-9, "{tasks:?}");
+    assert!((tasks[0] - 0.75).abs() < 1e-9 && (tasks[1] - 0.75).abs() < 1e-9, "{tasks:?}");
+    assert!((tasks[2] - 2.25).abs() < 1e-9, "{tasks:?}");
 }
 
 /// The bound of virtual token counters: over any time in which two tenants both have work waiting, their services differ by
