@@ -318,12 +318,13 @@ fn split(
         let in_sums = in_sums(&maps[map]);
         let per_task = if rows > PANEL {
             let all: usize = maps.iter().map(|map| map.weight.panels()).sum();
-            let most = match (weight, in_sums) {
-                (_, Some(together)) => MANY_ROWS_FLOAT_PANELS / together,
-                (Matrix::Packed(weight), _) if !weight.weight_type().is_float() => MANY_ROWS_PANELS,
-                (Matrix::Packed(_) | Matrix::Dense { .. }, _) => MANY_ROWS_FLOAT_PANELS,
+            // How many tasks for a thread, and how many panels at most. Each task into sums passes over the input anew.
+            let (pieces, most) = match (weight, in_sums) {
+                (_, Some(together)) => (2, MANY_ROWS_FLOAT_PANELS / together),
+                (Matrix::Packed(weight), _) if !weight.weight_type().is_float() => (4, MANY_ROWS_PANELS),
+                (Matrix::Packed(_) | Matrix::Dense { .. }, _) => (4, MANY_ROWS_FLOAT_PANELS),
             };
-            (all / (4 * pool.threads())).next_multiple_of(2).min(most)
+            (all / (pieces * pool.threads())).next_multiple_of(2).min(most)
         } else {
             let panel_bytes = (weight.bytes() / panels.max(1)).max(1);
             let piece = (bytes / (4 * pool.threads())).max(TASK_BYTES);
