@@ -55,7 +55,7 @@ impl BatchScheduler {
             }
         }
         for (slot, sequence) in moved {
-            if self.ids.get(&sequence) != Some(&slot) {
+            if self.ids.slot(sequence) != Some(slot) {
                 continue;
             }
             match self.sequences[slot as usize].state {
@@ -138,12 +138,14 @@ impl BatchScheduler {
             return;
         }
         if sequence.state == State::Decoding {
+            // After a token alone, the plan looks closer anyway, and the sequence goes on from there.
             let ended = if sequence.speculation > 0 {
-                self.take_guesses(item, new, finished)
+                let ended = self.take_guesses(item, new, finished);
+                self.resume(slot);
+                ended
             } else {
                 self.take_token(slot, new[0], finished)
             };
-            self.resume(slot);
             if let Some(reason) = ended {
                 self.stop_decoding(slot);
                 self.finish(slot, reason, plan);
@@ -217,8 +219,7 @@ impl BatchScheduler {
         self.models[usize::from(sequence.model)].reserved -= all - all / samples;
         for (index, token) in new.iter().enumerate().skip(1) {
             let id = SequenceId { request, index: index as u32 };
-            self.branch(slot, id);
-            let child = self.ids[&id];
+            let child = self.branch(slot, id);
             let ended = self.append(child, &[*token], finished);
             self.resume(child);
             if let Some(reason) = ended {
