@@ -4,7 +4,9 @@
 //! and of a thousand sequences five end, five are taken on, five come and sixty fill a block.
 //!
 //! The sizes show that a step costs what the tasks cost that it touches: those that decode, those that end and those that are
-//! taken on; not those that wait.
+//! taken on; not those that wait. A second group, `decode`, is a step in which nobody comes and nobody ends, so that all it
+//! does is to give a thousand sequences a token and sixty a block: what a step costs most of the time in a replica whose
+//! sequences are long.
 
 #![allow(missing_docs, reason = "criterion's macros make public functions")]
 
@@ -15,7 +17,11 @@ use fornax_scheduler::{
     BatchConfig, BatchEvent, BatchScheduler, ModelConfig, Output, Plan, Random, Request, Time, policy,
 };
 
+/// How many steps a replica that only decodes is asked for at a time: fewer than its sequences have left.
+const PLATEAU: u64 = 128;
+
 /// A replica in a steady state: `running` sequences decode, `waiting` wait, and for each that ends one comes.
+#[derive(Clone)]
 struct Replica {
     scheduler: BatchScheduler,
     random: Random,
@@ -23,10 +29,12 @@ struct Replica {
     next: u64,
     now: Time,
     waiting: usize,
+    /// The fewest and the most tokens that a sequence puts out.
+    outputs: (u64, u64),
 }
 
 impl Replica {
-    fn new(name: &str, running: usize, waiting: usize) -> Self {
+    fn new(name: &str, running: usize, waiting: usize, outputs: (u64, u64)) -> Self {
         let config = BatchConfig {
             models: vec![ModelConfig { blocks: running * 30, ..ModelConfig::default() }],
             max_running: running,
@@ -35,14 +43,38 @@ impl Replica {
         };
         let scheduler = BatchScheduler::new(config, policy(name).expect("a policy")).expect("a sound configuration");
         let plan = Plan::default();
-        let mut replica = Self { scheduler, random: Random::new(1), plan, next: 0, now: Time::ZERO, waiting };
+        let mut replica = Self { scheduler, random: Random::new(1), plan, next: 0, now: Time::ZERO, waiting, outputs };
         while replica.scheduler.running() < running || replica.scheduler.waiting() < waiting {
             replica.step();
         }
-        for _ in 0..300 {
-            replica.step();
-        }
         replica
+    }
+
+    /// As it is after 300 steps more.
+    fn settled(mut self) -> Self {
+        for _ in 0..300 {
+            self.step();
+        }
+        self
+    }
+
+    /// As it is when those that began together have made room for others, which are all past their prompts: for `PLATEAU`
+    /// steps and more nobody comes and nobody ends, and a new block still makes another one go.
+    fn decoding(mut self) -> Self {
+        while self.plan.finished.is_empty() {
+            self.step();
+        }
+        let mut steps = 0;
+        while steps < 8 {
+            self.step();
+            steps = if self.only_decodes() { steps + 1 } else { 0 };
+        }
+        self
+    }
+
+    /// Whether the last step neither began nor ended anything.
+    fn only_decodes(&self) -> bool {
+        self.plan.finished.is_empty() && self.plan.items.iter().all(|item| item.tokens == 1)
     }
 
     /// The events of the next step: the results, and requests in place of those that have ended.
@@ -57,7 +89,8 @@ impl Replica {
         let lacking = (self.waiting + 8).saturating_sub(self.scheduler.waiting());
         for _ in 0..lacking {
             let prompt = (0..self.random.between(16, 240)).map(|_| self.random.below(32_000) as u32).collect();
-            let mut request = Request::new(self.next, prompt, self.random.between(100, 300) as u32);
+            let mut request =
+                Request::new(self.next, prompt, self.random.between(self.outputs.0, self.outputs.1) as u32);
             request.tenant = fornax_scheduler::TenantId::DEFAULT;
             self.next += 1;
             events.push(BatchEvent::Submit(request));
@@ -86,7 +119,7 @@ fn bench(criterion: &mut Criterion) {
     ];
     let policies = ["shortest", "aged-ratio", "vtc", "drf"].map(|name| (name, 1000, 10_000));
     for (name, running, waiting) in sizes.into_iter().chain(policies) {
-        let mut replica = Replica::new(name, running, waiting);
+        let mut replica = Replica::new(name, running, waiting, (100, 300)).settled();
         group.bench_function(BenchmarkId::new(name, format!("{running} running, {waiting} waiting")), |bencher| {
             // The median step, so that what else the machine does is left out.
             bencher.iter_custom(|steps| {
@@ -96,6 +129,30 @@ fn bench(criterion: &mut Criterion) {
             });
         });
     }
+    group.finish();
+    let mut group = criterion.benchmark_group("decode");
+    let (running, waiting) = (1000, 10_000);
+    let start = Replica::new("fcfs", running, waiting, (320, 320)).decoding();
+    group.bench_function(
+        BenchmarkId::new("fcfs", format!("{running} running, {waiting} waiting, none ends")),
+        |bencher| {
+            bencher.iter_custom(|steps| {
+                let mut times = Vec::new();
+                while (times.len() as u64) < steps {
+                    let mut replica = start.clone();
+                    for _ in 0..PLATEAU.min(steps - times.len() as u64) {
+                        times.push(replica.step());
+                        assert!(
+                            replica.only_decodes() && replica.plan.items.len() == running,
+                            "somebody came or ended"
+                        );
+                    }
+                }
+                times.sort_unstable();
+                times[times.len() / 2] * steps as u32
+            });
+        },
+    );
     group.finish();
 }
 

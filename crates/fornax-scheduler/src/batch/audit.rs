@@ -70,7 +70,7 @@ impl BatchScheduler {
             if sequence.state == State::Decoding {
                 assert_eq!(self.running[sequence.place as usize].item.slot, slot, "{slot} among those that decode");
             }
-            let named = self.ids.get(&sequence.id) == Some(&slot);
+            let named = self.ids.slot(sequence.id) == Some(slot);
             assert_eq!(named, sequence.state != State::Vacant, "{slot} by its name");
             assert_eq!(sequence.seated, matches!(sequence.state, State::Held | State::Planned | State::Decoding));
         }

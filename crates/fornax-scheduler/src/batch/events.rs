@@ -12,9 +12,7 @@ impl BatchScheduler {
         match event {
             BatchEvent::Submit(request) => self.submit(request),
             BatchEvent::Cancel(request) => {
-                let first = SequenceId::first(request);
-                let last = SequenceId { request, index: u32::MAX };
-                let slots: Vec<u32> = self.ids.range(first..=last).map(|(_, &slot)| slot).collect();
+                let slots = self.ids.slots(request);
                 if slots.is_empty() {
                     return Err(SchedulerError::UnknownRequest { id: request });
                 }
@@ -90,13 +88,13 @@ impl BatchScheduler {
         }
         sequence.clear();
         self.vacant.push(slot);
-        self.ids.remove(&id);
+        self.ids.remove(id);
         self.policy.observe(&Observation::Ended { task, cost, waited });
         plan.finished.push(Finished { sequence: id, reason, new_tokens });
     }
 
     pub(super) fn slot_of(&self, id: SequenceId) -> Result<u32, SchedulerError> {
-        self.ids.get(&id).copied().ok_or(SchedulerError::UnknownSequence { id })
+        self.ids.slot(id).ok_or(SchedulerError::UnknownSequence { id })
     }
 
     /// The most blocks that a request's sequences ever hold together, if nothing is shared but the prompt; with reserved
@@ -118,8 +116,7 @@ impl BatchScheduler {
 
     fn check(&self, request: &Request) -> Result<(), SchedulerError> {
         let id = request.id;
-        let first = SequenceId::first(id);
-        if self.ids.range(first..=SequenceId { request: id, index: u32::MAX }).next().is_some() {
+        if self.ids.has(id) {
             return Err(SchedulerError::DuplicateRequest { id });
         }
         self.tenants.check(request.tenant)?;
@@ -213,7 +210,7 @@ impl BatchScheduler {
     fn fork(&mut self, from: SequenceId, index: u32, last: Option<Token>) -> Result<(), SchedulerError> {
         let slot = self.slot_of(from)?;
         let id = SequenceId { request: from.request, index };
-        if self.ids.contains_key(&id) {
+        if self.ids.slot(id).is_some() {
             return Err(SchedulerError::DuplicateSequence { id });
         }
         let refuse = |reason| Err(SchedulerError::CannotFork { id: from, reason });
@@ -233,8 +230,7 @@ impl BatchScheduler {
                 return refuse("its blocks cannot be reserved; stop another first");
             }
         }
-        self.branch(slot, id);
-        let child = self.ids[&id];
+        let child = self.branch(slot, id);
         let sequence = &mut self.sequences[child as usize];
         if let (Some(last), Some(slot)) = (last, sequence.tokens.last_mut()) {
             // The last token's keys and values are not computed, so that it can still be another.
@@ -243,8 +239,8 @@ impl BatchScheduler {
         Ok(())
     }
 
-    /// Makes a copy of a sequence that decodes, sharing its blocks, with a seat and a reservation of its own.
-    pub(super) fn branch(&mut self, slot: u32, id: SequenceId) {
+    /// Makes a copy of a sequence that decodes, sharing its blocks, with a seat and a reservation of its own. Gives its slot.
+    pub(super) fn branch(&mut self, slot: u32, id: SequenceId) -> u32 {
         self.settle(slot);
         let child = self.vacant_slot();
         let mut copy = self.sequences[slot as usize].clone();
@@ -278,5 +274,6 @@ impl BatchScheduler {
         self.tell_holding(tenant, model, blocks as f64);
         self.tell_holding(tenant, self.models.len(), 1.0);
         self.start_decoding(child);
+        child
     }
 }

@@ -7,7 +7,7 @@ use crate::{SequenceId, Wait};
 impl BatchScheduler {
     /// Why a sequence waits; none if it does not, or is not there.
     pub fn why(&mut self, id: SequenceId) -> Option<Wait> {
-        let slot = *self.ids.get(&id)?;
+        let slot = self.ids.slot(id)?;
         let state = self.sequences[slot as usize].state;
         if !matches!(state, State::Waiting | State::Held) {
             return None;

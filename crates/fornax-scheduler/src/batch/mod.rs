@@ -23,8 +23,9 @@
 //!
 //! # Files
 //! `config.rs` what can be chosen, `request.rs` requests and events, `plan.rs` plans, `sequence.rs` what is known of a
-//! sequence, `running.rs` what a plain step touches of it, `scheduler.rs` the step, `events.rs`, `results.rs`, `decode.rs`, `prompt.rs` and `memory.rs` its parts,
-//! `explain.rs` reasons, `audit.rs` the invariants.
+//! sequence, `running.rs` what a plain step touches of it, `names.rs` which slot is whose, `scheduler.rs` the step,
+//! `events.rs`, `results.rs`, `decode.rs`, `prompt.rs` and `memory.rs` its parts, `explain.rs` reasons, `audit.rs` the
+//! invariants.
 
 mod audit;
 mod config;
@@ -32,6 +33,7 @@ mod decode;
 mod events;
 mod explain;
 mod memory;
+mod names;
 mod plan;
 mod prompt;
 mod request;

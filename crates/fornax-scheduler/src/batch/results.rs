@@ -19,6 +19,7 @@ impl BatchScheduler {
     ) -> Result<(), SchedulerError> {
         let items = self.check_outputs(id, outputs, tokens)?;
         self.land();
+        self.read_ahead();
         let (mut at, mut rest) = (0, tokens);
         loop {
             let plain = self.take_plain(at, &items[at..], &outputs[at..], rest);
@@ -31,6 +32,19 @@ impl BatchScheduler {
         self.spare_flight = items;
         self.tell_service();
         Ok(())
+    }
+
+    /// Reads what is about to be needed of those that need a closer look, of all of them at once: none of these reads waits
+    /// for another sequence's, so that the processor fetches many from far memory in the time of one.
+    fn read_ahead(&self) {
+        let mut seen = 0;
+        for one in self.running.iter().filter(|one| one.item.start + 1 >= one.until) {
+            let sequence = &self.sequences[one.item.slot as usize];
+            let last =
+                sequence.table.last().map_or(0, |&block| self.models[usize::from(sequence.model)].kv.read_ahead(block));
+            seen ^= last ^ sequence.tokens.last().copied().unwrap_or(0);
+        }
+        std::hint::black_box(seen);
     }
 
     /// Takes in that the plan under way came to nothing.
@@ -55,7 +69,7 @@ impl BatchScheduler {
             }
         }
         for (slot, sequence) in moved {
-            if self.ids.get(&sequence) != Some(&slot) {
+            if self.ids.slot(sequence) != Some(slot) {
                 continue;
             }
             match self.sequences[slot as usize].state {
@@ -138,12 +152,14 @@ impl BatchScheduler {
             return;
         }
         if sequence.state == State::Decoding {
+            // After a token alone, the plan looks closer anyway, and the sequence goes on from there.
             let ended = if sequence.speculation > 0 {
-                self.take_guesses(item, new, finished)
+                let ended = self.take_guesses(item, new, finished);
+                self.resume(slot);
+                ended
             } else {
                 self.take_token(slot, new[0], finished)
             };
-            self.resume(slot);
             if let Some(reason) = ended {
                 self.stop_decoding(slot);
                 self.finish(slot, reason, plan);
@@ -217,8 +233,7 @@ impl BatchScheduler {
         self.models[usize::from(sequence.model)].reserved -= all - all / samples;
         for (index, token) in new.iter().enumerate().skip(1) {
             let id = SequenceId { request, index: index as u32 };
-            self.branch(slot, id);
-            let child = self.ids[&id];
+            let child = self.branch(slot, id);
             let ended = self.append(child, &[*token], finished);
             self.resume(child);
             if let Some(reason) = ended {

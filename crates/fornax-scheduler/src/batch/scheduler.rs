@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::names::Names;
 use super::running::Decoding;
 use super::sequence::{Sequence, State};
 use super::{BatchConfig, BatchEvent, Item, Plan, Token};
@@ -47,7 +48,7 @@ pub struct BatchScheduler {
     pub(super) submitted: u64,
     pub(super) sequences: Vec<Sequence>,
     pub(super) vacant: Vec<u32>,
-    pub(super) ids: BTreeMap<SequenceId, u32>,
+    pub(super) ids: Names,
     /// Those that hold no blocks.
     pub(super) waiting: Queue,
     /// Those that hold blocks and wait for the next piece of their prompts.
@@ -167,7 +168,7 @@ impl BatchScheduler {
             submitted: 0,
             sequences: Vec::new(),
             vacant: Vec::new(),
-            ids: BTreeMap::new(),
+            ids: Names::default(),
             waiting: Queue::default(),
             held: Queue::default(),
             running: Vec::new(),
@@ -245,7 +246,7 @@ impl BatchScheduler {
 
     /// Where a sequence's blocks are; none if there is no such sequence.
     pub fn blocks_of(&self, sequence: SequenceId) -> Option<&[BlockId]> {
-        self.ids.get(&sequence).map(|&slot| self.sequences[slot as usize].table.as_slice())
+        self.ids.slot(sequence).map(|slot| self.sequences[slot as usize].table.as_slice())
     }
 
     /// A model's memory; none if there is no such model.
@@ -312,7 +313,7 @@ impl BatchScheduler {
         let host = plan.swap_in.iter().flat_map(|swap| swap.host.iter().map(|&block| (swap.model.0, block))).collect();
         let mut moved = Vec::new();
         for sequence in plan.swap_out.iter().chain(&plan.swap_in).map(|swap| swap.sequence) {
-            moved.extend(self.ids.get(&sequence).map(|&slot| (slot, sequence)));
+            moved.extend(self.ids.slot(sequence).map(|slot| (slot, sequence)));
         }
         if !plan.copy.is_empty() {
             let copied = plan.items.iter().filter(|item| self.sequences[item.slot as usize].moved);

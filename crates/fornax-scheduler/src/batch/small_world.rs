@@ -54,13 +54,13 @@ impl World {
                 events.push(BatchEvent::Failed { plan });
             }
         }
-        let ids: Vec<SequenceId> = self.scheduler.ids.keys().copied().collect();
+        let ids = self.scheduler.ids.sorted();
         if !self.cancelled {
-            events.extend(ids.first().map(|id| BatchEvent::Cancel(id.request)));
-            events.extend(ids.last().map(|id| BatchEvent::Stop(*id)));
+            events.extend(ids.first().map(|(id, _)| BatchEvent::Cancel(id.request)));
+            events.extend(ids.last().map(|(id, _)| BatchEvent::Stop(*id)));
         }
-        let swapped = |id: &&SequenceId| !self.scheduler.sequences[self.scheduler.ids[*id] as usize].host.is_empty();
-        events.extend(ids.iter().find(swapped).map(|id| BatchEvent::SwapLost(*id)));
+        let swapped = |&&(_, slot): &&(SequenceId, u32)| !self.scheduler.sequences[slot as usize].host.is_empty();
+        events.extend(ids.iter().find(swapped).map(|(id, _)| BatchEvent::SwapLost(*id)));
         events
     }
 
@@ -102,7 +102,7 @@ impl World {
         let mut hasher = DefaultHasher::new();
         let scheduler = &self.scheduler;
         (self.submitted, self.forked, self.cancelled, self.failed).hash(&mut hasher);
-        for (id, &slot) in &scheduler.ids {
+        for (id, slot) in scheduler.ids.sorted() {
             let one = &scheduler.sequences[slot as usize];
             (id, one.state, one.shared_tail, one.moved, one.doomed.map(|reason| reason as u8)).hash(&mut hasher);
             let tail = scheduler.tail(slot);

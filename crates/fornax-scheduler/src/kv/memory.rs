@@ -9,6 +9,9 @@ use crate::{BlockId, SchedulerError};
 /// How many places of the line may be empty, besides as many as are not.
 const SPARE: usize = 64;
 
+/// Of how many cached blocks at once is read what is needed when they make room.
+const AHEAD: usize = 16;
+
 /// What a prompt finds in the cache.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lookup {
@@ -95,6 +98,11 @@ impl KvMemory {
         self.evictions
     }
 
+    /// Reads what is needed when a block is committed, and gives something of it: so that it is near when its turn comes.
+    pub(crate) fn read_ahead(&self, block: BlockId) -> u32 {
+        self.blocks[block.0 as usize].owners ^ self.index.token_of(block.0)
+    }
+
     /// How many hold a block.
     pub fn owners(&self, block: BlockId) -> u32 {
         self.blocks[block.0 as usize].owners
@@ -115,6 +123,11 @@ impl KvMemory {
         let block = match self.free.pop() {
             Some(block) => block,
             None => {
+                if self.evictions.is_multiple_of(AHEAD as u64) {
+                    let ahead = self.line.iter().take(AHEAD);
+                    let seen = ahead.fold(0, |seen, &block| seen ^ self.index.read_ahead(&self.blocks, block));
+                    std::hint::black_box(seen);
+                }
                 let block = self.leave_line()?;
                 self.index.evict(&mut self.blocks, block);
                 self.evictions += 1;

@@ -178,6 +178,19 @@ impl PrefixIndex {
         self.ghosts[ghost] = hash;
     }
 
+    /// Reads what is needed when block `at` makes room, and gives something of it: so that it is near when its turn comes.
+    pub(super) fn read_ahead(&self, blocks: &[Block], at: u32) -> u32 {
+        let Block { hash, parent, .. } = blocks[at as usize];
+        let entry = self.table.get(self.tag(hash) as usize & self.table.len().wrapping_sub(1));
+        let before = blocks.get(parent as usize).map_or(0, |before| before.children);
+        entry.map_or(0, |entry| entry.block) ^ before
+    }
+
+    /// The first token that stands with block `at`, of whatever it held last.
+    pub(super) fn token_of(&self, at: u32) -> u32 {
+        self.tokens.get(at as usize * self.block_size).copied().unwrap_or(0)
+    }
+
     /// Whether a block with this hash made room for others not long ago.
     pub(super) fn was_evicted(&self, hash: u64) -> bool {
         !self.ghosts.is_empty() && self.ghosts[hash as usize & (self.ghosts.len() - 1)] == hash
