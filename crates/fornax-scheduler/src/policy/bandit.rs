@@ -508,9 +508,10 @@ mod tests {
     #[test]
     fn it_orders_as_the_arm_at_work_does() {
         let arms = |first: &str| {
-            let second = crate::policy("fcfs").expect("a policy");
+            let second = crate::policy("priority").expect("a policy");
             Bandit::new(vec![crate::policy(first).expect("a policy"), second], 1.0, 0.0).expect("two arms")
         };
+        assert_eq!(arms("drf").learns_from(), ["drf", "priority"]);
         let (now, late) = (Time::from_secs_f64(4.0), Candidate { cost: 9.0, ..task(3.0) });
         for name in ["fcfs", "shortest", "ratio", "aged-ratio", "vtc", "drf"] {
             let (mut bandit, mut alone) = (arms(name), crate::policy(name).expect("a policy"));

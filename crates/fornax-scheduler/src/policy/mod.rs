@@ -363,7 +363,7 @@ mod tests {
         assert!(!policy.changes() && !policy.by_tenant() && !policy.wants_service() && !policy.wants_holdings());
         assert_eq!(policy.crossing(&task, &task, Time::ZERO), None);
         assert_eq!((policy.tenant_rank(TenantId(3)), policy.revision()), (0.0, 0));
-        assert!(policy.epochs().is_empty());
+        assert!(policy.epochs().is_empty() && policy.learns_from().is_empty());
         assert_eq!(policy.clone().rank(&task, Time::ZERO), 2.0);
     }
 

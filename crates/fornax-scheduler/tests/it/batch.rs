@@ -318,6 +318,49 @@ fn reasons_name_what_lacks_and_who_is_first() {
 }
 
 #[test]
+fn others_are_ahead_by_the_policy_or_by_their_tenants_share() {
+    let why = |name: &str, tenants: [u32; 3], asked| {
+        let config = BatchConfig { max_running: 1, ..config(8) };
+        let mut scheduler = BatchScheduler::new(config, policy(name).expect("a policy")).expect("sound");
+        scheduler.declare_tenant(TenantId(1), 1.0).expect("a good weight");
+        let request = |at: usize| Request { tenant: TenantId(tenants[at]), ..Request::new(at as u64, tokens(4, 0), 2) };
+        submit(&mut scheduler, (0..3).map(request));
+        scheduler.why(SequenceId::first(RequestId(asked))).expect("it waits")
+    };
+    assert_eq!(why("fcfs", [0, 0, 1], 2), Wait::Behind { first: 1, policy: "fcfs" });
+    assert_eq!(why("vtc", [0, 0, 0], 2), Wait::Behind { first: 1, policy: "vtc" });
+    assert!(matches!(why("vtc", [0, 0, 1], 1), Wait::Share { tenant: TenantId(0), first: TenantId(1), .. }));
+}
+
+#[test]
+fn the_policy_knows_what_each_tenant_got() {
+    let serve = |name: &str, weight| {
+        let mut scheduler = BatchScheduler::new(config(64), policy(name).expect("a policy")).expect("sound");
+        scheduler.declare_tenant(TenantId(1), weight).expect("a good weight");
+        let request = Request { tenant: TenantId(1), ..Request::new(1, tokens(6, 0), 4) };
+        let plan = submit(&mut scheduler, [request]);
+        let during = scheduler.policy().tenant_rank(TenantId(1));
+        drain(&mut scheduler, plan);
+        (during, scheduler.policy().tenant_rank(TenantId(1)), scheduler.policy().tenant_rank(TenantId(0)))
+    };
+    // Six tokens read, and then four put out, each of which counts twice.
+    assert_eq!(serve("vtc", 1.0), (6.0, 14.0, 0.0));
+    assert_eq!(serve("vtc:input=3,output=5", 2.0), (9.0, 19.0, 0.0));
+    // One of eight seats, and two of 64 blocks; nothing in the end.
+    assert_eq!(serve("drf", 1.0), (0.125, 0.0, 0.0));
+}
+
+#[test]
+fn those_who_come_together_go_in_order_of_submission() {
+    let mut scheduler = scheduler(config(64));
+    let request = |id| Request::new(id, tokens(4, id as u32 * 10), 1);
+    let plan = submit(&mut scheduler, (1..4).map(request));
+    let submitted = (4..7).map(|id| BatchEvent::Submit(request(id)));
+    let plan = step(&mut scheduler, [done(&plan)].into_iter().chain(submitted).collect(), 1.0);
+    assert_eq!(plan.items.iter().map(|item| item.sequence.request.0).collect::<Vec<u64>>(), [4, 5, 6]);
+}
+
+#[test]
 fn one_that_does_not_fit_is_passed_over_as_often_as_allowed() {
     for (lookahead, served) in [(0, 1), (2, 3), (9, 4)] {
         let mut scheduler = scheduler(BatchConfig { lookahead, ..config(10) });

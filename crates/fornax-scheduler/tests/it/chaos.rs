@@ -178,6 +178,10 @@ fn run(seed: u64) -> (u64, u64, BatchStats) {
         let memory = scheduler.memory(ModelId(model as u16)).expect("a model of the configuration");
         assert_eq!((memory.held(), memory.available()), (0, memory.total()));
     }
+    for tenant in 0..5 {
+        let share = scheduler.policy().tenant_rank(TenantId(tenant));
+        assert!(entry.name != "drf" || share == 0.0, "tenant {tenant} holds {share} of nothing");
+    }
     (digest, ended, scheduler.stats())
 }
 

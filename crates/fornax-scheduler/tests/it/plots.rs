@@ -94,7 +94,7 @@ fn logarithmic_axes_are_marked_by_powers_of_ten() {
     let even = [70.0, 194.0, 318.0, 442.0, 566.0, 690.0];
     let expected = ["2", "3.17", "5.02", "7.96", "12.62", "20"];
     near(ticks(&of(2.0, 20.0)), &std::array::from_fn::<_, 6, _>(|at| (expected[at], even[at])));
-    let expected = ["2", "2.4", "2.89", "3.47", "4.16", "5"];
+    let expected = ["2", "2.4", "2.9", "3.5", "4.2", "5"];
     near(ticks(&of(2.0, 5.0)), &std::array::from_fn::<_, 6, _>(|at| (expected[at], even[at])));
     // What has no logarithm stands at its least.
     assert!(elements(&of(0.0, 10.0), "polyline")[0]["points"].starts_with("70.0,330.0 "));
@@ -106,6 +106,10 @@ fn axes_without_a_width_are_given_one() {
     assert_eq!(elements(&svg, "polyline")[0]["points"], "380.0,40.0");
     let found: Vec<String> = ticks(&svg).into_iter().map(|(text, _)| text).collect();
     assert_eq!(found, ["2.5", "2.7", "2.9", "3.1", "3.3", "3.5"]);
+    // Marks that lie close together have as many digits as tell them apart.
+    let close = lines(LABELS, &[line("one", &[(1.0, 0.0), (1.002, 1.0)])]);
+    let found: Vec<String> = ticks(&close).into_iter().map(|(text, _)| text).collect();
+    assert_eq!(found, ["1", "1.0004", "1.0008", "1.0012", "1.0016", "1.002"]);
     let nothing = lines(LABELS, &[]);
     let found: Vec<String> = ticks(&nothing).into_iter().map(|(text, _)| text).collect();
     assert_eq!(found, ["0", "0.2", "0.4", "0.6", "0.8", "1"]);

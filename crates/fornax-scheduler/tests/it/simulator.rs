@@ -156,7 +156,6 @@ fn what_is_late_is_dropped_and_counted_as_neither_served_nor_refused() {
     // The second began and was stopped, the third never began; both at the end of the step in which they were late.
     assert_eq!((report.seconds, class.mean_latency), (4.0, 11.0 / 3.0));
     assert_eq!(class.first_token.count(), 2);
-    assert!(close(class.within_targets, 1.0 / 3.0, 1e-9) || class.within_targets == 0.0);
 }
 
 #[test]

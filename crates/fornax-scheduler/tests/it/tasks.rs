@@ -152,6 +152,76 @@ fn a_tenant_over_its_share_is_told_so() {
     assert!(scheduler.declare_tenant(TenantId(1), 0.0).is_err());
 }
 
+#[test]
+fn the_policy_knows_what_each_tenant_holds() {
+    let mut scheduler = scheduler("drf");
+    scheduler.declare_tenant(TenantId(1), 1.0).expect("a good weight");
+    let share = |scheduler: &TaskScheduler, tenant| scheduler.policy().tenant_rank(TenantId(tenant));
+    // Of 8 and 16: one unit holds an eighth of the one and a quarter of the other.
+    let task = Task::new(1, Demand::of("compute", 1).and("memory", 4)).tenant(TenantId(1)).units(1, 3);
+    submit(&mut scheduler, [task], 0.0);
+    assert_eq!(share(&scheduler, 1), 0.75, "it grew to three units");
+    submit(&mut scheduler, [Task::new(2, Demand::of("memory", 8))], 1.0);
+    scheduler.step([TaskEvent::Shrunk { id: TaskId(1), units: 1 }], seconds(2.0));
+    assert_eq!(
+        (share(&scheduler, 0), share(&scheduler, 1)),
+        (0.5, 0.5),
+        "of three units it keeps one, and gets one back"
+    );
+    scheduler.step([TaskEvent::Ended(TaskId(2))], seconds(3.0));
+    assert_eq!((share(&scheduler, 0), share(&scheduler, 1)), (0.0, 0.75));
+    scheduler.step([TaskEvent::Ended(TaskId(1))], seconds(4.0));
+    assert_eq!((share(&scheduler, 0), share(&scheduler, 1)), (0.0, 0.0));
+}
+
+#[test]
+fn one_who_comes_is_lifted_to_the_front_of_those_who_wait() {
+    let mut scheduler = scheduler("vtc:input=1,output=0");
+    for tenant in [1, 2] {
+        scheduler.declare_tenant(TenantId(tenant), 1.0).expect("a good weight");
+    }
+    let task = |id, tenant, cost| compute(id, 8).tenant(TenantId(tenant)).cost(cost);
+    submit(&mut scheduler, [task(1, 0, 10.0)], 0.0);
+    // The second tenant has two that wait, the first one; the first's turn comes, since the counters are equal.
+    submit(&mut scheduler, [task(2, 1, 4.0), task(3, 1, 4.0), task(4, 0, 1.0)], 1.0);
+    let plan = scheduler.step([TaskEvent::Ended(TaskId(1))], seconds(2.0));
+    assert_eq!(plan.start[0].id, TaskId(4));
+    submit(&mut scheduler, [task(5, 2, 1.0)], 3.0);
+    let counters = [0, 1, 2].map(|tenant| scheduler.policy().tenant_rank(TenantId(tenant)));
+    assert_eq!(counters, [11.0, 10.0, 10.0]);
+}
+
+#[test]
+fn those_who_come_together_go_in_order_of_submission() {
+    let mut scheduler = scheduler("fcfs");
+    submit(&mut scheduler, [compute(1, 4), compute(2, 4)], 0.0);
+    let ended = [TaskEvent::Ended(TaskId(1)), TaskEvent::Ended(TaskId(2))];
+    let submitted = (3..6).map(|id| TaskEvent::Submit(compute(id, 1)));
+    let plan = scheduler.step(ended.into_iter().chain(submitted), seconds(1.0));
+    assert_eq!(plan.start.iter().map(|start| start.id.0).collect::<Vec<u64>>(), [3, 4, 5]);
+}
+
+#[test]
+fn no_more_units_are_asked_for_than_are_needed() {
+    let machine = ResourceManager::new([("compute", 6)]).expect("a resource");
+    let mut scheduler = TaskScheduler::new(machine, policy("fcfs").expect("a policy"));
+    submit(&mut scheduler, [compute(1, 1).units(1, 3), compute(2, 1).units(1, 3)], 0.0);
+    let plan = submit(&mut scheduler, [compute(3, 2)], 1.0);
+    assert_eq!(plan.shrink, [Units { id: TaskId(2), units: 1 }], "the last started gives up two, which is enough");
+    // The two that come back are not enough for three, so that the other is asked as well.
+    let plan = scheduler.step([TaskEvent::Cancel(TaskId(3)), TaskEvent::Submit(compute(4, 3))], seconds(2.0));
+    assert_eq!(plan.shrink, [Units { id: TaskId(1), units: 1 }]);
+    // Nobody is asked twice, nor by one that waits for nothing more.
+    assert!(scheduler.step([], seconds(3.0)).shrink.is_empty());
+    // One that is being stopped gives all back by itself.
+    let machine = ResourceManager::new([("compute", 6)]).expect("a resource");
+    let mut scheduler = TaskScheduler::new(machine, policy("fcfs").expect("a policy"));
+    submit(&mut scheduler, [compute(1, 1).units(1, 3), compute(2, 1).units(1, 3)], 0.0);
+    scheduler.step([TaskEvent::Cancel(TaskId(2))], seconds(1.0));
+    let plan = submit(&mut scheduler, [compute(3, 2)], 2.0);
+    assert_eq!(plan.shrink, [Units { id: TaskId(1), units: 1 }]);
+}
+
 /// Random tasks come, end, shrink and are cancelled, under every policy; the books balance and all end.
 #[test]
 fn the_books_balance_whatever_happens() {
@@ -209,5 +279,7 @@ fn the_books_balance_whatever_happens() {
             }
         }
         assert_eq!(scheduler.machine().free("memory"), Some(16));
+        let held = (0..2).map(|tenant| scheduler.policy().tenant_rank(TenantId(tenant)));
+        assert!(name != "drf" || held.sum::<f64>() == 0.0, "seed {seed}: who runs nothing holds nothing");
     }
 }
