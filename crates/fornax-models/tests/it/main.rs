@@ -7,6 +7,9 @@ mod errors;
 mod gguf;
 mod gradients;
 mod logits;
+// Weights are packed for the CPU alone.
+#[cfg(feature = "cpu")]
 mod packed;
+#[cfg(feature = "cpu")]
 mod repacked;
 mod saved;
