@@ -1,5 +1,8 @@
 //! Batching from outside: forks, preemption, prefixes, speculation, adapters, deadlines and reasons.
 
+use std::collections::BTreeSet;
+
+use fornax_scheduler::kv::{KvMemory, Scope, block_hash};
 use fornax_scheduler::{
     AdapterId, Admission, BatchConfig, BatchEvent, BatchScheduler, FinishReason, ModelConfig, ModelId, Output, Plan,
     PlanId, Preemption, Request, RequestId, SchedulerError, SequenceId, TenantId, Time, Wait, policy,
@@ -348,6 +351,32 @@ fn the_policy_knows_what_each_tenant_got() {
     assert_eq!(serve("vtc:input=3,output=5", 2.0), (9.0, 19.0, 0.0));
     // One of eight seats, and two of 64 blocks; nothing in the end.
     assert_eq!(serve("drf", 1.0), (0.125, 0.0, 0.0));
+}
+
+#[test]
+fn hashes_of_prefixes_depend_on_all_that_they_stand_for() {
+    let root = |seed, tenant, adapter: Option<u32>, group| {
+        let memory = KvMemory::new(4, 4, seed).expect("four blocks");
+        memory.root(Scope::of(TenantId(tenant), group, adapter.map(AdapterId)))
+    };
+    let scopes = [
+        root(1, 0, None, None),
+        root(2, 0, None, None),
+        root(1, 1, None, None),
+        root(1, 0, Some(0), None),
+        root(1, 0, Some(1), None),
+        root(1, 0, None, Some(0)),
+        root(1, 0, None, Some(1)),
+    ];
+    assert_eq!(BTreeSet::from(scopes).len(), scopes.len());
+    assert_eq!(root(1, 5, Some(1), Some(7)), root(1, 6, Some(1), Some(7)), "a group is shared by its tenants");
+    // Each bit of what comes before, and each token at its place.
+    let parents: BTreeSet<u64> = (0..64).map(|bit| block_hash(1 << bit, &[1, 2, 3])).collect();
+    assert_eq!(parents.len(), 64);
+    let mut blocks: BTreeSet<u64> = (0..32).map(|bit| block_hash(9, &[1 << bit, 0])).collect();
+    blocks.extend((0..32).map(|bit| block_hash(9, &[0, 1 << bit])));
+    blocks.extend([block_hash(9, &[0, 0]), block_hash(9, &[])]);
+    assert_eq!(blocks.len(), 66);
 }
 
 #[test]
