@@ -332,7 +332,10 @@ mod tests {
     #[test]
     fn options_are_checked() {
         assert_eq!(routing("prefix:epsilon=0.5", 1).expect("an option").name(), "prefix");
-        assert!(routing("prefix", 1).expect("a strategy").wants_prefix());
+        for entry in ROUTING {
+            let wants = routing(entry.name, 1).expect("a strategy").wants_prefix();
+            assert_eq!(wants, entry.name == "prefix", "{}", entry.name);
+        }
         for bad in ["prefix:epsilon=-1", "prefix:epsilon=nan", "prefix:slack=1", "round-robin:epsilon=1", "", "nearest"]
         {
             assert!(routing(bad, 1).is_err(), "{bad}");

@@ -1,7 +1,9 @@
 //! The integration tests: whole schedulers, driven from outside.
 
+mod accounts;
 mod batch;
 mod chaos;
+mod outcomes;
 mod plots;
 mod policies;
 #[cfg(feature = "simulate")]

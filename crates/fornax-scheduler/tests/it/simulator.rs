@@ -202,20 +202,35 @@ fn replicas_share_the_work() {
 
 #[test]
 fn predictions_are_means_so_far_where_nothing_else_is_known() {
-    // Shortest first among those who wait, by what is thought of their class: the first to come puts out a hundred or so.
+    // Shortest first among those who wait. One of each class is seen; then one of each waits while another runs.
     let classes = [Class { name: "a".into(), ..Class::default() }, Class { name: "b".into(), ..Class::default() }];
     let of = |class, number, arrival, new_tokens| TraceRequest { class, ..request(number, arrival, 16, new_tokens) };
-    // Both classes are seen once; then one of each waits while another runs.
-    let requests = [of(0, 0, 0.0, 30), of(1, 1, 0.0, 2), of(0, 2, 100.0, 9), of(0, 3, 100.5, 1), of(1, 4, 100.6, 20)];
+    let requests =
+        [of(0, 0, 0.0, 200), of(1, 1, 300.0, 2), of(1, 2, 400.0, 9), of(0, 3, 401.5, 500), of(1, 4, 402.5, 600)];
     let batch = BatchConfig { max_running: 1, ..config().batch };
     let with = |prediction| {
         let config = FleetConfig { policy: "shortest:ageing=0".into(), batch: batch.clone(), prediction, ..config() };
         let report = run(config, &classes, &requests);
-        report.classes[1].first_token.quantile(1.0)
+        (report.classes[0].first_token.quantile(1.0), report.classes[1].first_token.quantile(1.0))
     };
-    // By the means, (100 + 2) / 2 of the second class is below (100 + 30 + 9) / 3 of the first only if it is not known
-    // better: 51 and 46.3, so the first class goes first, and the truth says so too.
-    assert!(with(None) > 8.0 && with(Some(0.0)) > 8.0);
+    // The first class's mean is (100 + 200) / 2, the second's (100 + 2 + 9) / 3: the second goes first, at 409 s.
+    let (first, second) = with(None);
+    assert!(close(first, 1010.0 - 401.5, 0.016) && close(second, 410.0 - 402.5, 0.016), "{first} {second}");
+    // Who knows better lets the one with 500 tokens go before that with 600.
+    let (first, second) = with(Some(0.0));
+    assert!(close(first, 410.0 - 401.5, 0.016) && close(second, 910.0 - 402.5, 0.016), "{first} {second}");
+}
+
+#[test]
+fn what_had_to_give_way_is_counted() {
+    let models = vec![ModelConfig { blocks: 6, block_size: 4, ..ModelConfig::default() }];
+    let batch = BatchConfig { models, watermark: 0, prefix_caching: false, ..config().batch };
+    let report =
+        run(FleetConfig { batch, ..config() }, &[Class::default()], &[request(0, 0.0, 8, 12), request(1, 0.0, 8, 12)]);
+    // The second comes a step later. Each has three blocks when the first needs its fourth; of the second twelve tokens at
+    // most were computed by then.
+    assert_eq!((report.preemptions, report.classes[0].finished), (1, 2));
+    assert!((9..=12).contains(&report.lost_tokens), "{}", report.lost_tokens);
 }
 
 #[test]

@@ -1,0 +1,235 @@
+//! What the batch scheduler counts, and what it tells its policy: a policy that orders nothing writes all of it down.
+
+use std::sync::{Arc, Mutex};
+
+use fornax_scheduler::{
+    BatchConfig, BatchEvent, BatchScheduler, Bound, Candidate, FinishReason, ModelConfig, ModelId, Observation, Plan,
+    Policy, Preemption, Request, RequestId, SequenceId, Time, policy,
+};
+
+/// First come, first served, with a record of what it was told.
+#[derive(Clone, Debug, Default)]
+struct Notes(Arc<Mutex<Vec<Observation>>>);
+
+impl Notes {
+    fn all(&self) -> Vec<Observation> {
+        self.0.lock().expect("nobody panics while writing").clone()
+    }
+
+    /// What is held of a resource, by all that was told.
+    fn held(&self, of: usize) -> f64 {
+        let share = |one: &Observation| match *one {
+            Observation::Held { resource, share, .. } if resource == of => share,
+            _ => 0.0,
+        };
+        self.all().iter().map(share).sum()
+    }
+
+    fn served(&self) -> f64 {
+        let output = |one: &Observation| if let Observation::Served { output, .. } = *one { output } else { 0.0 };
+        self.all().iter().map(output).sum()
+    }
+}
+
+impl Policy for Notes {
+    fn name(&self) -> &'static str {
+        "notes"
+    }
+
+    fn rank(&self, task: &Candidate, _: Time) -> f64 {
+        task.arrival.as_secs_f64()
+    }
+
+    fn bound(&self) -> Bound {
+        Bound::Unbounded
+    }
+
+    fn observe(&mut self, observation: &Observation) {
+        self.0.lock().expect("nobody panics while writing").push(*observation);
+    }
+
+    fn wants_service(&self) -> bool {
+        true
+    }
+
+    fn wants_holdings(&self) -> bool {
+        true
+    }
+}
+
+fn config() -> BatchConfig {
+    BatchConfig {
+        models: vec![ModelConfig { blocks: 8, block_size: 4, host_blocks: 0, adapters: 1 }],
+        max_running: 4,
+        max_tokens: 32,
+        watermark: 0,
+        seconds_per_prompt_token: 1.0,
+        seconds_per_output_token: 10.0,
+        ..BatchConfig::default()
+    }
+}
+
+fn with(config: BatchConfig) -> (BatchScheduler, Notes) {
+    let notes = Notes::default();
+    (BatchScheduler::new(config, Box::new(notes.clone())).expect("a sound configuration"), notes)
+}
+
+fn step(scheduler: &mut BatchScheduler, events: Vec<BatchEvent>, now: f64) -> Plan {
+    let plan = scheduler.step(events, Time::from_secs_f64(now));
+    scheduler.audit();
+    plan
+}
+
+fn done(plan: &Plan) -> BatchEvent {
+    let (outputs, tokens) = plan.plain_outputs(9);
+    BatchEvent::Done { plan: plan.id.expect("there is a plan"), outputs, tokens }
+}
+
+fn near(one: f64, two: f64) -> bool {
+    (one - two).abs() < 1e-9
+}
+
+#[test]
+fn a_policy_hears_of_a_life_from_beginning_to_end() {
+    let (mut scheduler, notes) = with(config());
+    let mut plan = step(&mut scheduler, vec![BatchEvent::Submit(Request::new(1, (0..6).collect(), 4))], 1.0);
+    for tick in 0..5 {
+        let memory = scheduler.memory(ModelId(0)).expect("a model");
+        assert!(near(notes.held(0), memory.held() as f64 / 8.0), "{tick}: {}", notes.held(0));
+        assert!(near(notes.held(1), scheduler.running() as f64 / 4.0), "{tick}: {}", notes.held(1));
+        assert!(near(notes.served(), f64::from(tick)), "{tick}: {}", notes.served());
+        if plan.id.is_some() {
+            plan = step(&mut scheduler, vec![done(&plan)], f64::from(tick) + 3.5);
+        }
+    }
+    assert_eq!((notes.held(0), notes.held(1), notes.served()), (0.0, 0.0, 4.0));
+    let all = notes.all();
+    let admitted: Vec<f64> = all
+        .iter()
+        .filter_map(|one| if let Observation::Admitted { input, .. } = *one { Some(input) } else { None })
+        .collect();
+    assert_eq!(admitted, [6.0]);
+    // It cost six seconds to read and forty to write, by estimate, and its first token came two and a half after it.
+    let ended: Vec<(f64, f64)> = all
+        .iter()
+        .filter_map(|one| if let Observation::Ended { cost, waited, .. } = *one { Some((cost, waited)) } else { None })
+        .collect();
+    assert_eq!(ended, [(46.0, 2.5)]);
+    let queued = all.iter().filter(|one| matches!(one, Observation::Queued { .. })).count();
+    let unqueued = all.iter().filter(|one| matches!(one, Observation::Unqueued { .. })).count();
+    assert_eq!((queued, unqueued), (1, 1));
+}
+
+#[test]
+fn several_sequences_hold_a_seat_each() {
+    let (mut scheduler, notes) = with(config());
+    let request = Request { sequences: 3, ..Request::new(1, (0..6).collect(), 3) };
+    let mut plan = step(&mut scheduler, vec![BatchEvent::Submit(request)], 1.0);
+    for tick in 0..4 {
+        assert!(near(notes.held(1), scheduler.running() as f64 / 4.0), "{tick}: {}", notes.held(1));
+        if plan.id.is_some() {
+            plan = step(&mut scheduler, vec![done(&plan)], f64::from(tick) + 2.0);
+        }
+    }
+    assert!(scheduler.is_empty());
+    assert!(near(notes.held(0), 0.0) && near(notes.held(1), 0.0) && near(notes.served(), 9.0), "{}", notes.served());
+}
+
+#[test]
+fn counts_are_those_of_what_was_done() {
+    let (mut scheduler, _) = with(config());
+    assert_eq!((scheduler.config(), scheduler.policy().name()), (&config(), "notes"));
+    for (id, found) in [(1, 0), (2, 1)] {
+        let mut plan = step(&mut scheduler, vec![BatchEvent::Submit(Request::new(id, (0..7).collect(), 3))], 1.0);
+        assert_eq!(plan.items[0].start, 4 * found);
+        while plan.id.is_some() {
+            plan = step(&mut scheduler, vec![done(&plan)], 2.0);
+        }
+    }
+    let stats = scheduler.stats();
+    assert_eq!((stats.plans, stats.prompt_tokens, stats.output_tokens), (6, 7 + 3, 6));
+    assert_eq!((stats.lookups, stats.looked_up_blocks, stats.hit_blocks, stats.evicted_misses), (2, 2, 1, 0));
+    assert_eq!((stats.preemptions, stats.swaps, stats.lost_tokens, stats.copies), (0, 0, 0, 0));
+    assert_eq!((stats.speculative_tokens, stats.accepted_tokens), (0, 0));
+}
+
+#[test]
+fn what_is_lost_in_host_memory_is_counted_and_computed_again() {
+    let mut config = BatchConfig { preemption: Preemption::Swap, prefix_caching: false, ..config() };
+    config.models[0] = ModelConfig { blocks: 6, host_blocks: 8, ..config.models[0].clone() };
+    let (mut scheduler, notes) = with(config);
+    let requests = [1, 2].map(|id| BatchEvent::Submit(Request::new(id, (0..8).collect(), 12)));
+    let mut plan = step(&mut scheduler, requests.to_vec(), 0.0);
+    let mut ended = Vec::new();
+    let mut swapped = None;
+    while plan.id.is_some() {
+        let mut events = vec![done(&plan)];
+        if let (None, Some(one)) = (swapped, plan.preempted.first()) {
+            assert!(one.swapped);
+            swapped = Some(one.sequence);
+            assert_eq!(scheduler.stats().lost_tokens, 0);
+            events.push(BatchEvent::SwapLost(one.sequence));
+        }
+        let before = scheduler.stats().lost_tokens;
+        plan = step(&mut scheduler, events, 1.0);
+        assert!(plan.rejected.is_empty(), "{:?}", plan.rejected);
+        if scheduler.stats().lost_tokens > before {
+            // The prompt, and the outputs that were computed until there was no block left for the next.
+            assert_eq!(scheduler.stats().lost_tokens, 12);
+        }
+        ended.extend(plan.finished.iter().map(|one| (one.sequence.request.0, one.reason, one.new_tokens)));
+    }
+    assert_eq!(swapped, Some(SequenceId::first(RequestId(2))));
+    assert_eq!(ended, [(1, FinishReason::Length, 12), (2, FinishReason::Length, 12)]);
+    assert_eq!(scheduler.stats().lost_tokens, 12);
+    assert!(near(notes.held(0), 0.0) && near(notes.held(1), 0.0));
+}
+
+#[test]
+fn no_more_guesses_are_granted_than_there_are_tokens_left() {
+    let (mut scheduler, _) = with(config());
+    let request = Request { speculation: 9, ..Request::new(1, (0..4).collect(), 5) };
+    let plan = step(&mut scheduler, vec![BatchEvent::Submit(request)], 0.0);
+    // One of five is out with the prompt, and the last needs no guess.
+    let plan = step(&mut scheduler, vec![done(&plan)], 1.0);
+    assert_eq!((plan.items[0].tokens, plan.items[0].speculative), (1, 3));
+    // None of them was right, so that one token came out.
+    let plan = step(&mut scheduler, vec![done(&plan)], 2.0);
+    assert_eq!((plan.items[0].start, plan.items[0].speculative), (5, 2));
+    assert_eq!((scheduler.stats().speculative_tokens, scheduler.stats().accepted_tokens), (3, 0));
+}
+
+#[test]
+fn one_is_late_after_its_deadline_and_not_at_it() {
+    let (mut scheduler, _) = with(config());
+    let deadline = Some(Time::from_secs_f64(2.0));
+    let request = Request { deadline, ..Request::new(1, (0..4).collect(), 9) };
+    let plan = step(&mut scheduler, vec![BatchEvent::Submit(request)], 1.0);
+    let plan = step(&mut scheduler, vec![done(&plan)], 2.0);
+    assert!(plan.finished.is_empty() && plan.items.len() == 1);
+    let plan = step(&mut scheduler, vec![done(&plan)], 2.000_001);
+    assert_eq!(plan.finished[0].reason, FinishReason::Late);
+}
+
+#[test]
+fn costs_are_what_is_left_to_read_and_to_write() {
+    let config = BatchConfig { max_running: 1, max_tokens: 64, ..config() };
+    let config = BatchConfig { models: vec![ModelConfig { blocks: 64, ..config.models[0].clone() }], ..config };
+    let policy = policy("shortest:ageing=0").expect("a policy");
+    let mut scheduler = BatchScheduler::new(config, policy).expect("a sound configuration");
+    let request = |id: u64, prompt: u32, predicted| Request {
+        predicted_new_tokens: Some(predicted),
+        ..Request::new(id, (0..prompt).map(|token| token + 100 * id as u32).collect(), 9)
+    };
+    let mut plan = step(&mut scheduler, vec![BatchEvent::Submit(request(0, 1, 1))], 0.0);
+    // 5 + 60, 30 + 20, 40 + 10 and a token more, and 30 + 10 · 3.
+    let requests = [request(1, 5, 6), request(2, 30, 2), request(3, 41, 1), request(4, 30, 3)];
+    let mut events: Vec<BatchEvent> = requests.into_iter().map(BatchEvent::Submit).collect();
+    let mut order = Vec::new();
+    while plan.id.is_some() {
+        events.push(done(&plan));
+        plan = step(&mut scheduler, std::mem::take(&mut events), 1.0);
+        order.extend(plan.items.iter().filter(|item| item.start == 0).map(|item| item.sequence.request.0));
+    }
+    assert_eq!(order, [2, 3, 4, 1]);
+}

@@ -1,0 +1,97 @@
+//! What is made of reports: tables and plots, from reports that are made up.
+
+use fornax_scheduler::simulate::{Balance, ClassReport, CostModel, Fitted, Outcome, Report, Roofline};
+
+fn report(name: &str) -> Report {
+    let class = ClassReport { name: "all".into(), requests: 5, finished: 5, ..ClassReport::default() };
+    Report { name: name.into(), replicas: 1, classes: vec![class], ..Report::default() }
+}
+
+fn outcome(reports: Vec<Report>) -> Outcome {
+    Outcome { title: "A title".into(), seed: 7, reports }
+}
+
+#[test]
+fn who_was_not_served_is_told() {
+    let mut one = report("one");
+    assert_eq!(outcome(vec![one.clone()]).tables()[0].rows[0][2], "5");
+    one.classes[0].finished = 3;
+    assert_eq!(outcome(vec![one]).tables()[0].rows[0][2], "3 of 5");
+}
+
+#[test]
+fn times_and_parts_have_their_units() {
+    let mut one = report("one");
+    let class = &mut one.classes[0];
+    (class.first_token_p50, class.first_token_p90, class.first_token_p99) = (0.5, 1.25, 2.0);
+    (class.next_token_p50, class.next_token_p99, class.within_targets) = (0.025, 0.075, 0.625);
+    (one.utilisation, one.cache_hit_rate, one.goodput) = (0.5, 0.25, 1.5);
+    let tables = outcome(vec![one]).tables();
+    assert_eq!(tables[0].rows[0], ["one", "all", "5", "0.500", "1.250", "2.000", "25.0", "75.0", "62.5%"]);
+    assert_eq!(tables[1].rows[0], ["one", "0", "1.50", "0.000", "0.000", "25.0%", "0", "0", "50%", "0"]);
+    assert_eq!(tables.len(), 2);
+}
+
+#[test]
+fn balance_is_shown_where_there_are_replicas_and_hits() {
+    let shows = |replicas, cache_hits| {
+        let balance = Balance { most: 1.5, ..Balance::default() };
+        let one = Report { replicas, cache_hits, tokens_balance: balance, ..report("one") };
+        let outcome = outcome(vec![one]);
+        let drawn = outcome.plots().iter().any(|(name, _)| name == "balance.svg");
+        (outcome.tables().len(), drawn)
+    };
+    assert_eq!([shows(1, 9), shows(2, 0), shows(2, 9), shows(3, 1)], [(2, false), (3, false), (3, true), (3, true)]);
+}
+
+#[test]
+fn lost_rewards_are_drawn_by_tens_of_seconds() {
+    let with = |name: &str, rewards: &[f64]| Report {
+        policy: name.into(),
+        reward: rewards.iter().sum::<f64>() / rewards.len() as f64,
+        rewards: rewards.iter().copied().map(Some).collect(),
+        ..report(name)
+    };
+    let learner = Report { learned_from: vec!["fcfs", "vtc"], ..with("bandit", &[0.5, 0.5, 1.0]) };
+    let oracle = Report { oracle: true, ..with("oracle", &[1.0; 3]) };
+    let outcome = outcome(vec![learner, with("fcfs", &[1.0; 3]), with("vtc", &[0.0; 3]), oracle]);
+    let plots = outcome.plots();
+    let (_, svg) = plots.iter().find(|(name, _)| name == "regret.svg").expect("something learns");
+    // Lost: half, and half again; everything three times. The best loses nothing, and the oracle is no arm.
+    let lines: Vec<&str> = svg.lines().filter(|line| line.starts_with("<polyline")).collect();
+    let points = |line: &str| line.split('"').nth(1).expect("its points").to_owned();
+    assert_eq!(lines.len(), 2);
+    assert_eq!(points(lines[0]), "70.0,301.0 380.0,272.0 690.0,272.0");
+    assert_eq!(points(lines[1]), "70.0,272.0 380.0,214.0 690.0,156.0");
+    assert!([">0<", ">4<", ">20<"].iter().all(|mark| svg.contains(mark)), "{svg}");
+}
+
+#[test]
+#[cfg(feature = "simulate")]
+fn reports_are_written_as_json() {
+    let json = outcome(vec![report("one")]).json();
+    assert_eq!((json["title"].as_str(), json["seed"].as_u64()), (Some("A title"), Some(7)));
+    assert_eq!(json["variants"][0]["name"].as_str(), Some("one"));
+    assert_eq!(json["variants"][0]["classes"][0]["finished"].as_u64(), Some(5));
+}
+
+#[test]
+fn costs_are_checked() {
+    let fitted =
+        |base, per_token, per_context| CostModel::Fitted(Fitted { base, per_token, per_context }).check().is_ok();
+    assert!(fitted(1e6, 0.0, 0.0) && fitted(0.0, 1e-6, 0.0) && fitted(0.0, 0.0, 1e-9));
+    assert!(!fitted(0.0, 0.0, 0.0) && !fitted(1.1e6, 0.0, 0.0) && !fitted(-1.0, 2.0, 2.0));
+    assert!(!fitted(1.0, f64::NAN, 0.0) && !fitted(1.0, 0.0, f64::INFINITY));
+    let roof = Roofline::GPU_8B;
+    assert!(CostModel::Roofline(roof).check().is_ok() && CostModel::Roofline(Roofline::CPU_1B).check().is_ok());
+    for bad in [
+        Roofline { flops_per_second: 0.0, ..roof },
+        Roofline { bytes_per_second: -1.0, ..roof },
+        Roofline { bytes_per_second: f64::INFINITY, ..roof },
+        Roofline { parameters: -1.0, ..roof },
+        Roofline { overhead: f64::NAN, ..roof },
+        Roofline { overhead: 2e6, ..roof },
+    ] {
+        assert!(CostModel::Roofline(bad).check().is_err(), "{bad:?}");
+    }
+}
