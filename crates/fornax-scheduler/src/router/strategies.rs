@@ -364,6 +364,16 @@ mod tests {
         uneven.loads[homes[0] as usize] = 40_000;
         let other = strategy.choose(&request(0), &uneven);
         assert_ne!(other, homes[0]);
+        // What is to be sent counts for the mean too: 200 more on one of four with 1000 is just below the bound.
+        let heavy = RouteRequest { new_tokens: 100, ..request(0) };
+        let mut chosen: Vec<u32> = (0..50)
+            .map(|tenant| {
+                strategy.choose(&RouteRequest { tenant: TenantId(tenant), ..heavy.clone() }, &view(&[1000; 4], &[]))
+            })
+            .collect();
+        chosen.sort_unstable();
+        chosen.dedup();
+        assert_eq!(chosen, [0, 1, 2, 3]);
         // Where none is below the bound, the least loaded is taken.
         assert_eq!(strategy.choose(&request(0), &view(&[1, 0], &[])), 1);
     }

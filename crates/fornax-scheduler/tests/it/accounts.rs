@@ -233,3 +233,58 @@ fn costs_are_what_is_left_to_read_and_to_write() {
     }
     assert_eq!(order, [2, 3, 4, 1]);
 }
+
+#[test]
+fn choices_are_checked_to_their_limits() {
+    let sound = |change: &dyn Fn(&mut BatchConfig)| {
+        let mut config = config();
+        change(&mut config);
+        config.check().is_ok()
+    };
+    assert!(sound(&|config| (config.max_running, config.max_tokens) = (7, 7)));
+    assert!(!sound(&|config| (config.max_running, config.max_tokens) = (7, 6)));
+    assert!(sound(&|config| config.max_tokens = u32::MAX as usize / 2));
+    assert!(!sound(&|config| config.max_tokens = u32::MAX as usize / 2 + 1));
+    assert!(sound(&|config| config.watermark = 7) && !sound(&|config| config.watermark = 8));
+    assert!(!sound(&|config| config.max_running = 0) && !sound(&|config| config.max_chunk = 0));
+    assert!(sound(&|config| config.models = vec![config.models[0].clone(); 65_535]));
+    assert!(!sound(&|config| config.models = vec![config.models[0].clone(); 65_536]));
+    assert!(!sound(&|config| config.models.clear()));
+    assert!(!sound(&|config| config.preemption = Preemption::Swap));
+}
+
+#[test]
+fn those_who_wait_and_run_are_counted() {
+    let (mut scheduler, _) = with(BatchConfig { max_running: 2, ..config() });
+    let requests = (0..5).map(|id| BatchEvent::Submit(Request::new(id, vec![1, 2], 2))).collect();
+    let plan = step(&mut scheduler, requests, 0.0);
+    assert_eq!((scheduler.waiting(), scheduler.running(), scheduler.len()), (3, 2, 5));
+    step(&mut scheduler, vec![BatchEvent::Cancel(RequestId(4))], 0.5);
+    assert_eq!((scheduler.waiting(), scheduler.running(), scheduler.len()), (2, 2, 4));
+    step(&mut scheduler, vec![done(&plan)], 1.0);
+    assert_eq!((scheduler.waiting(), scheduler.running(), scheduler.len()), (2, 2, 4));
+}
+
+#[test]
+fn copies_are_late_with_the_one_they_were_made_of() {
+    let (mut scheduler, _) = with(config());
+    let request = Request { deadline: Some(Time::from_secs_f64(5.0)), ..Request::new(1, vec![1, 2, 3], 9) };
+    let plan = step(&mut scheduler, vec![BatchEvent::Submit(request)], 0.0);
+    let from = SequenceId::first(RequestId(1));
+    let plan = step(&mut scheduler, vec![done(&plan), BatchEvent::Fork { from, index: 4, last: None }], 1.0);
+    assert_eq!(plan.items.len(), 2);
+    let plan = step(&mut scheduler, vec![done(&plan)], 6.0);
+    let late: Vec<(u32, FinishReason)> = plan.finished.iter().map(|one| (one.sequence.index, one.reason)).collect();
+    assert_eq!(late, [(0, FinishReason::Late), (4, FinishReason::Late)]);
+    assert!(scheduler.is_empty());
+}
+
+#[test]
+fn only_what_lies_in_host_memory_can_be_lost_there() {
+    let (mut scheduler, _) = with(config());
+    let requests = [1, 2].map(|id| BatchEvent::Submit(Request::new(id, (0..28).collect(), 2)));
+    step(&mut scheduler, requests.to_vec(), 0.0);
+    // One runs and one waits, and neither has anything there.
+    let lost = [1, 2].map(|id| BatchEvent::SwapLost(SequenceId::first(RequestId(id))));
+    assert_eq!(step(&mut scheduler, lost.to_vec(), 0.5).rejected.len(), 2);
+}

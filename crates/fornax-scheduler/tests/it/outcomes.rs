@@ -1,6 +1,6 @@
 //! What is made of reports: tables and plots, from reports that are made up.
 
-use fornax_scheduler::simulate::{Balance, ClassReport, CostModel, Fitted, Outcome, Report, Roofline};
+use fornax_scheduler::simulate::{Balance, ClassReport, CostModel, Fitted, Histogram, Outcome, Report, Roofline};
 
 fn report(name: &str) -> Report {
     let class = ClassReport { name: "all".into(), requests: 5, finished: 5, ..ClassReport::default() };
@@ -94,4 +94,87 @@ fn costs_are_checked() {
     ] {
         assert!(CostModel::Roofline(bad).check().is_err(), "{bad:?}");
     }
+}
+
+#[test]
+fn reports_are_found_by_name() {
+    let outcome = outcome(vec![report("one"), report("two")]);
+    assert_eq!(outcome.report("two").map(|report| report.name.as_str()), Some("two"));
+    assert!(outcome.report("three").is_none());
+}
+
+#[test]
+fn distances_weigh_classes_by_their_requests_and_take_nothing_for_as_good() {
+    let class = |count: usize, mean: f64| {
+        let mut first_token = Histogram::default();
+        (0..count).for_each(|_| first_token.add(mean));
+        ClassReport { first_token_mean: mean, first_token_p99: 2.0 * mean, first_token, ..ClassReport::default() }
+    };
+    let with = |name: &str, classes| Report { classes, mean_latency: 6.0, ..report(name) };
+    let oracle = Report { oracle: true, mean_latency: 4.0, ..with("oracle", vec![class(3, 1.0), class(1, 5.0)]) };
+    let outcome = outcome(vec![with("one", vec![class(3, 2.0), class(1, 14.0)]), oracle]);
+    let distances = outcome.distances();
+    // (3 · 2 + 14) / 4 over (3 · 1 + 5) / 4.
+    assert_eq!((distances[0].mean_latency, distances[0].first_token_mean), (1.5, 2.5));
+    assert_eq!(distances[0].first_token_p99, [2.0, 2.8]);
+    // Where the oracle put out nothing there is nothing to divide by.
+    assert_eq!((distances[0].output_tokens_per_second, distances[1].output_tokens_per_second), (1.0, 1.0));
+}
+
+#[test]
+#[cfg(feature = "simulate")]
+fn a_variant_sets_what_it_names() {
+    use fornax_scheduler::simulate::Scenario;
+    use fornax_scheduler::{Admission, Preemption, TenantId};
+
+    let text = r#"
+        title = "All that can be said"
+        requests = 1
+        seed = 3
+        arrivals = { poisson = 1.0 }
+        cost = { fitted = { base = 0.5, per_token = 0.0, per_context = 0.0 } }
+        weights = [[0, 2.0]]
+        class = [{ name = "all" }]
+        defaults = { blocks = 300, policy = "vtc" }
+        [[variant]]
+        name = "one"
+        routing = "tenant"
+        replicas = 3
+        prediction = 0.25
+        report-interval = 0.75
+        block-size = 8
+        host-blocks = 40
+        max-running = 17
+        max-tokens = 99
+        max-chunk = 33
+        chunked = false
+        reserved = false
+        watermark = 5
+        swap = true
+        preemptive = true
+        prefix-caching = false
+        lookahead = 6
+        [[variant]]
+        reserved = true
+        policy = "drf"
+    "#;
+    let scenario = Scenario::parse(text).expect("a sound scenario");
+    let fleet = scenario.fleet(&scenario.variants[0]);
+    assert_eq!((fleet.name.as_str(), fleet.policy.as_str(), fleet.routing.as_str()), ("one", "vtc", "tenant"));
+    assert_eq!((fleet.replicas, fleet.prediction, fleet.report_interval, fleet.seed), (3, Some(0.25), 0.75, 3));
+    assert_eq!(fleet.weights, [(TenantId(0), 2.0)]);
+    assert_eq!(fleet.cost, CostModel::Fitted(Fitted { base: 0.5, per_token: 0.0, per_context: 0.0 }));
+    let (batch, model) = (&fleet.batch, &fleet.batch.models[0]);
+    assert_eq!((model.blocks, model.block_size, model.host_blocks), (300, 8, 40));
+    assert_eq!(
+        (batch.max_running, batch.max_tokens, batch.max_chunk, batch.watermark, batch.lookahead),
+        (17, 99, 33, 5, 6)
+    );
+    assert!(!batch.chunked && batch.preemptive && !batch.prefix_caching);
+    assert_eq!((batch.admission, batch.preemption), (Admission::Optimistic, Preemption::Swap));
+    let other = scenario.fleet(&scenario.variants[1]);
+    assert_eq!((other.name.as_str(), other.batch.models[0].blocks), ("drf", 300));
+    assert_eq!((other.batch.admission, other.batch.preemption), (Admission::Reserved, Preemption::Recompute));
+    let batch = &other.batch;
+    assert!(batch.chunked && batch.prefix_caching && !batch.preemptive);
 }

@@ -148,7 +148,7 @@ fn candidate() -> Candidate {
     Candidate {
         number: 0,
         tenant: TenantId::DEFAULT,
-        arrival: seconds(1.0),
+        arrival: seconds(1.5),
         priority: 3,
         demand: 6.0,
         cost: 2.0,
@@ -159,19 +159,19 @@ fn candidate() -> Candidate {
 #[test]
 fn ranks_and_bounds_are_those_of_the_formulas() {
     // R = 6, C = 2, W = 4.
-    let (task, now) = (candidate(), seconds(5.0));
+    let (task, now) = (candidate(), seconds(5.5));
     let span = |span| Bound::Overtaking(span);
     let table = [
-        ("fcfs", 1.0, span(Span::default())),
+        ("fcfs", 1.5, span(Span::default())),
         ("priority", -3.0, Bound::Unbounded),
-        ("priority:ageing=0.5", -2.5, span(Span { per_level: 2.0, ..Span::default() })),
+        ("priority:ageing=0.5", -2.25, span(Span { per_level: 2.0, ..Span::default() })),
         ("ratio", -1.0, Bound::Unbounded),
         ("aged-ratio:ageing=0.25", -2.0, span(Span { per_ratio: 4.0, ..Span::default() })),
         ("shortest:ageing=0", 2.0, Bound::Unbounded),
-        ("shortest:ageing=0.25", 2.25, span(Span { per_cost: 4.0, ..Span::default() })),
-        ("deadline:slack=20", 21.0, span(Span { fixed: 20.0, to_deadline: true, ..Span::default() })),
-        ("vtc", 1.0, Bound::TenantShare),
-        ("drf", 1.0, Bound::TenantShare),
+        ("shortest:ageing=0.25", 2.375, span(Span { per_cost: 4.0, ..Span::default() })),
+        ("deadline:slack=20", 21.5, span(Span { fixed: 20.0, to_deadline: true, ..Span::default() })),
+        ("vtc", 1.5, Bound::TenantShare),
+        ("drf", 1.5, Bound::TenantShare),
     ];
     for (name, rank, bound) in table {
         let policy = policy(name).expect("a policy");
@@ -179,7 +179,7 @@ fn ranks_and_bounds_are_those_of_the_formulas() {
     }
     let due = Candidate { deadline: seconds(8.5), ..task };
     assert_eq!(policy("deadline").expect("a policy").rank(&due, now), 8.5);
-    assert_eq!(policy("fcfs").expect("a policy").rank(&task, now), 1.0);
+    assert_eq!(policy("fcfs").expect("a policy").rank(&task, now), 1.5);
 }
 
 #[test]
@@ -187,7 +187,7 @@ fn a_span_is_the_sum_of_its_parts() {
     let span = Span { fixed: 1.0, per_cost: 10.0, per_level: 100.0, per_ratio: 1000.0, to_deadline: false };
     let task = candidate();
     assert_eq!(span.seconds(&task, 3.0, 4.0), 1.0 + 20.0 + 300.0 + 4000.0);
-    let due = Candidate { deadline: seconds(6.0), ..task };
+    let due = Candidate { deadline: seconds(6.5), ..task };
     assert_eq!(span.seconds(&due, 0.0, 0.0), 21.0);
     let to_deadline = Span { to_deadline: true, ..span };
     assert_eq!((to_deadline.seconds(&due, 0.0, 0.0), to_deadline.seconds(&task, 0.0, 0.0)), (25.0, 21.0));

@@ -222,6 +222,41 @@ fn predictions_are_means_so_far_where_nothing_else_is_known() {
 }
 
 #[test]
+fn means_are_of_all_that_came_before() {
+    let classes = [Class { name: "a".into(), ..Class::default() }, Class { name: "b".into(), ..Class::default() }];
+    // What was seen of the first class, three times, and of the second, once; then one of each waits behind another.
+    let first_goes = |seen: [u32; 2]| {
+        let mut requests: Vec<TraceRequest> = (0..3).map(|at| request(at, at as f64 * 1000.0, 16, seen[0])).collect();
+        requests.push(TraceRequest { class: 1, ..request(3, 4000.0, 16, seen[1]) });
+        requests.push(TraceRequest { class: 1, tenant: 1, ..request(4, 5000.0, 16, seen[1]) });
+        requests.push(request(5, 5000.5, 16, 500));
+        requests.push(TraceRequest { class: 1, ..request(6, 5000.6, 16, 500) });
+        let batch = BatchConfig { max_running: 1, ..config().batch };
+        let config = FleetConfig { policy: "shortest:ageing=0".into(), batch, prediction: None, ..config() };
+        let mut classes = classes.clone();
+        classes[1].tenants = 2;
+        let report = run(config, &classes, &requests);
+        report.classes[0].first_token.quantile(1.0) < report.classes[1].first_token.quantile(1.0)
+    };
+    // (100 + 600) / 4 and (100 + 4) / 3; then (100 + 30) / 4 and (100 + 40) / 3.
+    assert!(!first_goes([200, 2]));
+    assert!(first_goes([10, 20]));
+}
+
+#[test]
+fn windows_count_while_requests_come() {
+    // Replicas take turns, every half second. In the first ten seconds all have the same to do; then every second one has
+    // four times as much. After forty seconds one replica alone is busy.
+    let prompt = |at: u64| if at >= 20 && at % 2 == 0 { 64 } else { 16 };
+    let mut requests: Vec<TraceRequest> = (0..80).map(|at| request(at, at as f64 * 0.5, prompt(at), 1)).collect();
+    requests.push(request(80, 39.9, 16, 60));
+    let report =
+        run(FleetConfig { replicas: 2, routing: "round-robin".into(), ..config() }, &[Class::default()], &requests);
+    assert!(close(report.tokens_balance.window_most, 1.6, 0.05), "{:?}", report.tokens_balance);
+    assert!(report.tokens_balance.most < 1.56, "{:?}", report.tokens_balance);
+}
+
+#[test]
 fn what_had_to_give_way_is_counted() {
     let models = vec![ModelConfig { blocks: 6, block_size: 4, ..ModelConfig::default() }];
     let batch = BatchConfig { models, watermark: 0, prefix_caching: false, ..config().batch };

@@ -222,6 +222,68 @@ fn no_more_units_are_asked_for_than_are_needed() {
     assert_eq!(plan.shrink, [Units { id: TaskId(1), units: 1 }]);
 }
 
+#[test]
+fn those_who_are_to_give_up_units_get_none() {
+    let running = || {
+        let mut scheduler = scheduler("fcfs");
+        submit(&mut scheduler, [compute(3, 3)], 0.0);
+        let plan = submit(&mut scheduler, [compute(1, 1).units(1, 8)], 0.0);
+        assert_eq!(plan.start, [Units { id: TaskId(1), units: 5 }]);
+        scheduler
+    };
+    // One that is stopped does not grow into what becomes free, and one that goes on does.
+    let mut stopped = running();
+    stopped.step([TaskEvent::Cancel(TaskId(1))], seconds(1.0));
+    assert_eq!(stopped.step([TaskEvent::Ended(TaskId(3))], seconds(2.0)).grow, []);
+    let plan = running().step([TaskEvent::Ended(TaskId(3))], seconds(2.0));
+    assert_eq!(plan.grow, [Units { id: TaskId(1), units: 8 }]);
+    // Neither does one that was asked to shrink, until it has.
+    let mut shrinking = running();
+    assert_eq!(submit(&mut shrinking, [compute(2, 4)], 1.0).shrink, [Units { id: TaskId(1), units: 1 }]);
+    let plan = shrinking.step([TaskEvent::Ended(TaskId(3)), TaskEvent::Cancel(TaskId(2))], seconds(2.0));
+    assert_eq!(plan.grow, []);
+    let plan = shrinking.step([TaskEvent::Shrunk { id: TaskId(1), units: 1 }], seconds(3.0));
+    assert_eq!(plan.grow, [Units { id: TaskId(1), units: 8 }]);
+}
+
+#[test]
+fn a_few_are_looked_at_behind_one_that_does_not_fit() {
+    let machine = ResourceManager::new([("compute", 8), ("memory", 4)]).expect("two resources");
+    let mut scheduler = TaskScheduler::new(machine, policy("fcfs").expect("a policy")).with_lookahead(u32::MAX);
+    submit(&mut scheduler, [compute(0, 8)], 0.0);
+    let small = |id| Task::new(id, Demand::of("memory", 1));
+    // The first that does not fit and sixteen more, so that the second small one is not seen.
+    let tasks = (1..17).map(|id| compute(id, 1)).chain([small(17), compute(18, 1), small(19)]);
+    let plan = submit(&mut scheduler, tasks, 1.0);
+    assert_eq!(plan.start, [Units { id: TaskId(17), units: 1 }]);
+    assert_eq!(plan.waiting.len(), 17);
+    assert_eq!(scheduler.why(TaskId(19)), Some(Wait::Behind { first: 1, policy: "fcfs" }));
+}
+
+#[test]
+fn others_are_ahead_by_the_policy_or_by_their_tenants_share() {
+    let why = |name: &str, tenant| {
+        let mut scheduler = scheduler(name);
+        scheduler.declare_tenant(TenantId(1), 1.0).expect("a good weight");
+        submit(&mut scheduler, [compute(0, 8)], 0.0);
+        let tasks = [compute(1, 8).tenant(TenantId(tenant)), compute(2, 8)];
+        submit(&mut scheduler, tasks, 1.0);
+        scheduler.why(TaskId(2)).expect("it waits")
+    };
+    assert_eq!(why("fcfs", 1), Wait::Behind { first: 1, policy: "fcfs" });
+    assert_eq!(why("drf", 0), Wait::Behind { first: 1, policy: "drf" });
+    assert!(matches!(why("drf", 1), Wait::Share { tenant: TenantId(0), first: TenantId(1), .. }));
+}
+
+#[test]
+fn a_resource_of_which_there_is_none_takes_part_in_no_share() {
+    let machine = ResourceManager::new([("compute", 8), ("accelerator", 0)]).expect("two resources");
+    let mut scheduler = TaskScheduler::new(machine, policy("drf").expect("a policy"));
+    let plan = submit(&mut scheduler, [compute(1, 2), Task::new(2, Demand::of("accelerator", 1))], 0.0);
+    assert!(matches!(plan.rejected[0].error, SchedulerError::NeverFits { capacity: 0, .. }));
+    assert_eq!(scheduler.policy().tenant_rank(TenantId::DEFAULT), 0.25);
+}
+
 /// Random tasks come, end, shrink and are cancelled, under every policy; the books balance and all end.
 #[test]
 fn the_books_balance_whatever_happens() {
