@@ -105,13 +105,15 @@ impl Queue {
         self.follow(policy, now);
         let &(tenant, name) = self.order.first()?;
         let line = self.lines.get_mut(&name).expect("a line in the order is there");
-        let slot = match &mut line.tasks {
-            Order::Fixed(tasks) => tasks.first().expect("a line holds a task").2,
-            Order::Changing(tournament) => tournament.first(policy, now).expect("a line holds a task"),
+        let (rank, number, slot) = match &mut line.tasks {
+            Order::Fixed(tasks) => *tasks.first().expect("a line holds a task"),
+            Order::Changing(tournament) => {
+                let slot = tournament.first(policy, now).expect("a line holds a task");
+                let (task, _) = self.tasks[slot as usize].as_ref().expect("a task in a line is there");
+                (policy::key(policy.rank(task, now)), task.number, slot)
+            }
         };
-        let (task, rank) = self.tasks[slot as usize].as_ref().expect("a task in a line is there");
-        let rank = if policy.changes() { policy::key(policy.rank(task, now)) } else { *rank };
-        Some((Key { tenant: if policy.by_tenant() { tenant } else { 0 }, rank, number: task.number }, slot))
+        Some((Key { tenant: if policy.by_tenant() { tenant } else { 0 }, rank, number }, slot))
     }
 
     /// The tenant at the front.

@@ -16,7 +16,8 @@ impl BatchScheduler {
             next += plain;
             *budget -= plain;
             let Some(one) = self.running.get(next) else { return };
-            let (slot, start) = (one.item.slot, one.item.start);
+            let item = one.item;
+            let (slot, start) = (item.slot, item.start);
             next += 1;
             let sequence = &self.sequences[slot as usize];
             let size = self.models[usize::from(sequence.model)].kv.block_size();
@@ -25,7 +26,7 @@ impl BatchScheduler {
                 continue;
             }
             self.resume(slot);
-            plan.items.push(self.running[self.sequences[slot as usize].place as usize].item);
+            plan.items.push(item);
             *budget -= 1;
         }
     }

@@ -86,7 +86,7 @@ impl BatchScheduler {
         if task.deadline != Time::NEVER {
             self.deadlines.remove(&(task.deadline, slot));
         }
-        sequence.clear();
+        sequence.clear(&mut self.spare_buffers);
         self.vacant.push(slot);
         self.ids.remove(id);
         self.policy.observe(&Observation::Ended { task, cost, waited });
@@ -177,7 +177,7 @@ impl BatchScheduler {
         sequence.predicted = predicted.max(1);
         sequence.scope = scope;
         sequence.root = root;
-        sequence.take_prompt(request.prompt);
+        sequence.tokens = request.prompt;
         if self.config.prefix_caching {
             sequence.hash_blocks(block_size, usize::MAX);
         }

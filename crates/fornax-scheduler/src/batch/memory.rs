@@ -123,9 +123,7 @@ impl BatchScheduler {
         let sequence = &mut self.sequences[slot as usize];
         let model = &mut self.models[usize::from(sequence.model)];
         let blocks = sequence.table.len();
-        for &block in sequence.table.iter().rev() {
-            model.kv.release(block);
-        }
+        model.kv.release_all(&sequence.table);
         sequence.table.clear();
         sequence.shared_tail = false;
         sequence.committed = 0;

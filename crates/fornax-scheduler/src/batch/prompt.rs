@@ -155,6 +155,7 @@ impl BatchScheduler {
         let sequence = &mut self.sequences[slot as usize];
         let model = &mut self.models[usize::from(sequence.model)];
         let size = model.kv.block_size();
+        sequence.take_buffers(&mut self.spare_buffers);
         if sequence.host.is_empty() {
             if self.config.prefix_caching {
                 self.stats.lookups += 1;

@@ -292,6 +292,9 @@ impl BatchScheduler {
             Some(last) => After::Block(sequence.table[last]),
             None => After::Nothing(sequence.scope),
         };
+        if full > committed + 1 {
+            model.kv.read_ahead_all(&sequence.table[committed..full]);
+        }
         for at in committed..full {
             // A block's tokens are the sequence's, or those that it has not taken yet, or some of both.
             let (start, taken) = (at * size, sequence.tokens.len());

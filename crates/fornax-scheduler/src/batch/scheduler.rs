@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::names::Names;
 use super::running::Decoding;
-use super::sequence::{Sequence, State};
+use super::sequence::{Buffers, Sequence, State};
 use super::{BatchConfig, BatchEvent, Item, Plan, Token};
 use crate::kv::KvMemory;
 use crate::policy::{Candidate, Observation, Policy};
@@ -61,6 +61,7 @@ pub struct BatchScheduler {
     pub(super) deadlines: BTreeSet<(Time, u32)>,
     pub(super) flight: Option<Flight>,
     pub(super) spare_flight: Vec<Flown>,
+    pub(super) spare_buffers: Vec<Buffers>,
     pub(super) plans: u64,
     /// Tokens that tenants got in the results being read, to be told to the policy.
     pub(super) served: Vec<f64>,
@@ -177,6 +178,7 @@ impl BatchScheduler {
             deadlines: BTreeSet::new(),
             flight: None,
             spare_flight: Vec::new(),
+            spare_buffers: Vec::new(),
             plans: 0,
             served: Vec::new(),
             served_tenants: Vec::new(),

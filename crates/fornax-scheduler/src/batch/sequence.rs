@@ -21,6 +21,17 @@ pub(super) enum State {
     Decoding,
 }
 
+/// The largest buffer that is kept for others, in tokens: a longer one is cheap to make for what it is filled with.
+const LARGE: usize = 1 << 14;
+
+/// Empty buffers of one that ended, for the next that begins to run. They have been used just now, so that they are near,
+/// and nothing has to be asked of the allocator; those who wait do without.
+#[derive(Clone, Debug)]
+pub(super) struct Buffers {
+    table: Vec<BlockId>,
+    tokens: Vec<Token>,
+}
+
 /// A sequence. While it decodes, its last tokens may stand with [`Decoding`](super::running::Decoding) instead. What is
 /// needed when one of its blocks is full stands first, in two lines of the processor's cache.
 #[derive(Clone, Debug, Default)]
@@ -98,14 +109,16 @@ impl Sequence {
         self.tokens.len()
     }
 
-    /// Begins with `prompt`; in a buffer of the slot's if that is large enough and not much too large, as it is going to
-    /// grow.
-    pub(super) fn take_prompt(&mut self, prompt: Vec<Token>) {
-        let kept = self.tokens.capacity();
-        if kept > prompt.len() && kept / 8 <= prompt.len() {
-            self.tokens.extend_from_slice(&prompt);
-        } else {
-            self.tokens = prompt;
+    /// Takes buffers that have room to grow, if it has none.
+    pub(super) fn take_buffers(&mut self, spare: &mut Vec<Buffers>) {
+        if self.table.capacity() > 0 {
+            return;
+        }
+        let Some(mut buffers) = spare.pop() else { return };
+        self.table = buffers.table;
+        if buffers.tokens.capacity() > self.tokens.len() {
+            buffers.tokens.extend_from_slice(&self.tokens);
+            self.tokens = buffers.tokens;
         }
     }
 
@@ -140,19 +153,16 @@ impl Sequence {
         block_hash(parent, content)
     }
 
-    /// Makes the slot vacant and keeps its buffers.
-    pub(super) fn clear(&mut self) {
-        let mut fresh = Self {
-            table: std::mem::take(&mut self.table),
-            tokens: std::mem::take(&mut self.tokens),
-            hashes: std::mem::take(&mut self.hashes),
-            host: std::mem::take(&mut self.host),
-            ..Self::default()
-        };
-        fresh.table.clear();
-        fresh.tokens.clear();
-        fresh.hashes.clear();
-        fresh.host.clear();
-        *self = fresh;
+    /// Makes the slot vacant and keeps its buffers: those that only one that runs fills in `spare`, if it did run.
+    pub(super) fn clear(&mut self, spare: &mut Vec<Buffers>) {
+        let (mut table, mut tokens) = (std::mem::take(&mut self.table), std::mem::take(&mut self.tokens));
+        if table.capacity() > 0 && tokens.capacity() <= LARGE {
+            table.clear();
+            tokens.clear();
+            spare.push(Buffers { table, tokens });
+        }
+        let mut hashes = std::mem::take(&mut self.hashes);
+        hashes.clear();
+        *self = Self { hashes, ..Self::default() };
     }
 }

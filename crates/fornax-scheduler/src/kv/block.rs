@@ -18,6 +18,8 @@ pub(super) struct Block {
     pub(super) parent: u32,
     /// How many follow it in the index.
     pub(super) children: u32,
+    /// One of them, or [`NONE`]: found here and nowhere else.
+    pub(super) child: u32,
     /// How many hold it.
     pub(super) owners: u32,
     /// Its place in the line of cached blocks, counted from the first that ever stood there, if it stands there.
@@ -26,7 +28,7 @@ pub(super) struct Block {
 
 impl Block {
     /// Held by nobody, findable by nobody.
-    pub(super) const FREE: Self = Self { hash: 0, parent: ABSENT, children: 0, owners: 0, place: 0 };
+    pub(super) const FREE: Self = Self { hash: 0, parent: ABSENT, children: 0, child: NONE, owners: 0, place: 0 };
 
     /// Whether it can be found by its content.
     pub(super) fn is_indexed(&self) -> bool {

@@ -169,6 +169,17 @@ impl KvMemory {
         }
     }
 
+    /// One owner less of each block of a table, from the end.
+    pub fn release_all(&mut self, table: &[BlockId]) {
+        self.read_ahead_all(table);
+        table.iter().rev().for_each(|&block| self.release(block));
+    }
+
+    /// Reads what is kept of the blocks of a table, of all of them at once, as their turn comes now.
+    pub(crate) fn read_ahead_all(&self, table: &[BlockId]) {
+        std::hint::black_box(table.iter().fold(0, |seen, &block| seen ^ self.read_ahead(block)));
+    }
+
     /// The cached or held blocks that hold the beginning of `tokens`, at most `most` of them. `hashes` are those of its
     /// full blocks. Tokens are compared one by one: a hash that two share is no hit.
     pub fn lookup(&self, scope: Scope, hashes: &[u64], tokens: &[u32], most: usize) -> Lookup {

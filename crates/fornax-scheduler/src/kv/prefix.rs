@@ -34,9 +34,12 @@ impl Scope {
 /// The hash of a block after `parent`, which is the hash of what comes before it.
 pub fn block_hash(parent: u64, tokens: &[u32]) -> u64 {
     let mut hash = parent ^ GOLDEN;
-    for pair in tokens.chunks(2) {
-        let word = u64::from(pair[0]) | pair.get(1).map_or(0, |&token| u64::from(token) << 32);
-        hash = (hash ^ word).wrapping_mul(GOLDEN).rotate_left(29);
+    let (pairs, odd) = tokens.as_chunks::<2>();
+    for &[low, high] in pairs {
+        hash = (hash ^ (u64::from(low) | u64::from(high) << 32)).wrapping_mul(GOLDEN).rotate_left(29);
+    }
+    for &low in odd {
+        hash = (hash ^ u64::from(low)).wrapping_mul(GOLDEN).rotate_left(29);
     }
     mix(hash)
 }
@@ -60,6 +63,9 @@ struct Entry {
 }
 
 /// Blocks by content. What it keeps of a block itself stands in that block's [`Block`], where its owners are counted.
+///
+/// Most blocks are followed by one other, and that one stands with the block that it follows, where it is found, put and
+/// forgotten without a search. All others, those that begin a prefix and those where prefixes part, stand in a hash table.
 #[derive(Clone, Debug)]
 pub(super) struct PrefixIndex {
     block_size: usize,
@@ -100,7 +106,19 @@ impl PrefixIndex {
         if self.table.is_empty() {
             return None;
         }
-        self.search(blocks, after, hash, tokens).ok()
+        if let After::Block(before) = after {
+            let Block { child, children, .. } = blocks[before.0 as usize];
+            if child != NONE
+                && self.tag(blocks[child as usize].hash) == self.tag(hash)
+                && self.tokens_of(child) == tokens
+            {
+                return Some(child);
+            }
+            if children == u32::from(child != NONE) {
+                return None;
+            }
+        }
+        self.search(blocks, after, hash, tokens)
     }
 
     /// Makes block `at` findable; if another holds the same, gives that one and changes nothing.
@@ -119,12 +137,10 @@ impl PrefixIndex {
             self.scopes = vec![Scope::default(); blocks.len()];
             self.ghosts = vec![0; blocks.len().next_power_of_two()];
         }
-        let place = match self.search(blocks, after, hash, tokens) {
-            Ok(other) => return Some(other),
-            Err(place) => place,
-        };
+        if let Some(other) = self.find(blocks, after, hash, tokens) {
+            return Some(other);
+        }
         assert!(!blocks[at as usize].is_indexed(), "block {at} is indexed twice");
-        self.table[place] = Entry { tag: self.tag(hash), block: at };
         let start = at as usize * self.block_size;
         self.tokens[start..start + self.block_size].copy_from_slice(tokens);
         let parent = match after {
@@ -132,15 +148,21 @@ impl PrefixIndex {
                 let before = &mut blocks[parent.0 as usize];
                 assert!(before.is_indexed(), "block {at} follows one that is not indexed");
                 before.children += 1;
+                if before.child == NONE {
+                    before.child = at;
+                } else {
+                    self.put(hash, at);
+                }
                 parent.0
             }
             After::Nothing(scope) => {
                 self.scopes[at as usize] = scope;
+                self.put(hash, at);
                 NONE
             }
         };
         let block = &mut blocks[at as usize];
-        (block.hash, block.parent, block.children) = (hash, parent, 0);
+        (block.hash, block.parent, block.children, block.child) = (hash, parent, 0, NONE);
         None
     }
 
@@ -150,9 +172,118 @@ impl PrefixIndex {
         assert!(parent != ABSENT, "block {at} is cached and not indexed");
         assert!(children == 0, "block {at} makes room before the {children} that follow it");
         blocks[at as usize].parent = ABSENT;
-        if parent != NONE {
-            blocks[parent as usize].children -= 1;
+        let alone = match blocks.get_mut(parent as usize) {
+            Some(before) => {
+                before.children -= 1;
+                let alone = before.child == at;
+                before.child = if alone { NONE } else { before.child };
+                alone
+            }
+            None => false,
+        };
+        if !alone {
+            self.take(hash, at);
         }
+        let ghost = hash as usize & (self.ghosts.len() - 1);
+        self.ghosts[ghost] = hash;
+    }
+
+    /// Reads what is needed when block `at` makes room, and gives something of it: so that it is near when its turn comes.
+    pub(super) fn read_ahead(&self, blocks: &[Block], at: u32) -> u32 {
+        let Block { hash, parent, .. } = blocks[at as usize];
+        match blocks.get(parent as usize) {
+            Some(before) => before.child,
+            None => self
+                .table
+                .get(self.tag(hash) as usize & self.table.len().wrapping_sub(1))
+                .map_or(0, |entry| entry.block),
+        }
+    }
+
+    /// The first token that stands with block `at`, of whatever it held last.
+    pub(super) fn token_of(&self, at: u32) -> u32 {
+        self.tokens.get(at as usize * self.block_size).copied().unwrap_or(0)
+    }
+
+    /// Whether a block with this hash made room for others not long ago.
+    pub(super) fn was_evicted(&self, hash: u64) -> bool {
+        !self.ghosts.is_empty() && self.ghosts[hash as usize & (self.ghosts.len() - 1)] == hash
+    }
+
+    /// Recounts children and entries; a block whose prefix is not all there is found.
+    pub(super) fn audit(&self, blocks: &[Block]) {
+        let mut children = vec![0; blocks.len()];
+        let mut tabled = 0;
+        for (at, block) in blocks.iter().enumerate().filter(|(_, block)| block.is_indexed()) {
+            if block.parent != NONE {
+                let parent = &blocks[block.parent as usize];
+                children[block.parent as usize] += 1;
+                assert!(parent.is_indexed(), "block {at} follows one that is not there");
+                assert!(parent.owners > 0 || block.owners == 0, "block {at} is held and the one before it is not");
+            }
+            assert!(
+                block.child == NONE || blocks[block.child as usize].parent == at as u32,
+                "block {at} has another's child"
+            );
+            if blocks.get(block.parent as usize).is_some_and(|parent| parent.child == at as u32) {
+                continue;
+            }
+            tabled += 1;
+            let last = self.table.len() - 1;
+            let mut place = self.tag(block.hash) as usize & last;
+            while self.table[place].block != at as u32 {
+                assert!(self.table[place].block != NONE, "block {at} is indexed and cannot be found");
+                place = (place + 1) & last;
+            }
+        }
+        for (at, block) in blocks.iter().enumerate().filter(|(_, block)| block.is_indexed()) {
+            assert!(block.children == children[at], "block {at} has {} children", children[at]);
+        }
+        let entries = self.table.iter().filter(|entry| entry.block != NONE).count();
+        assert!(entries == tabled, "{tabled} blocks are to be in the table and {entries} are");
+    }
+
+    /// Lets all hashes be equal.
+    #[cfg(test)]
+    pub(super) fn blunt(&mut self) {
+        self.mask = 0;
+    }
+
+    /// The block of the table that holds `tokens` after another.
+    fn search(&self, blocks: &[Block], after: After, hash: u64, tokens: &[u32]) -> Option<u32> {
+        let (tag, last) = (self.tag(hash), self.table.len() - 1);
+        let mut place = tag as usize & last;
+        loop {
+            let entry = self.table[place];
+            if entry.block == NONE {
+                return None;
+            }
+            if entry.tag == tag {
+                let parent = blocks[entry.block as usize].parent;
+                let follows = match after {
+                    After::Block(before) => parent == before.0,
+                    After::Nothing(scope) => parent == NONE && self.scopes[entry.block as usize] == scope,
+                };
+                if follows && self.tokens_of(entry.block) == tokens {
+                    return Some(entry.block);
+                }
+            }
+            place = (place + 1) & last;
+        }
+    }
+
+    /// Puts a block into the table.
+    fn put(&mut self, hash: u64, at: u32) {
+        let (tag, last) = (self.tag(hash), self.table.len() - 1);
+        let mut place = tag as usize & last;
+        while self.table[place].block != NONE {
+            place = (place + 1) & last;
+        }
+        self.table[place] = Entry { tag, block: at };
+    }
+
+    /// Takes a block out of the table.
+    fn take(&mut self, hash: u64, at: u32) {
         let last = self.table.len() - 1;
         let mut hole = self.tag(hash) as usize & last;
         while self.table[hole].block != at {
@@ -174,81 +305,6 @@ impl PrefixIndex {
             }
         }
         self.table[hole].block = NONE;
-        let ghost = hash as usize & (self.ghosts.len() - 1);
-        self.ghosts[ghost] = hash;
-    }
-
-    /// Reads what is needed when block `at` makes room, and gives something of it: so that it is near when its turn comes.
-    pub(super) fn read_ahead(&self, blocks: &[Block], at: u32) -> u32 {
-        let Block { hash, parent, .. } = blocks[at as usize];
-        let entry = self.table.get(self.tag(hash) as usize & self.table.len().wrapping_sub(1));
-        let before = blocks.get(parent as usize).map_or(0, |before| before.children);
-        entry.map_or(0, |entry| entry.block) ^ before
-    }
-
-    /// The first token that stands with block `at`, of whatever it held last.
-    pub(super) fn token_of(&self, at: u32) -> u32 {
-        self.tokens.get(at as usize * self.block_size).copied().unwrap_or(0)
-    }
-
-    /// Whether a block with this hash made room for others not long ago.
-    pub(super) fn was_evicted(&self, hash: u64) -> bool {
-        !self.ghosts.is_empty() && self.ghosts[hash as usize & (self.ghosts.len() - 1)] == hash
-    }
-
-    /// Recounts children and entries; a block whose prefix is not all there is found.
-    pub(super) fn audit(&self, blocks: &[Block]) {
-        let mut children = vec![0; blocks.len()];
-        let mut indexed = 0;
-        for (at, block) in blocks.iter().enumerate().filter(|(_, block)| block.is_indexed()) {
-            indexed += 1;
-            if block.parent != NONE {
-                let parent = &blocks[block.parent as usize];
-                children[block.parent as usize] += 1;
-                assert!(parent.is_indexed(), "block {at} follows one that is not there");
-                assert!(parent.owners > 0 || block.owners == 0, "block {at} is held and the one before it is not");
-            }
-            let last = self.table.len() - 1;
-            let mut place = self.tag(block.hash) as usize & last;
-            while self.table[place].block != at as u32 {
-                assert!(self.table[place].block != NONE, "block {at} is indexed and cannot be found");
-                place = (place + 1) & last;
-            }
-        }
-        for (at, block) in blocks.iter().enumerate().filter(|(_, block)| block.is_indexed()) {
-            assert!(block.children == children[at], "block {at} has {} children", children[at]);
-        }
-        let entries = self.table.iter().filter(|entry| entry.block != NONE).count();
-        assert!(entries == indexed, "{indexed} blocks are indexed and {entries} can be found");
-    }
-
-    /// Lets all hashes be equal.
-    #[cfg(test)]
-    pub(super) fn blunt(&mut self) {
-        self.mask = 0;
-    }
-
-    /// The block that holds `tokens` after another, or else where its entry would be.
-    fn search(&self, blocks: &[Block], after: After, hash: u64, tokens: &[u32]) -> Result<u32, usize> {
-        let (tag, last) = (self.tag(hash), self.table.len() - 1);
-        let mut place = tag as usize & last;
-        loop {
-            let entry = self.table[place];
-            if entry.block == NONE {
-                return Err(place);
-            }
-            if entry.tag == tag {
-                let parent = blocks[entry.block as usize].parent;
-                let follows = match after {
-                    After::Block(before) => parent == before.0,
-                    After::Nothing(scope) => parent == NONE && self.scopes[entry.block as usize] == scope,
-                };
-                if follows && self.tokens_of(entry.block) == tokens {
-                    return Ok(entry.block);
-                }
-            }
-            place = (place + 1) & last;
-        }
     }
 
     fn tag(&self, hash: u64) -> u32 {
