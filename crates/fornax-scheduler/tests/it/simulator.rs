@@ -247,7 +247,7 @@ fn means_are_of_all_that_came_before() {
 fn windows_count_while_requests_come() {
     // Replicas take turns, every half second. In the first ten seconds all have the same to do; then every second one has
     // four times as much. After forty seconds one replica alone is busy.
-    let prompt = |at: u64| if at >= 20 && at % 2 == 0 { 64 } else { 16 };
+    let prompt = |at: u64| if at >= 20 && at.is_multiple_of(2) { 64 } else { 16 };
     let mut requests: Vec<TraceRequest> = (0..80).map(|at| request(at, at as f64 * 0.5, prompt(at), 1)).collect();
     requests.push(request(80, 39.9, 16, 60));
     let report =
