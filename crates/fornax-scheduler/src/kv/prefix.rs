@@ -4,9 +4,14 @@
 //! computed is never found by another, not even by a hash that two share. It keeps no time and no counts of owners; which
 //! block makes room is the memory's choice.
 
+use std::ops::Range;
+
 use super::block::{ABSENT, Block, NONE};
 use crate::random::{GOLDEN, mix};
 use crate::{AdapterId, BlockId, TenantId};
+
+/// Tokens in a line of the processor's cache.
+const LINE: usize = 16;
 
 /// Who may find a prefix: those of the same tenant (or of the same group of tenants that chose to share) and adapter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -75,8 +80,10 @@ pub(super) struct PrefixIndex {
     /// A hash table with linear probing, at most half full, so that what is not there is missed with one look at memory.
     /// It, and what follows, is made room for when the first block comes.
     table: Vec<Entry>,
-    /// The tokens of each block.
+    /// The tokens of each block, from `first` on.
     tokens: Vec<u32>,
+    /// Where a line of the processor's cache begins, so that a block of 16 tokens is one.
+    first: usize,
     /// The scope of each block that begins a prefix.
     scopes: Vec<Scope>,
     /// Hashes that made room for others, the newer over the older: to tell why something is missing.
@@ -91,6 +98,7 @@ impl PrefixIndex {
             mask: u64::MAX,
             table: Vec::new(),
             tokens: Vec::new(),
+            first: 0,
             scopes: Vec::new(),
             ghosts: Vec::new(),
         }
@@ -133,7 +141,8 @@ impl PrefixIndex {
         assert!(tokens.len() == self.block_size, "a block of {} tokens is not full", tokens.len());
         if self.table.is_empty() {
             self.table = vec![Entry { tag: 0, block: NONE }; (2 * blocks.len()).next_power_of_two()];
-            self.tokens = vec![0; blocks.len() * self.block_size];
+            self.tokens = vec![0; blocks.len() * self.block_size + LINE];
+            self.first = self.tokens.as_ptr().align_offset(LINE * size_of::<u32>()).min(LINE);
             self.scopes = vec![Scope::default(); blocks.len()];
             self.ghosts = vec![0; blocks.len().next_power_of_two()];
         }
@@ -141,8 +150,8 @@ impl PrefixIndex {
             return Some(other);
         }
         assert!(!blocks[at as usize].is_indexed(), "block {at} is indexed twice");
-        let start = at as usize * self.block_size;
-        self.tokens[start..start + self.block_size].copy_from_slice(tokens);
+        let range = self.range(at);
+        self.tokens[range].copy_from_slice(tokens);
         let parent = match after {
             After::Block(parent) => {
                 let before = &mut blocks[parent.0 as usize];
@@ -202,7 +211,7 @@ impl PrefixIndex {
 
     /// The first token that stands with block `at`, of whatever it held last.
     pub(super) fn token_of(&self, at: u32) -> u32 {
-        self.tokens.get(at as usize * self.block_size).copied().unwrap_or(0)
+        self.tokens.get(self.range(at).start).copied().unwrap_or(0)
     }
 
     /// Whether a block with this hash made room for others not long ago.
@@ -312,8 +321,13 @@ impl PrefixIndex {
     }
 
     fn tokens_of(&self, block: u32) -> &[u32] {
-        let start = block as usize * self.block_size;
-        &self.tokens[start..start + self.block_size]
+        &self.tokens[self.range(block)]
+    }
+
+    /// Where the tokens of a block are.
+    fn range(&self, block: u32) -> Range<usize> {
+        let start = self.first + block as usize * self.block_size;
+        start..start + self.block_size
     }
 }
 
