@@ -68,7 +68,7 @@ impl BatchScheduler {
             assert_eq!(self.waiting.contains(slot), sequence.state == State::Waiting, "{slot} among those that wait");
             assert_eq!(self.held.contains(slot), sequence.state == State::Held, "{slot} among those that hold");
             if sequence.state == State::Decoding {
-                assert_eq!(self.running[sequence.place as usize].item.slot, slot, "{slot} among those that decode");
+                assert_eq!(self.running.slot(sequence.place as usize), Some(slot), "{slot} among those that decode");
             }
             let named = self.ids.slot(sequence.id) == Some(slot);
             assert_eq!(named, sequence.state != State::Vacant, "{slot} by its name");

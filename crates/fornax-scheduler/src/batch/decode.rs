@@ -10,15 +10,15 @@ impl BatchScheduler {
         plan.items.reserve(self.running.len());
         let mut next = 0;
         loop {
-            let rest = &self.running[next..];
-            let plain = rest.iter().position(|one| one.item.start >= one.until).unwrap_or(rest.len());
-            plan.items.extend(rest[..plain].iter().map(|one| one.item));
-            next += plain;
-            *budget -= plain;
-            let Some(one) = self.running.get(next) else { return };
-            let item = one.item;
+            let due = self.running.due(next, 0);
+            plan.items.extend(self.running.items(next..due));
+            *budget -= due - next;
+            if due == self.running.len() {
+                return;
+            }
+            let item = self.running.item(due);
             let (slot, start) = (item.slot, item.start);
-            next += 1;
+            next = due + 1;
             let sequence = &self.sequences[slot as usize];
             let size = self.models[usize::from(sequence.model)].kv.block_size();
             let full = sequence.table.len() * size <= start as usize;

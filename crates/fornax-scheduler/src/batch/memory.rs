@@ -10,8 +10,7 @@ impl BatchScheduler {
     pub(super) fn last_holder(&self, model: Option<u16>, key: Option<Key>) -> Option<u32> {
         let held = self.held.iter().map(|(slot, _)| slot);
         self.running
-            .iter()
-            .map(|one| one.item.slot)
+            .slots()
             .chain(held)
             .filter(|&slot| model.is_none_or(|model| self.sequences[slot as usize].model == model))
             .map(|slot| (self.key(slot), slot))

@@ -1,6 +1,5 @@
 //! Results of plans: tokens put out, blocks that became full, guesses that were wrong.
 
-use super::running::Decoding;
 use super::scheduler::Flown;
 use super::sequence::State;
 use super::{BatchScheduler, FinishReason, Output, Plan, Token};
@@ -17,19 +16,20 @@ impl BatchScheduler {
         tokens: &[Token],
         plan: &mut Plan,
     ) -> Result<(), SchedulerError> {
-        let items = self.check_outputs(id, outputs, tokens)?;
+        let (plain, items) = self.check_outputs(id, outputs, tokens)?;
         self.land();
         self.read_ahead();
         let (mut at, mut rest) = (0, tokens);
         loop {
-            let plain = self.take_plain(at, &items[at..], &outputs[at..], rest);
-            (at, rest) = (at + plain, &rest[plain..]);
-            let (Some(item), Some(output)) = (items.get(at), outputs.get(at)) else { break };
+            let taken = plain.get(at..).map_or(0, |slots| self.take_plain(at, slots, &outputs[at..], rest));
+            (at, rest) = (at + taken, &rest[taken..]);
+            let Some(output) = outputs.get(at) else { break };
+            let item = plain.get(at).map_or_else(|| items[at - plain.len()], |&slot| Flown::plain(slot));
             let (new, later) = rest.split_at(output.tokens as usize);
             (at, rest) = (at + 1, later);
-            self.take_output(item, new, output.finished, plan);
+            self.take_output(&item, new, output.finished, plan);
         }
-        self.spare_flight = items;
+        self.spare_flight = (plain, items);
         self.tell_service();
         Ok(())
     }
@@ -38,11 +38,13 @@ impl BatchScheduler {
     /// for another sequence's, so that the processor fetches many from far memory in the time of one.
     fn read_ahead(&self) {
         let mut seen = 0;
-        for one in self.running.iter().filter(|one| one.item.start + 1 >= one.until) {
-            let sequence = &self.sequences[one.item.slot as usize];
+        let mut place = self.running.due(0, 1);
+        while let Some(slot) = self.running.slot(place) {
+            let sequence = &self.sequences[slot as usize];
             let last =
                 sequence.table.last().map_or(0, |&block| self.models[usize::from(sequence.model)].kv.read_ahead(block));
             seen ^= last ^ sequence.tokens.last().copied().unwrap_or(0);
+            place = self.running.due(place + 1, 1);
         }
         std::hint::black_box(seen);
     }
@@ -51,21 +53,22 @@ impl BatchScheduler {
     pub(super) fn failed(&mut self, id: PlanId, plan: &mut Plan) -> Result<(), SchedulerError> {
         self.check_plan(id)?;
         let flight = self.flight.as_mut().expect("a plan is under way");
-        let (items, moved) = (std::mem::take(&mut flight.items), std::mem::take(&mut flight.moved));
+        let (plain, items) = (std::mem::take(&mut flight.plain), std::mem::take(&mut flight.items));
+        let moved = std::mem::take(&mut flight.moved);
         self.land();
-        for item in &items {
-            let sequence = &mut self.sequences[item.slot as usize];
+        for slot in plain.iter().copied().chain(items.iter().map(|item| item.slot)) {
+            let sequence = &mut self.sequences[slot as usize];
             if let Some(reason) = sequence.doomed.take() {
                 if sequence.state == State::Decoding {
-                    self.stop_decoding(item.slot);
+                    self.stop_decoding(slot);
                 }
-                self.finish(item.slot, reason, plan);
+                self.finish(slot, reason, plan);
             } else if sequence.state == State::Planned {
-                self.enqueue_held(item.slot);
+                self.enqueue_held(slot);
             } else {
-                self.settle(item.slot);
-                self.trim(item.slot);
-                self.resume(item.slot);
+                self.settle(slot);
+                self.trim(slot);
+                self.resume(slot);
             }
         }
         for (slot, sequence) in moved {
@@ -85,7 +88,7 @@ impl BatchScheduler {
                 State::Planned | State::Vacant => unreachable!("no plan is under way"),
             }
         }
-        self.spare_flight = items;
+        self.spare_flight = (plain, items);
         Ok(())
     }
 
@@ -104,28 +107,31 @@ impl BatchScheduler {
         id: PlanId,
         outputs: &[Output],
         tokens: &[Token],
-    ) -> Result<Vec<Flown>, SchedulerError> {
+    ) -> Result<(Vec<u32>, Vec<Flown>), SchedulerError> {
         self.check_plan(id)?;
         let flight = self.flight.as_mut().expect("a plan is under way");
         let refuse = |what, expected, found| Err(SchedulerError::WrongOutputs { plan: id.0, what, expected, found });
-        if outputs.len() != flight.items.len() {
-            return refuse("the number of outputs", flight.items.len(), outputs.len());
+        let plain = flight.plain.len();
+        if outputs.len() != plain + flight.items.len() {
+            return refuse("the number of outputs", plain + flight.items.len(), outputs.len());
         }
-        let (mut total, mut wrong) = (0, false);
-        for (item, output) in flight.items.iter().zip(outputs) {
-            wrong |= is_wrong(item, output);
+        let (single, others) = outputs.split_at(plain);
+        if single.iter().fold(false, |wrong, output| wrong | (output.tokens != 1)) {
+            let found = single.iter().find(|output| output.tokens != 1).map_or(1, |output| output.tokens);
+            return refuse("the tokens of an item", 1, found as usize);
+        }
+        let mut total = plain;
+        for (item, output) in flight.items.iter().zip(others) {
+            if output.tokens.wrapping_sub(item.samples) > item.speculative {
+                let most = item.samples + item.speculative;
+                return refuse("the tokens of an item", most as usize, output.tokens as usize);
+            }
             total += output.tokens as usize;
-        }
-        if wrong
-            && let Some((item, output)) = flight.items.iter().zip(outputs).find(|(item, output)| is_wrong(item, output))
-        {
-            let most = item.samples + item.speculative;
-            return refuse("the tokens of an item", most as usize, output.tokens as usize);
         }
         if total != tokens.len() {
             return refuse("the number of tokens", total, tokens.len());
         }
-        Ok(std::mem::take(&mut flight.items))
+        Ok((std::mem::take(&mut flight.plain), std::mem::take(&mut flight.items)))
     }
 
     /// The plan under way is over: what it read in host memory is free.
@@ -190,10 +196,10 @@ impl BatchScheduler {
         self.commit_blocks(slot, 1);
         self.settle(slot);
         let sequence = &self.sequences[slot as usize];
-        let one = &mut self.running[sequence.place as usize];
-        one.push(token);
-        let last = sequence.produced + one.fresh() == sequence.max_new;
-        let tenant = one.tenant;
+        let place = sequence.place as usize;
+        self.running.put(place, token);
+        let last = sequence.produced + self.running.fresh(place) == sequence.max_new;
+        let tenant = self.running.tenant(place);
         self.stats.output_tokens += 1;
         self.serve(tenant, 1);
         match (finished, last) {
@@ -281,8 +287,7 @@ impl BatchScheduler {
         let sequence = &mut self.sequences[slot as usize];
         let model = &mut self.models[usize::from(sequence.model)];
         let size = model.kv.block_size();
-        let decoding = self.running.get(sequence.place as usize).filter(|one| one.item.slot == slot);
-        let tail = decoding.map_or(&[][..], Decoding::tail);
+        let tail = self.running.tail(sequence.place as usize, slot);
         let full = (sequence.computed as usize + tail.len() + more) / size;
         let committed = sequence.committed as usize;
         if !self.config.prefix_caching || committed >= full {
@@ -319,9 +324,4 @@ impl BatchScheduler {
         }
         sequence.committed = full as u32;
     }
-}
-
-/// Whether an item cannot have put out so many tokens.
-fn is_wrong(item: &Flown, output: &Output) -> bool {
-    output.tokens.wrapping_sub(item.samples) > item.speculative
 }

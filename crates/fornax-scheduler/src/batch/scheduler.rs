@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::names::Names;
-use super::running::Decoding;
+use super::running::Running;
 use super::sequence::{Buffers, Sequence, State};
 use super::{BatchConfig, BatchEvent, Item, Plan, Token};
 use crate::kv::KvMemory;
@@ -54,13 +54,13 @@ pub struct BatchScheduler {
     /// Those that hold blocks and wait for the next piece of their prompts.
     pub(super) held: Queue,
     /// Those that decode.
-    pub(super) running: Vec<Decoding>,
+    pub(super) running: Running,
     pub(super) seats: usize,
     /// How many of those that decode can use speculative tokens.
     pub(super) speculators: usize,
     pub(super) deadlines: BTreeSet<(Time, u32)>,
     pub(super) flight: Option<Flight>,
-    pub(super) spare_flight: Vec<Flown>,
+    pub(super) spare_flight: (Vec<u32>, Vec<Flown>),
     pub(super) spare_buffers: Vec<Buffers>,
     pub(super) plans: u64,
     /// Tokens that tenants got in the results being read, to be told to the policy.
@@ -89,6 +89,9 @@ pub(super) struct Model {
 #[derive(Clone, Debug)]
 pub(super) struct Flight {
     pub(super) plan: PlanId,
+    /// The slots of its first items, which are those that decode in the order of their places, each for one token.
+    pub(super) plain: Vec<u32>,
+    /// Its other items.
     pub(super) items: Vec<Flown>,
     /// Host blocks that are read by it.
     pub(super) host: Vec<(u16, BlockId)>,
@@ -103,6 +106,13 @@ pub(super) struct Flown {
     pub(super) tokens: u32,
     pub(super) speculative: u32,
     pub(super) samples: u32,
+}
+
+impl Flown {
+    /// One token of a sequence that decodes.
+    pub(super) fn plain(slot: u32) -> Self {
+        Self { slot, tokens: 1, speculative: 0, samples: 1 }
+    }
 }
 
 /// Counts since the beginning.
@@ -172,12 +182,12 @@ impl BatchScheduler {
             ids: Names::default(),
             waiting: Queue::default(),
             held: Queue::default(),
-            running: Vec::new(),
+            running: Running::default(),
             seats: 0,
             speculators: 0,
             deadlines: BTreeSet::new(),
             flight: None,
-            spare_flight: Vec::new(),
+            spare_flight: Default::default(),
             spare_buffers: Vec::new(),
             plans: 0,
             served: Vec::new(),
@@ -224,9 +234,10 @@ impl BatchScheduler {
         self.waits.clear();
         let mut budget = self.config.max_tokens;
         self.plan_decodes(plan, &mut budget);
+        let decodes = plan.items.len();
         self.plan_prompts(plan, &mut budget);
         self.plan_speculation(plan, budget);
-        let tokens = self.launch(plan);
+        let tokens = self.launch(plan, decodes);
         plan.waiting.extend(self.waits.iter().map(|(slot, wait)| (self.sequences[*slot as usize].id, wait.clone())));
         self.check_step(plan, tokens);
     }
@@ -296,8 +307,9 @@ impl BatchScheduler {
         self.flight.as_ref().map(|flight| flight.plan)
     }
 
-    /// Gives the plan its name and keeps what its results will be held against. Gives how many tokens it computes.
-    fn launch(&mut self, plan: &mut Plan) -> usize {
+    /// Gives the plan its name and keeps what its results will be held against: as little as can be of its first items,
+    /// which decode. Gives how many tokens it computes.
+    fn launch(&mut self, plan: &mut Plan, decodes: usize) -> usize {
         if plan.items.is_empty() && plan.swap_out.is_empty() && plan.copy.is_empty() && plan.swap_in.is_empty() {
             return 0;
         }
@@ -305,10 +317,15 @@ impl BatchScheduler {
         self.stats.plans += 1;
         let id = PlanId(self.plans);
         plan.id = Some(id);
-        let mut items = std::mem::take(&mut self.spare_flight);
+        let (mut plain, mut items) = std::mem::take(&mut self.spare_flight);
+        plain.clear();
         items.clear();
-        let mut tokens = 0;
-        items.extend(plan.items.iter().map(|item| {
+        // As long as nobody guessed or had to go, they are those that decode, one after another.
+        if self.speculators == 0 && plan.preempted.is_empty() {
+            plain.extend(self.running.slots().take(decodes));
+        }
+        let mut tokens = plain.len();
+        items.extend(plan.items[plain.len()..].iter().map(|item| {
             tokens += (item.tokens + item.speculative) as usize;
             Flown { slot: item.slot, tokens: item.tokens, speculative: item.speculative, samples: item.samples }
         }));
@@ -321,7 +338,7 @@ impl BatchScheduler {
             let copied = plan.items.iter().filter(|item| self.sequences[item.slot as usize].moved);
             moved.extend(copied.map(|item| (item.slot, item.sequence)));
         }
-        self.flight = Some(Flight { plan: id, items, host, moved });
+        self.flight = Some(Flight { plan: id, plain, items, host, moved });
         tokens
     }
 

@@ -111,8 +111,8 @@ impl World {
             (tail, one.promised, one.reserved).hash(&mut hasher);
             (&one.tokens, &one.table, &one.host, one.needs).hash(&mut hasher);
         }
-        for one in &scheduler.running {
-            one.item.sequence.hash(&mut hasher);
+        for slot in scheduler.running.slots() {
+            scheduler.sequences[slot as usize].id.hash(&mut hasher);
         }
         for item in &self.plan.items {
             (item.sequence, item.start, item.tokens, item.speculative).hash(&mut hasher);
