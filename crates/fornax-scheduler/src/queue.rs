@@ -116,6 +116,16 @@ impl Queue {
         Some((Key { tenant: if policy.by_tenant() { tenant } else { 0 }, rank, number }, slot))
     }
 
+    /// Some of the first `most` tasks: those of the first line, if its order is kept.
+    pub(crate) fn ahead(&self, most: usize) -> impl Iterator<Item = u32> {
+        let line = self.order.first().and_then(|(_, name)| self.lines.get(name));
+        let tasks = line.and_then(|line| match &line.tasks {
+            Order::Fixed(tasks) => Some(tasks),
+            Order::Changing(_) => None,
+        });
+        tasks.into_iter().flatten().take(most).map(|&(_, _, slot)| slot)
+    }
+
     /// The tenant at the front.
     pub(crate) fn front(&mut self, policy: &dyn Policy, now: Time) -> Option<TenantId> {
         let (_, slot) = self.first(policy, now)?;
