@@ -1,7 +1,7 @@
 //! Results of plans: tokens put out, blocks that became full, guesses that were wrong.
 
 use super::scheduler::Flown;
-use super::sequence::State;
+use super::sequence::{Sequence, State};
 use super::{BatchScheduler, FinishReason, Output, Plan, Token};
 use crate::kv::After;
 use crate::policy::Observation;
@@ -34,19 +34,32 @@ impl BatchScheduler {
         Ok(())
     }
 
-    /// Reads what is about to be needed of those that need a closer look, of all of them at once: none of these reads waits
-    /// for another sequence's, so that the processor fetches many from far memory in the time of one.
-    fn read_ahead(&self) {
-        let mut seen = 0;
+    /// Reads what is about to be needed of those that need a closer look, of all of them at once: first the sequences, then
+    /// what they lead to, and so on, so that no read waits for another sequence's and the processor fetches many from far
+    /// memory in the time of one.
+    fn read_ahead(&mut self) {
+        self.due.clear();
         let mut place = self.running.due(0, 1);
         while let Some(slot) = self.running.slot(place) {
-            let sequence = &self.sequences[slot as usize];
-            let last =
-                sequence.table.last().map_or(0, |&block| self.models[usize::from(sequence.model)].kv.read_ahead(block));
-            seen ^= last ^ sequence.tokens.last().copied().unwrap_or(0);
+            self.due.push(slot);
             place = self.running.due(place + 1, 1);
         }
-        std::hint::black_box(seen);
+        let sequences = || self.due.iter().map(|&slot| &self.sequences[slot as usize]);
+        let near = sequences().fold(0, |seen, sequence| seen ^ sequence.computed ^ sequence.hashes.len() as u32);
+        // The block that is full, and the one that it follows.
+        let blocks = |sequence: &Sequence| {
+            let mut last = sequence.table.iter().rev();
+            (last.next().copied().unwrap_or_default(), last.next().copied().unwrap_or_default())
+        };
+        let further = sequences().fold(near, |seen, sequence| {
+            let (last, before) = blocks(sequence);
+            seen ^ last.0 ^ before.0 ^ sequence.tokens.last().copied().unwrap_or(0)
+        });
+        let far = sequences().fold(further, |seen, sequence| {
+            let (kv, (last, before)) = (&self.models[usize::from(sequence.model)].kv, blocks(sequence));
+            seen ^ kv.read_ahead(last) ^ kv.owners(before)
+        });
+        std::hint::black_box(far);
     }
 
     /// Takes in that the plan under way came to nothing.

@@ -67,6 +67,8 @@ pub struct BatchScheduler {
     pub(super) served: Vec<f64>,
     pub(super) served_tenants: Vec<TenantId>,
     pub(super) waits: Vec<(u32, Wait)>,
+    /// Room for the slots of those that need a closer look.
+    pub(super) due: Vec<u32>,
     /// Room to put a block's tokens together.
     pub(super) content: Vec<Token>,
     pub(super) stats: BatchStats,
@@ -193,6 +195,7 @@ impl BatchScheduler {
             served: Vec::new(),
             served_tenants: Vec::new(),
             waits: Vec::new(),
+            due: Vec::new(),
             content: Vec::new(),
             stats: BatchStats::default(),
         };
