@@ -11,7 +11,7 @@ impl BatchScheduler {
         let mut next = 0;
         loop {
             let due = self.running.due(next, 0);
-            plan.items.extend(self.running.items(next..due));
+            self.running.add_items(next..due, &mut plan.items);
             *budget -= due - next;
             if due == self.running.len() {
                 return;

@@ -65,11 +65,12 @@ impl BatchScheduler {
     /// at once, so that none of these reads waits for another's.
     fn read_ahead_waiting(&self) {
         let most = AHEAD.min(self.config.max_running - self.seats);
-        let seen = self.waiting.ahead(most).fold(0, |seen, slot| {
+        let seen = self.waiting.ahead(most).fold(0, |seen, (slot, number)| {
             let sequence = &self.sequences[slot as usize];
             let tokens = sequence.tokens.iter().step_by(16).take(AHEAD).fold(0, |seen, token| seen ^ token);
-            let hash = sequence.hashes.first().map_or(0, |hash| *hash as u32);
-            seen ^ tokens ^ hash ^ sequence.passed ^ sequence.candidate.priority as u32
+            let kv = &self.models[usize::from(sequence.model)].kv;
+            let entry = sequence.hashes.first().map_or(0, |hash| kv.read_ahead_first(*hash));
+            seen ^ number as u32 ^ tokens ^ entry ^ sequence.passed ^ sequence.candidate.priority as u32
         });
         std::hint::black_box(seen);
     }

@@ -76,10 +76,13 @@ impl Running {
         Item { start: self.clocks[place].start, ..self.items[place] }
     }
 
-    /// What those in some places compute next.
-    pub(super) fn items(&self, places: Range<usize>) -> impl Iterator<Item = Item> {
-        let both = self.items[places.clone()].iter().zip(&self.clocks[places]);
-        both.map(|(item, clock)| Item { start: clock.start, ..*item })
+    /// Adds what those in some places compute next.
+    pub(super) fn add_items(&self, places: Range<usize>, items: &mut Vec<Item>) {
+        let at = items.len();
+        items.extend_from_slice(&self.items[places.clone()]);
+        for (item, clock) in items[at..].iter_mut().zip(&self.clocks[places]) {
+            item.start = clock.start;
+        }
     }
 
     /// The first place from `from` on that needs a closer look before its next token but `ahead`; the end if none does.

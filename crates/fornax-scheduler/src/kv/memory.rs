@@ -103,6 +103,11 @@ impl KvMemory {
         self.blocks[block.0 as usize].owners ^ self.index.token_of(block.0)
     }
 
+    /// Reads what is needed to find the first block of a prefix, and gives something of it.
+    pub(crate) fn read_ahead_first(&self, hash: u64) -> u32 {
+        self.index.read_ahead_first(hash)
+    }
+
     /// How many hold a block.
     pub fn owners(&self, block: BlockId) -> u32 {
         self.blocks[block.0 as usize].owners

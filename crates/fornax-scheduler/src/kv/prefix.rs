@@ -38,13 +38,22 @@ impl Scope {
 
 /// The hash of a block after `parent`, which is the hash of what comes before it.
 pub fn block_hash(parent: u64, tokens: &[u32]) -> u64 {
-    let mut hash = parent ^ GOLDEN;
-    let (pairs, odd) = tokens.as_chunks::<2>();
-    for &[low, high] in pairs {
-        hash = (hash ^ (u64::from(low) | u64::from(high) << 32)).wrapping_mul(GOLDEN).rotate_left(29);
+    // Products that do not wait for each other; who does not know the parent cannot make one of them zero.
+    let (left, right) = (parent ^ GOLDEN, parent.rotate_left(32));
+    let product = |&[a, b, c, d]: &[u32; 4]| {
+        let pair = |low, high| u64::from(low) | u64::from(high) << 32;
+        let wide = u128::from(left ^ pair(a, b)) * u128::from(right ^ pair(c, d));
+        wide as u64 ^ (wide >> 64) as u64
+    };
+    let (fours, rest) = tokens.as_chunks::<4>();
+    let mut hash = tokens.len() as u64 ^ parent;
+    for four in fours {
+        hash = hash.rotate_left(23).wrapping_add(product(four));
     }
-    for &low in odd {
-        hash = (hash ^ u64::from(low)).wrapping_mul(GOLDEN).rotate_left(29);
+    if !rest.is_empty() {
+        let mut four = [0; 4];
+        four[..rest.len()].copy_from_slice(rest);
+        hash = hash.rotate_left(23).wrapping_add(product(&four));
     }
     mix(hash)
 }
@@ -200,13 +209,12 @@ impl PrefixIndex {
     /// Reads what is needed when block `at` makes room, and gives something of it: so that it is near when its turn comes.
     pub(super) fn read_ahead(&self, blocks: &[Block], at: u32) -> u32 {
         let Block { hash, parent, .. } = blocks[at as usize];
-        match blocks.get(parent as usize) {
-            Some(before) => before.child,
-            None => self
-                .table
-                .get(self.tag(hash) as usize & self.table.len().wrapping_sub(1))
-                .map_or(0, |entry| entry.block),
-        }
+        blocks.get(parent as usize).map_or_else(|| self.read_ahead_first(hash), |before| before.child)
+    }
+
+    /// The same for one that is looked for in the table.
+    pub(super) fn read_ahead_first(&self, hash: u64) -> u32 {
+        self.table.get(self.tag(hash) as usize & self.table.len().wrapping_sub(1)).map_or(0, |entry| entry.block)
     }
 
     /// The first token that stands with block `at`, of whatever it held last.
