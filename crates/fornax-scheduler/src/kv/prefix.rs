@@ -319,6 +319,8 @@ impl PrefixIndex {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -337,5 +339,27 @@ mod tests {
             block_hash(index.root(Scope::of(TenantId(0), None, Some(AdapterId(0)))), &[1, 2]),
         ];
         assert!(others.iter().all(|&other| other != one), "{one} {others:?}");
+    }
+
+    /// What hashes begin with tells any two apart that may not find each other's blocks.
+    #[test]
+    fn no_two_scopes_share_a_root() {
+        let index = PrefixIndex::new(2, 1);
+        let many = 1 << 16;
+        let distinct = |scope: &dyn Fn(u64) -> Scope| {
+            BTreeSet::from_iter((0..many).map(|number| index.root(scope(number)))).len() as u64
+        };
+        assert_eq!(distinct(&|number| Scope::of(TenantId(number as u32), None, None)), many);
+        assert_eq!(distinct(&|number| Scope::of(TenantId(0), Some(number << 32), None)), many);
+        assert_eq!(distinct(&|number| Scope::of(TenantId(0), None, Some(AdapterId(number as u32)))), many);
+    }
+
+    /// Tests of equal hashes depend on it.
+    #[test]
+    fn all_hashes_of_a_blunt_index_are_equal() {
+        let mut index = PrefixIndex::new(2, 1);
+        assert_ne!(index.tag(1), index.tag(2));
+        index.blunt();
+        assert_eq!(index.tag(1), index.tag(2));
     }
 }
