@@ -345,13 +345,17 @@ mod tests {
     #[test]
     fn no_two_scopes_share_a_root() {
         let index = PrefixIndex::new(2, 1);
-        let many = 1 << 16;
-        let distinct = |scope: &dyn Fn(u64) -> Scope| {
-            BTreeSet::from_iter((0..many).map(|number| index.root(scope(number)))).len() as u64
+        let many = 1 << 17;
+        let distinct = |scope: &dyn Fn(u32) -> Scope| {
+            BTreeSet::from_iter((0..many).map(|number| index.root(scope(number)))).len() as u32
         };
-        assert_eq!(distinct(&|number| Scope::of(TenantId(number as u32), None, None)), many);
-        assert_eq!(distinct(&|number| Scope::of(TenantId(0), Some(number << 32), None)), many);
-        assert_eq!(distinct(&|number| Scope::of(TenantId(0), None, Some(AdapterId(number as u32)))), many);
+        assert_eq!(distinct(&|number| Scope::of(TenantId(number), None, None)), many);
+        assert_eq!(distinct(&|number| Scope::of(TenantId(0), Some(u64::from(number) << 32), None)), many);
+        for tenant in 0..4 {
+            // Numbers near each other, and as many that are far from those.
+            let adapter = |number: u32| Some(AdapterId(number.rotate_right(1)));
+            assert_eq!(distinct(&|number| Scope::of(TenantId(tenant), None, adapter(number))), many);
+        }
     }
 
     /// Tests of equal hashes depend on it.
