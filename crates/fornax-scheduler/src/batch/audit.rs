@@ -119,3 +119,45 @@ impl BatchScheduler {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::super::{BatchConfig, Item};
+    use super::*;
+    use crate::{ModelId, SequenceId, policy};
+
+    /// A scheduler whose steps have eight tokens at most.
+    fn scheduler(chunked: bool) -> BatchScheduler {
+        let config = BatchConfig { max_running: 4, max_tokens: 8, chunked, ..BatchConfig::default() };
+        BatchScheduler::new(config, policy("fcfs").expect("a policy")).expect("a sound configuration")
+    }
+
+    /// A plan whose items compute so many tokens each.
+    fn plan(items: &[u32]) -> Plan {
+        let item = |&tokens: &u32| Item {
+            sequence: SequenceId::default(),
+            slot: 0,
+            model: ModelId(0),
+            adapter: None,
+            start: 0,
+            tokens,
+            speculative: 0,
+            samples: 1,
+        };
+        Plan { items: items.iter().map(item).collect(), ..Plan::default() }
+    }
+
+    #[test]
+    fn a_step_of_too_many_tokens_is_caught() {
+        let passes = |chunked, items: &[u32]| {
+            let (scheduler, plan) = (scheduler(chunked), plan(items));
+            catch_unwind(AssertUnwindSafe(|| scheduler.check_step(&plan, plan.tokens()))).is_ok()
+        };
+        assert!(passes(true, &[7, 1]) && !passes(true, &[8, 1]) && !passes(true, &[9]));
+        // One prompt that is longer than a step goes whole where prompts are not cut; many that are shorter do not.
+        assert!(passes(false, &[7, 1]) && passes(false, &[1, 9]));
+        assert!(!passes(false, &[8, 1]) && !passes(false, &[5, 4]));
+    }
+}

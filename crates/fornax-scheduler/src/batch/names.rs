@@ -164,6 +164,10 @@ mod tests {
                     (0..3).filter_map(|index| map.get(&SequenceId { request, index }).copied()).collect();
                 assert_eq!((names.has(request), names.slots(request)), (!of.is_empty(), of));
                 assert_eq!((names.len(), names.is_empty()), (map.len(), map.is_empty()));
+                assert!(
+                    2 * names.len() <= names.entries.len(),
+                    "a search is short while half of the entries are vacant"
+                );
                 assert_eq!(names.slot(id), map.get(&id).copied());
             }
         }

@@ -393,3 +393,28 @@ impl BatchScheduler {
         self.touch(task.tenant);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ModelId, policy};
+
+    #[test]
+    fn guesses_are_among_the_tokens_that_are_counted() {
+        let config = BatchConfig::default();
+        let mut scheduler = BatchScheduler::new(config, policy("fcfs").expect("a policy")).expect("sound");
+        let (model, sequence) = (ModelId(0), SequenceId::default());
+        let items = [(3, 2), (1, 0), (1, 4)].map(|(tokens, speculative)| Item {
+            sequence,
+            slot: 0,
+            model,
+            adapter: None,
+            start: 0,
+            tokens,
+            speculative,
+            samples: 1,
+        });
+        let mut plan = Plan { items: items.to_vec(), ..Plan::default() };
+        assert_eq!((scheduler.launch(&mut plan), plan.tokens()), (11, 11));
+    }
+}

@@ -479,6 +479,39 @@ mod tests {
         memory.audit([]);
     }
 
+    #[test]
+    #[should_panic(expected = "do not make up")]
+    fn counts_that_do_not_add_up_are_caught() {
+        let mut memory = memory(2);
+        memory.allocate().expect("room");
+        memory.held += 1;
+        memory.check_counts();
+    }
+
+    #[test]
+    fn every_block_that_makes_room_is_counted() {
+        let mut memory = memory(2);
+        for (evictions, token) in (0..4).enumerate() {
+            let table = write(&mut memory, MINE, &[token, 0, token, 1]);
+            assert_eq!(memory.evictions(), 2 * evictions as u64);
+            memory.release_all(&table);
+        }
+    }
+
+    /// One that is used again and again does not lengthen the line of those that wait to make room.
+    #[test]
+    fn places_that_were_left_are_closed() {
+        let mut memory = memory(1);
+        let table = write(&mut memory, MINE, &[1, 2]);
+        memory.release(table[0]);
+        for _ in 0..300 {
+            memory.share(table[0]);
+            memory.release(table[0]);
+            memory.audit([]);
+        }
+        assert_eq!(memory.allocate(), Some(table[0]), "it still stands in the line");
+    }
+
     /// Sequences over a small alphabet, so that many share prefixes, come and go at random.
     #[test]
     fn the_books_balance_whatever_happens() {

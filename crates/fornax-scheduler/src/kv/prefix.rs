@@ -341,6 +341,8 @@ impl PrefixIndex {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -359,5 +361,31 @@ mod tests {
             block_hash(index.root(Scope::of(TenantId(0), None, Some(AdapterId(0)))), &[1, 2]),
         ];
         assert!(others.iter().all(|&other| other != one), "{one} {others:?}");
+    }
+
+    /// What hashes begin with tells any two apart that may not find each other's blocks.
+    #[test]
+    fn no_two_scopes_share_a_root() {
+        let index = PrefixIndex::new(2, 1);
+        let many = 1 << 17;
+        let distinct = |scope: &dyn Fn(u32) -> Scope| {
+            BTreeSet::from_iter((0..many).map(|number| index.root(scope(number)))).len() as u32
+        };
+        assert_eq!(distinct(&|number| Scope::of(TenantId(number), None, None)), many);
+        assert_eq!(distinct(&|number| Scope::of(TenantId(0), Some(u64::from(number) << 32), None)), many);
+        for tenant in 0..4 {
+            // Numbers near each other, and as many that are far from those.
+            let adapter = |number: u32| Some(AdapterId(number.rotate_right(1)));
+            assert_eq!(distinct(&|number| Scope::of(TenantId(tenant), None, adapter(number))), many);
+        }
+    }
+
+    /// Tests of equal hashes depend on it.
+    #[test]
+    fn all_hashes_of_a_blunt_index_are_equal() {
+        let mut index = PrefixIndex::new(2, 1);
+        assert_ne!(index.tag(1), index.tag(2));
+        index.blunt();
+        assert_eq!(index.tag(1), index.tag(2));
     }
 }

@@ -9,11 +9,15 @@ use fornax_scheduler::{
 
 /// First come, first served, with a record of what it was told.
 #[derive(Clone, Debug, Default)]
-struct Notes(Arc<Mutex<Vec<Observation>>>);
+struct Notes {
+    told: Arc<Mutex<Vec<Observation>>>,
+    /// Whether it does without what comes for every token and block.
+    incurious: bool,
+}
 
 impl Notes {
     fn all(&self) -> Vec<Observation> {
-        self.0.lock().expect("nobody panics while writing").clone()
+        self.told.lock().expect("nobody panics while writing").clone()
     }
 
     /// What is held of a resource, by all that was told.
@@ -23,6 +27,12 @@ impl Notes {
             _ => 0.0,
         };
         self.all().iter().map(share).sum()
+    }
+
+    /// The tasks that began to wait, each as often as it did.
+    fn queued(&self) -> Vec<Candidate> {
+        let task = |one| if let Observation::Queued { task, .. } = one { Some(task) } else { None };
+        self.all().into_iter().filter_map(task).collect()
     }
 
     fn served(&self) -> f64 {
@@ -45,15 +55,15 @@ impl Policy for Notes {
     }
 
     fn observe(&mut self, observation: &Observation) {
-        self.0.lock().expect("nobody panics while writing").push(*observation);
+        self.told.lock().expect("nobody panics while writing").push(*observation);
     }
 
     fn wants_service(&self) -> bool {
-        true
+        !self.incurious
     }
 
     fn wants_holdings(&self) -> bool {
-        true
+        !self.incurious
     }
 }
 
@@ -287,4 +297,60 @@ fn only_what_lies_in_host_memory_can_be_lost_there() {
     // One runs and one waits, and neither has anything there.
     let lost = [1, 2].map(|id| BatchEvent::SwapLost(SequenceId::first(RequestId(id))));
     assert_eq!(step(&mut scheduler, lost.to_vec(), 0.5).rejected.len(), 2);
+}
+
+#[test]
+fn a_policy_is_told_what_is_asked_for_and_what_is_still_ahead() {
+    for (preemption, host_blocks, ahead) in [(Preemption::Recompute, 0, 96.0), (Preemption::Swap, 8, 72.0)] {
+        let mut config = BatchConfig { preemption, prefix_caching: false, seconds_per_prompt_token: 2.0, ..config() };
+        config.models[0] = ModelConfig { blocks: 6, host_blocks, ..config.models[0].clone() };
+        let (mut scheduler, notes) = with(config);
+        let requests = [1, 2].map(|id| BatchEvent::Submit(Request::new(id, (0..8).collect(), 12)));
+        let mut plan = step(&mut scheduler, requests.to_vec(), 0.0);
+        while plan.id.is_some() {
+            plan = step(&mut scheduler, vec![done(&plan)], 1.0);
+        }
+        let queued: Vec<(u64, f64, f64)> =
+            notes.queued().iter().map(|task| (task.number, task.demand, task.cost)).collect();
+        // Of the second, eight tokens were read and five put out when it had to make room: seven are still to be written,
+        // after all thirteen are read again, or after the last one where the others were kept in host memory.
+        assert_eq!(queued, [(0, 5.0, 136.0), (1, 5.0, 136.0), (1, 5.0, ahead)]);
+        let ended = |one: &Observation| if let Observation::Ended { cost, .. } = *one { Some(cost) } else { None };
+        assert_eq!(notes.all().iter().filter_map(ended).collect::<Vec<f64>>(), [136.0, 136.0]);
+    }
+}
+
+#[test]
+fn demand_is_that_of_all_sequences_and_each_of_them_has_a_number() {
+    let (mut scheduler, notes) = with(BatchConfig { max_running: 8, ..config() });
+    let several = Request { sequences: 2, predicted_new_tokens: Some(3), ..Request::new(1, (0..6).collect(), 4) };
+    let mut plan = step(&mut scheduler, vec![BatchEvent::Submit(several)], 0.0);
+    let mut events = vec![BatchEvent::Submit(Request::new(2, (0..6).collect(), 4))];
+    while plan.id.is_some() {
+        events.insert(0, done(&plan));
+        plan = step(&mut scheduler, std::mem::take(&mut events), 1.0);
+    }
+    // Nine tokens lie in three blocks, twice; the other's ten in three.
+    assert_eq!(notes.queued().iter().map(|task| task.demand).collect::<Vec<f64>>(), [6.0, 3.0]);
+    let number = |one: &Observation| if let Observation::Ended { task, .. } = one { Some(task.number) } else { None };
+    let mut numbers: Vec<u64> = notes.all().iter().filter_map(number).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, [0, 1, 2]);
+}
+
+#[test]
+fn a_policy_that_does_not_ask_is_spared_what_comes_for_every_token_and_block() {
+    for incurious in [false, true] {
+        let notes = Notes { incurious, ..Notes::default() };
+        let mut scheduler = BatchScheduler::new(config(), Box::new(notes.clone())).expect("a sound configuration");
+        let mut plan = step(&mut scheduler, vec![BatchEvent::Submit(Request::new(1, (0..6).collect(), 4))], 0.0);
+        while plan.id.is_some() {
+            plan = step(&mut scheduler, vec![done(&plan)], 1.0);
+        }
+        let all = notes.all();
+        let changes = all.iter().filter(|one| matches!(one, Observation::Held { .. })).count();
+        let served = all.iter().filter(|one| matches!(one, Observation::Served { .. })).count();
+        assert_eq!((changes > 0, served > 0), (!incurious, !incurious));
+        assert!(!all.iter().any(|one| matches!(one, Observation::Held { share: 0.0, .. })), "nothing changed hands");
+    }
 }

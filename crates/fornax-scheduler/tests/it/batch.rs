@@ -9,7 +9,7 @@ use fornax_scheduler::{
 };
 
 /// Blocks of four tokens, and room for eight sequences and 32 tokens a step.
-fn config(blocks: usize) -> BatchConfig {
+pub(super) fn config(blocks: usize) -> BatchConfig {
     BatchConfig {
         models: vec![ModelConfig { blocks, block_size: 4, host_blocks: 0, adapters: 1 }],
         max_running: 8,
@@ -19,31 +19,31 @@ fn config(blocks: usize) -> BatchConfig {
     }
 }
 
-fn scheduler(config: BatchConfig) -> BatchScheduler {
+pub(super) fn scheduler(config: BatchConfig) -> BatchScheduler {
     BatchScheduler::new(config, policy("fcfs").expect("a policy")).expect("a sound configuration")
 }
 
-fn tokens(count: u32, from: u32) -> Vec<u32> {
+pub(super) fn tokens(count: u32, from: u32) -> Vec<u32> {
     (from..from + count).collect()
 }
 
-fn step(scheduler: &mut BatchScheduler, events: Vec<BatchEvent>, now: f64) -> Plan {
+pub(super) fn step(scheduler: &mut BatchScheduler, events: Vec<BatchEvent>, now: f64) -> Plan {
     let plan = scheduler.step(events, Time::from_secs_f64(now));
     scheduler.audit();
     plan
 }
 
-fn submit(scheduler: &mut BatchScheduler, requests: impl IntoIterator<Item = Request>) -> Plan {
+pub(super) fn submit(scheduler: &mut BatchScheduler, requests: impl IntoIterator<Item = Request>) -> Plan {
     step(scheduler, requests.into_iter().map(BatchEvent::Submit).collect(), 0.0)
 }
 
-fn done(plan: &Plan) -> BatchEvent {
+pub(super) fn done(plan: &Plan) -> BatchEvent {
     let (outputs, tokens) = plan.plain_outputs(9);
     BatchEvent::Done { plan: plan.id.expect("there is a plan"), outputs, tokens }
 }
 
 /// Carries plans out until nothing is left; gives what ended.
-fn drain(scheduler: &mut BatchScheduler, mut plan: Plan) -> Vec<(SequenceId, FinishReason, u32)> {
+pub(super) fn drain(scheduler: &mut BatchScheduler, mut plan: Plan) -> Vec<(SequenceId, FinishReason, u32)> {
     let mut ended = Vec::new();
     for tick in 0..1000 {
         ended.extend(plan.finished.iter().map(|one| (one.sequence, one.reason, one.new_tokens)));

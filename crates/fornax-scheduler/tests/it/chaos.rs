@@ -156,7 +156,7 @@ fn run(seed: u64) -> (u64, u64, BatchStats) {
         refused += plan.rejected.len();
         ended += plan.finished.len() as u64;
         for item in &plan.items {
-            assert!(scheduler.tokens(item).len() == item.tokens as usize);
+            assert!(item.tokens > 0 && scheduler.tokens(item).len() == item.tokens as usize);
             digest = digest.rotate_left(5) ^ (u64::from(item.slot) << 32 | u64::from(item.start + item.tokens));
             digest = digest.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         }

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod batch;
+mod boundaries;
 mod chaos;
 mod outcomes;
 mod plots;

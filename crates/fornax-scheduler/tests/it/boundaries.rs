@@ -1,0 +1,267 @@
+//! Where room, seats and tokens just suffice, and where they just do not: expectations that are counted by hand.
+
+use fornax_scheduler::{
+    Admission, BatchConfig, BatchEvent, BatchScheduler, Output, Plan, Preemption, Request, RequestId, SchedulerError,
+    SequenceId, Wait, policy,
+};
+
+use super::batch::{config, done, drain, scheduler, step, submit, tokens};
+
+/// What each item of a plan computes: the request, the first position, and how many tokens.
+fn work(plan: &Plan) -> Vec<(u64, u32, u32)> {
+    plan.items.iter().map(|item| (item.sequence.request.0, item.start, item.tokens)).collect()
+}
+
+/// A scheduler that serves the highest priority first.
+fn by_priority(config: BatchConfig) -> BatchScheduler {
+    BatchScheduler::new(config, policy("priority").expect("a policy")).expect("a sound configuration")
+}
+
+/// A request of `prompt` tokens that no other begins with.
+fn request(id: u64, prompt: u32, new: u32) -> Request {
+    Request::new(id, tokens(prompt, 1000 * id as u32), new)
+}
+
+#[test]
+fn a_request_may_fill_the_memory_to_its_last_token() {
+    let mut scheduler = scheduler(config(8));
+    let plan = submit(&mut scheduler, [request(1, 4, 28)]);
+    assert_eq!(drain(&mut scheduler, plan)[0].2, 28);
+    let plan = submit(&mut scheduler, [request(2, 4, 29)]);
+    let never = SchedulerError::NeverFits { resource: "KV blocks".into(), needed: 9, capacity: 8 };
+    assert_eq!(plan.rejected[0].error, never);
+}
+
+#[test]
+fn a_sequence_has_fewer_than_two_to_the_thirty_second_tokens() {
+    let mut config = config(4097);
+    config.models[0].block_size = 1 << 20;
+    let mut scheduler = scheduler(config);
+    let (one, two) = (request(1, 1, u32::MAX - 1), request(2, 2, u32::MAX - 1));
+    // What counts is the sum: a long prompt with a long output is far below it.
+    let plan = submit(&mut scheduler, [one, two, request(3, 70_000, 70_000)]);
+    let refused: Vec<&SchedulerError> = plan.rejected.iter().map(|one| &one.error).collect();
+    let expected = SchedulerError::InvalidNumber {
+        what: "the tokens of a sequence",
+        found: (1u64 << 32).to_string(),
+        expected: "fewer than 2^32",
+    };
+    assert_eq!((refused, scheduler.len()), (vec![&expected], 2));
+}
+
+#[test]
+fn a_fork_takes_the_last_blocks_that_can_be_reserved_and_no_more() {
+    let mut scheduler = scheduler(BatchConfig { admission: Admission::Reserved, ..config(6) });
+    let plan = submit(&mut scheduler, [request(1, 6, 6)]);
+    let fork = |index| BatchEvent::Fork { from: SequenceId::first(RequestId(1)), index, last: None };
+    // Three blocks each.
+    let plan = step(&mut scheduler, vec![done(&plan), fork(1), fork(2)], 1.0);
+    assert_eq!(plan.rejected.len(), 1, "{:?}", plan.rejected);
+    assert!(matches!(plan.rejected[0].error, SchedulerError::CannotFork { .. }) && plan.rejected[0].event == 2);
+    assert_eq!(drain(&mut scheduler, plan).len(), 2);
+}
+
+#[test]
+fn blocks_move_to_host_memory_that_has_just_room_for_them() {
+    for (host_blocks, swapped) in [(3, true), (2, false)] {
+        let mut config = BatchConfig { preemption: Preemption::Swap, prefix_caching: false, ..config(6) };
+        config.models[0].host_blocks = host_blocks;
+        let mut scheduler = scheduler(config);
+        let mut plan = submit(&mut scheduler, [request(1, 8, 12), request(2, 8, 12)]);
+        while plan.preempted.is_empty() {
+            plan = step(&mut scheduler, vec![done(&plan)], 1.0);
+        }
+        // Twelve tokens were computed when each of the two wanted a fourth block.
+        assert_eq!((plan.preempted[0].swapped, plan.swap_out.len()), (swapped, usize::from(swapped)));
+        assert_eq!(scheduler.stats().lost_tokens, if swapped { 0 } else { 12 });
+        assert_eq!(drain(&mut scheduler, plan).len(), 2);
+    }
+}
+
+#[test]
+fn what_comes_back_from_host_memory_needs_all_its_blocks() {
+    let mut config = BatchConfig { preemption: Preemption::Swap, ..config(9) };
+    config.models[0].host_blocks = 8;
+    let mut scheduler = scheduler(config);
+    // The second and the third begin alike, and what is put out differs.
+    let done = |plan: &Plan| {
+        let outputs = vec![Output { tokens: 1, finished: false }; plan.items.len()];
+        let tokens = plan.items.iter().map(|item| item.sequence.request.0 as u32).collect();
+        BatchEvent::Done { plan: plan.id.expect("there is a plan"), outputs, tokens }
+    };
+    let alike = |id| Request::new(id, tokens(8, 0), 12);
+    let mut plan = submit(&mut scheduler, [request(1, 1, 10), alike(2), alike(3)]);
+    while plan.preempted.is_empty() {
+        plan = step(&mut scheduler, vec![done(&plan)], 1.0);
+    }
+    assert_eq!((plan.preempted[0].sequence.request, plan.swap_out[0].host.len()), (RequestId(3), 4));
+    // With the end of the first there are four blocks, and two of those that it needs are with the second: but its own come
+    // back whole, and its next token needs a fifth.
+    let plan = step(&mut scheduler, vec![done(&plan)], 2.0);
+    assert_eq!((plan.finished[0].sequence.request, plan.swap_in.len()), (RequestId(1), 0));
+    assert_eq!(plan.waiting, [(SequenceId::first(RequestId(3)), Wait::Blocks { needed: 5, free: 4 })]);
+    assert_eq!(drain(&mut scheduler, plan).len(), 3);
+}
+
+#[test]
+fn a_step_is_full_again_after_one_of_it_had_to_make_room() {
+    let mut scheduler = by_priority(BatchConfig { max_tokens: 8, prefix_caching: false, ..config(5) });
+    let with = |priority, request| Request { priority, ..request };
+    let plan = submit(&mut scheduler, [with(0, request(1, 8, 8))]);
+    let plan = step(&mut scheduler, vec![done(&plan), BatchEvent::Submit(with(2, request(2, 7, 8)))], 1.0);
+    let plan = step(&mut scheduler, vec![done(&plan)], 2.0);
+    assert_eq!(work(&plan), [(1, 9, 1), (2, 7, 1)]);
+    // The second wants a block. The first has had its turn in this step and gives its token back with its blocks, which
+    // leaves seven of eight tokens to the third.
+    let plan = step(&mut scheduler, vec![done(&plan), BatchEvent::Submit(with(1, request(3, 8, 1)))], 3.0);
+    assert_eq!(plan.preempted[0].sequence.request, RequestId(1));
+    assert_eq!(work(&plan), [(2, 8, 1), (3, 0, 7)]);
+    assert_eq!(drain(&mut scheduler, plan).len(), 3);
+}
+
+#[test]
+fn the_urgent_may_take_the_seat_of_another() {
+    let mut scheduler = by_priority(BatchConfig { preemptive: true, max_running: 1, ..config(16) });
+    let plan = submit(&mut scheduler, [request(1, 4, 4)]);
+    let urgent = Request { priority: 1, ..request(2, 4, 4) };
+    let plan = step(&mut scheduler, vec![done(&plan), BatchEvent::Submit(urgent)], 1.0);
+    assert_eq!((plan.preempted[0].sequence.request, work(&plan)), (RequestId(1), vec![(2, 0, 4)]));
+    assert_eq!(drain(&mut scheduler, plan).len(), 2);
+}
+
+#[test]
+fn one_that_was_refused_is_taken_on_when_there_is_just_room() {
+    let mut scheduler = scheduler(config(6));
+    let plan = submit(&mut scheduler, [request(1, 8, 1), request(2, 7, 5), request(3, 16, 1)]);
+    assert_eq!(work(&plan), [(1, 0, 8), (2, 0, 7)]);
+    assert_eq!(plan.waiting[0].1, Wait::Blocks { needed: 4, free: 2 });
+    // The first ends and leaves two blocks more.
+    let plan = step(&mut scheduler, vec![done(&plan)], 1.0);
+    assert_eq!(work(&plan), [(2, 7, 1), (3, 0, 16)]);
+    assert_eq!(drain(&mut scheduler, plan).len(), 3);
+}
+
+#[test]
+fn one_that_was_refused_is_taken_on_when_another_has_computed_its_beginning() {
+    let mut scheduler = scheduler(BatchConfig { preemptive: true, ..config(6) });
+    let plan = submit(&mut scheduler, [Request::new(1, tokens(12, 0), 3), Request::new(2, tokens(13, 0), 3)]);
+    assert_eq!(plan.waiting[0].1, Wait::Blocks { needed: 4, free: 3 });
+    // Two blocks are left, and it needs one besides the three that are there.
+    let plan = step(&mut scheduler, vec![done(&plan)], 1.0);
+    assert_eq!(work(&plan), [(1, 12, 1), (2, 12, 1)]);
+    assert_eq!(drain(&mut scheduler, plan).len(), 2);
+}
+
+#[test]
+fn what_prompts_under_way_will_need_is_set_aside_besides_the_watermark() {
+    // Of the first prompt's four blocks, three are still to come, and two are left to those that grow.
+    let submitted = |blocks| {
+        let mut scheduler = scheduler(BatchConfig { max_chunk: 4, watermark: 2, ..config(blocks) });
+        submit(&mut scheduler, [request(1, 16, 1), request(2, 8, 1)])
+    };
+    assert_eq!(work(&submitted(8)), [(1, 0, 4), (2, 0, 4)]);
+    let plan = submitted(7);
+    assert_eq!(work(&plan), [(1, 0, 4)]);
+    assert_eq!(plan.waiting[0].1, Wait::Blocks { needed: 2, free: 1 });
+}
+
+#[test]
+fn guesses_leave_alone_what_is_set_aside() {
+    for (blocks, guesses) in [(6, 3), (7, 7)] {
+        let mut scheduler = scheduler(BatchConfig { max_chunk: 4, watermark: 1, ..config(blocks) });
+        let plan = submit(&mut scheduler, [Request { speculation: 9, ..request(1, 4, 20) }]);
+        let plan = step(&mut scheduler, vec![done(&plan), BatchEvent::Submit(request(2, 12, 1))], 1.0);
+        // Three blocks are held and two promised, one is the watermark. Guesses fill the block of the token before them, and
+        // another if there is one.
+        assert_eq!(work(&plan), [(1, 4, 1), (2, 0, 4)]);
+        assert_eq!(plan.items[0].speculative, guesses, "{blocks}");
+    }
+}
+
+#[test]
+fn sixteen_that_do_not_fit_are_passed_over_in_a_step_and_no_more() {
+    for (large, served) in [(16, 2), (17, 1)] {
+        let mut scheduler = scheduler(BatchConfig { lookahead: 100, ..config(10) });
+        let requests = [request(1, 20, 1)].into_iter().chain((0..large).map(|id| request(10 + id, 24, 1)));
+        let plan = submit(&mut scheduler, requests.chain([request(2, 3, 1)]));
+        assert_eq!((plan.items.len(), plan.waiting.len()), (served, large as usize));
+    }
+}
+
+#[test]
+fn a_step_whose_tokens_are_used_up_takes_nobody_on() {
+    let mut scheduler = scheduler(BatchConfig { max_tokens: 8, ..config(16) });
+    let plan = submit(&mut scheduler, [request(1, 8, 1), request(2, 8, 1)]);
+    assert_eq!((work(&plan), scheduler.running()), (vec![(1, 0, 8)], 1));
+    assert_eq!(drain(&mut scheduler, plan).len(), 2);
+}
+
+#[test]
+fn a_long_prompt_that_failed_waits_for_a_step_without_other_prompts() {
+    let mut scheduler = by_priority(BatchConfig { chunked: false, ..config(32) });
+    let plan = submit(&mut scheduler, [request(1, 40, 1)]);
+    let failed = BatchEvent::Failed { plan: plan.id.expect("a plan") };
+    let urgent = Request { priority: 1, ..request(2, 4, 2) };
+    let plan = step(&mut scheduler, vec![failed, BatchEvent::Submit(urgent)], 1.0);
+    assert_eq!(work(&plan), [(2, 0, 4)]);
+    assert_eq!(plan.waiting, [(SequenceId::first(RequestId(1)), Wait::Tokens { needed: 40, left: 28 })]);
+    let plan = step(&mut scheduler, vec![done(&plan)], 2.0);
+    assert_eq!(work(&plan), [(2, 4, 1), (1, 0, 40)]);
+    assert_eq!(drain(&mut scheduler, plan).len(), 2);
+}
+
+#[test]
+fn a_prompt_that_failed_waits_where_others_have_taken_its_tokens() {
+    let mut scheduler = scheduler(BatchConfig { chunked: false, ..config(32) });
+    let plan = submit(&mut scheduler, [request(1, 4, 3)]);
+    let plan = step(&mut scheduler, vec![done(&plan), BatchEvent::Submit(request(2, 31, 1))], 1.0);
+    assert_eq!(work(&plan), [(1, 4, 1), (2, 0, 31)]);
+    let failed = BatchEvent::Failed { plan: plan.id.expect("a plan") };
+    let fork = BatchEvent::Fork { from: SequenceId::first(RequestId(1)), index: 1, last: None };
+    let plan = step(&mut scheduler, vec![failed, fork], 2.0);
+    assert_eq!(work(&plan), [(1, 4, 1), (1, 4, 1)]);
+    assert_eq!(plan.waiting[0].1, Wait::Tokens { needed: 31, left: 30 });
+    assert_eq!(drain(&mut scheduler, plan).len(), 3);
+}
+
+#[test]
+fn a_prompt_goes_on_as_far_as_there_are_blocks() {
+    // Four that decode take a block each, out of those that the prompt's second piece was to have.
+    for (blocks, piece) in [(11, Some(4)), (10, None)] {
+        let mut scheduler = scheduler(BatchConfig { max_chunk: 8, ..config(blocks) });
+        let plan = submit(&mut scheduler, (1..5).map(|id| request(id, 3, 4)));
+        let plan = step(&mut scheduler, vec![done(&plan), BatchEvent::Submit(request(5, 24, 1))], 1.0);
+        assert_eq!(work(&plan).last(), Some(&(5, 0, 8)));
+        let plan = step(&mut scheduler, vec![done(&plan)], 2.0);
+        assert!(plan.preempted.is_empty());
+        match piece {
+            Some(tokens) => assert_eq!(work(&plan)[4..], [(5, 8, tokens)]),
+            None => {
+                assert_eq!(plan.items.len(), 4);
+                assert_eq!(plan.waiting[0].1, Wait::Blocks { needed: 2, free: 0 });
+            }
+        }
+        assert_eq!(drain(&mut scheduler, plan).len(), 5);
+    }
+}
+
+#[test]
+fn what_was_put_out_is_found_to_the_last_block_that_it_filled() {
+    let mut scheduler = scheduler(config(16));
+    // Of nine tokens the last is not computed, so that eight fill two blocks.
+    let plan = submit(&mut scheduler, [Request::new(1, tokens(4, 0), 5)]);
+    drain(&mut scheduler, plan);
+    let plan = submit(&mut scheduler, [Request::new(2, [tokens(4, 0), vec![9; 5]].concat(), 1)]);
+    assert_eq!(work(&plan), [(2, 8, 1)]);
+}
+
+#[test]
+fn blocks_are_told_by_the_name_of_a_sequence() {
+    let mut scheduler = scheduler(config(16));
+    let plan = submit(&mut scheduler, [request(1, 9, 1), request(2, 3, 1)]);
+    for (item, blocks) in plan.items.iter().zip([3, 1]) {
+        let table = scheduler.blocks_of(item.sequence).expect("it is there");
+        assert_eq!((table, table.len()), (scheduler.block_table(item), blocks));
+    }
+    assert_eq!(scheduler.blocks_of(SequenceId { request: RequestId(1), index: 1 }), None);
+}
