@@ -106,7 +106,6 @@ impl BatchScheduler {
         let sequences = request.sequences as usize;
         match self.config.admission {
             Admission::Reserved => all.saturating_mul(sequences),
-            Admission::Optimistic if sequences == 1 => all,
             Admission::Optimistic => {
                 let shared = prompt / block_size;
                 (all - shared).saturating_mul(sequences).saturating_add(shared)

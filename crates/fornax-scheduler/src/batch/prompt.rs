@@ -119,9 +119,6 @@ impl BatchScheduler {
         }
         let available = model.kv.available();
         let idle = model.kv.held() == 0;
-        if !idle && !self.config.preemptive && available < sequence.needs {
-            return Err(Wait::Blocks { needed: sequence.needs, free: available });
-        }
         let size = model.kv.block_size();
         // The last token is computed in any case, for what follows it.
         let most = (sequence.len() - 1) / size;
@@ -144,7 +141,6 @@ impl BatchScheduler {
                 let aside = if idle { 0 } else { model.promised + self.config.watermark };
                 let needed = fresh + found.unheld + aside;
                 if needed > available {
-                    self.sequences[slot as usize].needs = needed;
                     return Err(Wait::Blocks { needed: fresh, free: available.saturating_sub(aside + found.unheld) });
                 }
             }
@@ -198,7 +194,6 @@ impl BatchScheduler {
         sequence.reserved = reserved;
         model.reserved += reserved;
         sequence.seated = true;
-        sequence.needs = 0;
         self.seats += sequence.samples as usize;
         if let Some(adapter) = sequence.adapter {
             *model.adapters.entry(adapter).or_insert(0) += 1;

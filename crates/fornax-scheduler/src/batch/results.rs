@@ -265,17 +265,16 @@ impl BatchScheduler {
     /// Adds tokens that were put out; says whether the sequence ends, and why.
     fn append(&mut self, slot: u32, new: &[Token], finished: bool) -> Option<FinishReason> {
         let sequence = &mut self.sequences[slot as usize];
-        let room = sequence.max_new - sequence.produced;
-        let taken = room.min(new.len() as u32);
-        sequence.tokens.extend_from_slice(&new[..taken as usize]);
+        let taken = new.len() as u32;
+        sequence.tokens.extend_from_slice(new);
         if sequence.produced == 0 {
             sequence.first_token = Some(self.now);
         }
         sequence.produced += taken;
         self.stats.output_tokens += u64::from(taken);
-        // Guesses beyond the end were computed for nothing.
-        sequence.computed = sequence.computed.min(sequence.tokens.len() as u32 - 1);
-        let ended = match (finished, taken == room) {
+        // No more guesses are granted than lead to the end.
+        assert!(sequence.produced <= sequence.max_new, "{}: more tokens than it asked for", sequence.id);
+        let ended = match (finished, sequence.produced == sequence.max_new) {
             (true, _) => Some(FinishReason::Stopped),
             (false, true) => Some(FinishReason::Length),
             (false, false) => None,

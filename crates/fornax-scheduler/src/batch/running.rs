@@ -249,11 +249,10 @@ impl BatchScheduler {
         }
         let size = self.models[usize::from(sequence.model)].kv.block_size();
         let room = sequence.table.len() * size;
-        let commit = if self.config.prefix_caching { (sequence.committed as usize + 1) * size } else { usize::MAX };
         let start = self.running.fresh(sequence.place as usize) + sequence.computed;
         let tail = (start as usize / TAIL + 1) * TAIL;
         let last = sequence.prompt + sequence.max_new - 1;
-        u32::try_from(room.min(commit).min(tail)).map_or(last, |until| until.min(last))
+        u32::try_from(room.min(tail)).map_or(last, |until| until.min(last))
     }
 
     /// Those that decode know who they are, and look closer no later than they need to.

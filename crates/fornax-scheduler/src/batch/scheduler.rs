@@ -415,6 +415,6 @@ mod tests {
             samples: 1,
         });
         let mut plan = Plan { items: items.to_vec(), ..Plan::default() };
-        assert_eq!((scheduler.launch(&mut plan), plan.tokens()), (11, 11));
+        assert_eq!((scheduler.launch(&mut plan, 0), plan.tokens()), (11, 11));
     }
 }

@@ -76,8 +76,6 @@ pub(super) struct Sequence {
     pub(super) promised: usize,
     /// Blocks set aside for all it may become.
     pub(super) reserved: usize,
-    /// How many blocks had to be available when it was last refused.
-    pub(super) needs: usize,
     pub(super) scope: Scope,
     pub(super) root: u64,
     /// Its blocks in host memory.

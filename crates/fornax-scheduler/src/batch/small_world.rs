@@ -109,7 +109,7 @@ impl World {
             let fresh = tail.len() as u32;
             (one.computed + fresh, one.produced + fresh, one.committed, one.samples).hash(&mut hasher);
             (tail, one.promised, one.reserved).hash(&mut hasher);
-            (&one.tokens, &one.table, &one.host, one.needs).hash(&mut hasher);
+            (&one.tokens, &one.table, &one.host).hash(&mut hasher);
         }
         for slot in scheduler.running.slots() {
             scheduler.sequences[slot as usize].id.hash(&mut hasher);

@@ -143,13 +143,15 @@ fn one_that_was_refused_is_taken_on_when_there_is_just_room() {
 
 #[test]
 fn one_that_was_refused_is_taken_on_when_another_has_computed_its_beginning() {
-    let mut scheduler = scheduler(BatchConfig { preemptive: true, ..config(6) });
-    let plan = submit(&mut scheduler, [Request::new(1, tokens(12, 0), 3), Request::new(2, tokens(13, 0), 3)]);
-    assert_eq!(plan.waiting[0].1, Wait::Blocks { needed: 4, free: 3 });
-    // Two blocks are left, and it needs one besides the three that are there.
-    let plan = step(&mut scheduler, vec![done(&plan)], 1.0);
-    assert_eq!(work(&plan), [(1, 12, 1), (2, 12, 1)]);
-    assert_eq!(drain(&mut scheduler, plan).len(), 2);
+    for preemptive in [false, true] {
+        let mut scheduler = scheduler(BatchConfig { preemptive, ..config(6) });
+        let plan = submit(&mut scheduler, [Request::new(1, tokens(12, 0), 3), Request::new(2, tokens(13, 0), 3)]);
+        assert_eq!(plan.waiting[0].1, Wait::Blocks { needed: 4, free: 3 });
+        // Two blocks are left, and it needs one besides the three that are there.
+        let plan = step(&mut scheduler, vec![done(&plan)], 1.0);
+        assert_eq!(work(&plan), [(1, 12, 1), (2, 12, 1)]);
+        assert_eq!(drain(&mut scheduler, plan).len(), 2);
+    }
 }
 
 #[test]
