@@ -9,10 +9,10 @@ use fornax_scheduler::{
 
 /// First come, first served, with a record of what it was told.
 #[derive(Clone, Debug, Default)]
-struct Notes(Arc<Mutex<Vec<Observation>>>);
+pub(super) struct Notes(Arc<Mutex<Vec<Observation>>>);
 
 impl Notes {
-    fn all(&self) -> Vec<Observation> {
+    pub(super) fn all(&self) -> Vec<Observation> {
         self.0.lock().expect("nobody panics while writing").clone()
     }
 

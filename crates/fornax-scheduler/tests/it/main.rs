@@ -3,6 +3,7 @@
 mod accounts;
 mod batch;
 mod chaos;
+mod fleet;
 mod outcomes;
 mod plots;
 mod policies;
