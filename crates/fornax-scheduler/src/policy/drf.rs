@@ -152,10 +152,10 @@ mod tests {
     #[test]
     fn the_units_of_resources_change_no_division() {
         for unit in [1e-12, 1.0, 1e12] {
-            let demands = [[3.0, 1.0, 1.0], [0.0, 3.0, 1.0], [0.0, 0.0, 2.0]];
-            let demands = demands.map(|demand| demand.map(|need| need * unit).to_vec());
-            let tasks = divide(&[3.0 * unit, 3.0 * unit, 6.0 * unit], &demands, &[1.0; 3]);
-            for (found, expected) in tasks.iter().zip([0.75, 0.75, 2.25]) {
+            // Two share the first resource; when it is used up, the third goes on to the end of the second.
+            let demands = [[1.0, 0.0], [2.0, 0.0], [0.0, 5.0]].map(|demand| demand.map(|need| need * unit).to_vec());
+            let tasks = divide(&[12.0 * unit, 100.0 * unit], &demands, &[1.0; 3]);
+            for (found, expected) in tasks.iter().zip([6.0, 3.0, 20.0]) {
                 assert!((found - expected).abs() < 1e-9, "{found} for {expected} in units of {unit}");
             }
         }
