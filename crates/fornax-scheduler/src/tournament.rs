@@ -80,9 +80,7 @@ impl Tournament {
         self.winners[node] = if self.leaves[leaf as usize].is_some() { leaf } else { NOBODY };
         while node > 1 {
             node /= 2;
-            // Another match below may have become unsure; it is played before its winner is asked for.
-            self.advance(2 * node, policy, now);
-            self.advance(2 * node + 1, policy, now);
+            // Another match below may no longer be sure; then neither is this one, and it is played again when asked for.
             self.play(node, policy, now);
         }
     }
@@ -121,5 +119,89 @@ impl Tournament {
         for node in (1..leaves).rev() {
             self.play(node, policy, now);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Bound, Random, TenantId};
+
+    /// The last microsecond that is looked at.
+    const END: u64 = 400;
+
+    /// Ranks that fall with time, each at the pace of its task's priority. When two change places is found by trying all
+    /// times, so that it is right to the microsecond.
+    #[derive(Clone, Debug)]
+    struct Falling;
+
+    impl Policy for Falling {
+        fn name(&self) -> &'static str {
+            "falling"
+        }
+
+        fn rank(&self, task: &Candidate, now: Time) -> f64 {
+            task.cost - f64::from(task.priority) * now.as_micros() as f64
+        }
+
+        fn bound(&self) -> Bound {
+            Bound::Unbounded
+        }
+
+        fn changes(&self) -> bool {
+            true
+        }
+
+        fn crossing(&self, ahead: &Candidate, behind: &Candidate, now: Time) -> Option<Time> {
+            let changed = |at: &Time| key(ahead, *at) > key(behind, *at);
+            (now.as_micros() + 1..=END).map(Time::from_micros).find(changed)
+        }
+    }
+
+    fn key(task: &Candidate, now: Time) -> (u64, u64) {
+        (crate::policy::key(Falling.rank(task, now)), task.number)
+    }
+
+    #[test]
+    fn the_first_is_the_least_at_every_time_also_when_it_changes() {
+        let mut changes = 0;
+        for seed in 0..20 {
+            let mut random = Random::new(seed);
+            let mut tournament = Tournament::default();
+            let mut tasks: BTreeMap<u32, Candidate> = BTreeMap::new();
+            let mut last = None;
+            for micros in 0..=END {
+                let now = Time::from_micros(micros);
+                let slot = random.below(30) as u32;
+                if random.chance(0.1) {
+                    if tasks.remove(&slot).is_some() {
+                        tournament.remove(slot, &Falling, now);
+                    } else {
+                        // The faster a rank falls the higher it begins, so that many come to be first in turn.
+                        let priority = random.below(100) as i32;
+                        let task = Candidate {
+                            number: micros,
+                            tenant: TenantId::DEFAULT,
+                            arrival: now,
+                            priority,
+                            demand: 1.0,
+                            cost: f64::from(2 * priority * priority) + random.below(50) as f64,
+                            deadline: Time::NEVER,
+                        };
+                        tasks.insert(slot, task);
+                        tournament.insert(slot, task, &Falling, now);
+                    }
+                    last = None;
+                }
+                let least = tasks.iter().min_by_key(|(_, task)| key(task, now)).map(|(slot, _)| *slot);
+                let first = tournament.first(&Falling, now);
+                assert_eq!(first, least, "seed {seed}, at {micros}");
+                changes += u32::from(last.is_some_and(|last| last != first));
+                last = Some(first);
+            }
+            assert_eq!(tournament.is_empty(), tasks.is_empty());
+        }
+        // Places are changed by time alone, not only by those who come and go.
+        assert!(changes > 100, "{changes}");
     }
 }

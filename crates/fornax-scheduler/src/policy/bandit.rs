@@ -397,6 +397,17 @@ mod tests {
         assert!(Bandit::new(Vec::new(), 1.0, 0.0).is_err());
     }
 
+    #[test]
+    fn one_that_waits_again_goes_on_from_how_long_it_has_waited() {
+        let mut bandit = bandit();
+        bandit.observe(&Observation::Step { now: Time::from_secs_f64(1.0) });
+        bandit.observe(&Observation::Queued { task: task(2.0), front: None });
+        bandit.observe(&Observation::Step { now: Time::from_secs_f64(2.0) });
+        // It came a second before, and costs two: its slowdown went from 1.5 to 2, as if it had not run in between.
+        let [epoch] = bandit.epochs() else { panic!("one epoch") };
+        assert!((epoch.reward - (1.0f64 + 4.0 - 2.25).sqrt().recip()).abs() < 1e-9, "{epoch:?}");
+    }
+
     /// The context of a bandit with tasks of these costs in the queue.
     fn context(costs: &[f64]) -> usize {
         let mut bandit = bandit();

@@ -120,7 +120,7 @@ pub fn divide(capacity: &[f64], demands: &[Vec<f64>], weights: &[f64]) -> Vec<f6
         let spent: Vec<bool> = (0..capacity.len())
             .map(|resource| {
                 left[resource] -= rise * used[resource];
-                used[resource] > 0.0 && left[resource] <= 1e-9 * capacity[resource]
+                left[resource] <= 1e-9 * capacity[resource]
             })
             .collect();
         active
@@ -147,6 +147,18 @@ mod tests {
         drf.observe(&Observation::Tenant { tenant: TenantId(2), weight: 4.0 });
         assert_eq!(drf.tenant_rank(TenantId(2)), 0.125);
         assert_eq!([0, 1, 9].map(|tenant| drf.tenant_rank(TenantId(tenant))), [0.0; 3]);
+    }
+
+    #[test]
+    fn the_units_of_resources_change_no_division() {
+        for unit in [1e-12, 1.0, 1e12] {
+            // Two share the first resource; when it is used up, the third goes on to the end of the second.
+            let demands = [[1.0, 0.0], [2.0, 0.0], [0.0, 5.0]].map(|demand| demand.map(|need| need * unit).to_vec());
+            let tasks = divide(&[12.0 * unit, 100.0 * unit], &demands, &[1.0; 3]);
+            for (found, expected) in tasks.iter().zip([6.0, 3.0, 20.0]) {
+                assert!((found - expected).abs() < 1e-9, "{found} for {expected} in units of {unit}");
+            }
+        }
     }
 
     #[test]

@@ -428,6 +428,73 @@ mod tests {
     }
 
     #[test]
+    fn a_report_includes_what_was_sent_before_it_and_the_latest_of_one_time_counts() {
+        let mut router = router("least-loaded", 1);
+        let report = |tokens, at| [RouterEvent::Report { replica: 0, at, tokens, computed: 0 }];
+        let second = Time::from_secs_f64(1.0);
+        send(&mut router, 1, &[1], second);
+        router.step(report(5, second), second);
+        assert_eq!(router.load(0), Some(5 + 30), "what is sent at the time of a report may have come after it");
+        router.step(report(8, second), second);
+        assert_eq!(router.load(0), Some(8 + 30));
+        let later = Time::from_micros(1_000_001);
+        router.step(report(9, later), later);
+        assert_eq!(router.load(0), Some(9));
+    }
+
+    #[test]
+    fn prefixes_are_asked_for_by_the_strategies_that_look_at_them() {
+        for entry in ROUTING {
+            assert_eq!(router(entry.name, 1).wants_prefix(), entry.name == "prefix", "{}", entry.name);
+        }
+    }
+
+    #[test]
+    fn a_prefix_on_a_replica_that_was_removed_draws_nobody() {
+        let mut router = router("prefix", 2);
+        assert_eq!(send(&mut router, 1, &[1, 2, 3], Time::ZERO).replica, 0);
+        // It has ended there, so that nothing but its being gone speaks against the replica.
+        let later = Time::from_secs_f64(1.0);
+        let report = RouterEvent::Report { replica: 0, at: later, tokens: 0, computed: 0 };
+        router.step([report, RouterEvent::Remove(0)], later);
+        let route = send(&mut router, 2, &[1, 2, 3], later);
+        assert_eq!((route.replica, route.matched), (1, 0));
+    }
+
+    #[test]
+    fn several_replicas_may_have_a_prefix() {
+        let mut router = router("round-robin", 2);
+        let found = [1, 2, 3, 4].map(|id| {
+            let route = send(&mut router, id, &[7, 8], Time::ZERO);
+            (route.replica, route.matched)
+        });
+        assert_eq!(found, [(0, 0), (1, 0), (0, 32), (1, 32)]);
+    }
+
+    #[test]
+    fn a_prefix_whose_beginning_is_gone_is_not_found() {
+        let config = RouterConfig { replicas: 2, prefixes: 2, ..RouterConfig::default() };
+        let strategy = routing("round-robin", 3).expect("a strategy");
+        let mut router = Router::new(config, strategy).expect("a sound configuration");
+        // The first replica has room for the last two of three blocks, the second has the first of them.
+        assert_eq!(send(&mut router, 1, &[1, 2, 3], Time::ZERO).replica, 0);
+        assert_eq!(send(&mut router, 2, &[1], Time::ZERO).replica, 1);
+        let route = send(&mut router, 3, &[1, 2, 3], Time::ZERO);
+        assert_eq!((route.replica, route.matched), (0, 0));
+    }
+
+    #[test]
+    fn uses_of_the_same_blocks_take_no_more_and_more_room() {
+        let mut router = router("prefix", 1);
+        send(&mut router, 0, &[1], Time::ZERO);
+        for id in 1..10_000 {
+            assert_eq!(send(&mut router, id, &[2, 3], Time::ZERO).matched, if id == 1 { 0 } else { 32 });
+            assert!(router.replicas[0].blocks.len() <= 4 * 1024 + 2, "{id}");
+        }
+        assert_eq!(send(&mut router, 10_000, &[1], Time::ZERO).matched, 16);
+    }
+
+    #[test]
     fn one_that_is_silent_gets_nothing_while_another_is_fresh() {
         let mut router = router("least-loaded", 2);
         let late = Time::from_secs_f64(60.0);

@@ -354,6 +354,21 @@ mod tests {
     }
 
     #[test]
+    fn tenants_are_spread_whatever_the_seed_and_otherwise_with_each() {
+        let homes = [0, 1, 5, u64::MAX - 1, u64::MAX].map(|seed| {
+            let even = view(&[10_000; 4], &[]);
+            (0..400).map(|tenant| TenantAffine { seed }.choose(&request(tenant), &even)).collect::<Vec<u32>>()
+        });
+        for (at, one) in homes.iter().enumerate() {
+            for replica in 0..4 {
+                let count = one.iter().filter(|&&home| home == replica).count();
+                assert!((60..140).contains(&count), "{count} of 400");
+            }
+            assert!(homes[..at].iter().all(|other| other != one));
+        }
+    }
+
+    #[test]
     fn a_tenant_stays_until_its_replica_is_overloaded() {
         let mut strategy = TenantAffine { seed: 5 };
         let even = view(&[10_000; 8], &[]);
@@ -374,6 +389,13 @@ mod tests {
         chosen.sort_unstable();
         chosen.dedup();
         assert_eq!(chosen, [0, 1, 2, 3]);
+        // Of prompt and output together, 363 more are within a quarter above the mean, and 364 are not.
+        let seen = View { work: vec![3.0, 2.0, 1.0, 2.0], ..view(&[1000; 4], &[]) };
+        let mut homes = |new_tokens| {
+            let of = |tenant| RouteRequest { prompt_tokens: 300, new_tokens, ..request(tenant) };
+            (0..50).map(|tenant| strategy.choose(&of(tenant), &seen)).collect::<std::collections::BTreeSet<u32>>().len()
+        };
+        assert_eq!([63, 64].map(&mut homes), [4, 1]);
         // Where none is below the bound, the least loaded is taken.
         assert_eq!(strategy.choose(&request(0), &view(&[1, 0], &[])), 1);
     }

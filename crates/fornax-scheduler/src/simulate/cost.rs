@@ -139,11 +139,12 @@ fn solve(samples: &[StepSample], used: &[usize]) -> Option<Vec<f64>> {
             matrix[row][size] += all[one];
         }
     }
-    for column in 0..size {
-        let scale = matrix[column][column];
+    let scales: Vec<f64> = (0..size).map(|column| matrix[column][column]).collect();
+    for (column, scale) in scales.into_iter().enumerate() {
         let pivot = (column..size).max_by(|&a, &b| matrix[a][column].abs().total_cmp(&matrix[b][column].abs()))?;
         matrix.swap(column, pivot);
-        if matrix[column][column].abs() <= 1e-12 * scale.abs() {
+        // Next to nothing is left of it once what the others explain is gone.
+        if matrix[column][column].abs() <= 1e-12 * scale {
             return None;
         }
         let row = matrix[column].clone();
@@ -246,6 +247,34 @@ mod tests {
             [(found.base, truth.base), (found.per_token, truth.per_token), (found.per_context, truth.per_context)]
         {
             assert!((found / truth - 1.0).abs() < 0.05, "{found} for {truth}");
+        }
+    }
+
+    #[test]
+    fn steps_that_are_all_alike_have_a_time_and_no_more() {
+        for seconds in [[0.5, 0.5, 0.5], [0.4, 0.5, 0.6], [1.0, 2.0, 4.0]] {
+            let samples = seconds.map(|seconds| StepSample { tokens: 8.0, context: 16.0, seconds });
+            let found = Fitted::fit(&samples).expect("three samples");
+            assert_eq!((found.per_token, found.per_context), (0.0, 0.0), "{seconds:?}");
+            assert!(found.base >= seconds[0] && found.base <= seconds[2], "{found:?}");
+        }
+    }
+
+    #[test]
+    fn steps_are_fitted_whatever_the_unit_of_time() {
+        let sizes = [(1.0, 100.0), (8.0, 4000.0), (256.0, 256.0), (512.0, 9000.0), (64.0, 1e5), (2000.0, 2000.0)];
+        for unit in [1e-9, 1.0, 1e9] {
+            let truth = Fitted { base: 5e-3 * unit, per_token: 4e-5 * unit, per_context: 5e-8 * unit };
+            let samples = sizes.map(|(tokens, context)| {
+                let sample = StepSample { tokens, context, seconds: 1.0 };
+                StepSample { seconds: truth.of(&sample), ..sample }
+            });
+            let found = Fitted::fit(&samples).expect("six samples");
+            for (found, truth) in
+                [(found.base, truth.base), (found.per_token, truth.per_token), (found.per_context, truth.per_context)]
+            {
+                assert!((found / truth - 1.0).abs() < 1e-6, "{found} for {truth}");
+            }
         }
     }
 

@@ -352,7 +352,6 @@ impl Fleet {
                 while new <= item.speculative && self.random.chance(class.acceptance) {
                     new += 1;
                 }
-                new = new.min(live.request.new_tokens - live.emitted);
                 tokens.extend((0..new).map(|at| live.request.output(live.emitted + at)));
                 self.recorder.emitted(&live.request, live.emitted, new, live.last, now);
                 if live.emitted == 0 {
@@ -424,5 +423,107 @@ impl Fleet {
             self.live.pop_front();
             self.gone += 1;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ModelConfig;
+    use crate::simulate::Fitted;
+
+    /// One replica whose steps take a second, and which reports at the end of each.
+    fn config() -> FleetConfig {
+        let models = vec![ModelConfig { blocks: 64, block_size: 16, ..ModelConfig::default() }];
+        FleetConfig {
+            cost: CostModel::Fitted(Fitted { base: 1.0, per_token: 0.0, per_context: 0.0 }),
+            batch: BatchConfig { models, ..BatchConfig::default() },
+            prediction: Some(0.0),
+            report_interval: 0.0,
+            ..FleetConfig::default()
+        }
+    }
+
+    fn request(number: u64, arrival: f64, prompt: u32, new_tokens: u32) -> TraceRequest {
+        TraceRequest {
+            arrival: Time::from_secs_f64(arrival),
+            class: 0,
+            tenant: 0,
+            prefix_stream: 7,
+            prefix: 0,
+            body_stream: 1000 + number,
+            body: prompt,
+            new_tokens,
+        }
+    }
+
+    /// Tokens that a replica has still to compute, and what the router knows of it: when a request has come, and after each
+    /// step until all is done.
+    fn pending(fleet: &mut Fleet, request: TraceRequest) -> Vec<(u64, u64)> {
+        let seen = |fleet: &Fleet| (fleet.replicas[0].pending, fleet.router.load(0).expect("a replica"));
+        fleet.arrive(request).expect("a replica");
+        let mut all = vec![seen(fleet)];
+        while let Some(Reverse((now, replica))) = fleet.ends.pop() {
+            fleet.finish_step(replica as usize, now).expect("a replica");
+            all.push(seen(fleet));
+        }
+        all
+    }
+
+    #[test]
+    fn what_is_pending_is_what_is_left_of_prompts_and_outputs() {
+        let both = |tokens: &[u64]| tokens.iter().map(|&tokens| (tokens, tokens)).collect::<Vec<_>>();
+        let mut fleet = Fleet::new(config(), &[Class::default()]).expect("a sound configuration");
+        assert_eq!(pending(&mut fleet, request(0, 0.0, 32, 3)), both(&[35, 3, 2, 0]));
+        assert_eq!(fleet.replicas[0].computed, 32 + 1 + 1);
+        // What is found in the cache is done at once: two blocks of the second request's three.
+        let shared = |number, arrival| TraceRequest { prefix: 32, ..request(number, arrival, 16, 2) };
+        assert_eq!(pending(&mut fleet, shared(1, 10.0)), both(&[50, 2, 0]));
+        assert_eq!(pending(&mut fleet, shared(2, 20.0)), both(&[50, 2, 0]));
+        assert_eq!(fleet.replicas[0].computed, 34 + (48 + 1) + (16 + 1));
+        // One that is refused leaves nothing to be done.
+        assert_eq!(pending(&mut fleet, request(3, 30.0, 2000, 2))[0].0, 0);
+        // Guesses that are right are done with the token before them.
+        let class = Class { speculation: 3, acceptance: 1.0, ..Class::default() };
+        let mut fleet = Fleet::new(config(), &[class]).expect("a sound configuration");
+        assert_eq!(pending(&mut fleet, request(0, 0.0, 16, 9)), both(&[25, 9, 5, 0]));
+    }
+
+    #[test]
+    fn reports_come_at_the_interval_and_when_all_is_done() {
+        let known = |report_interval| {
+            let config = FleetConfig { report_interval, ..config() };
+            let mut fleet = Fleet::new(config, &[Class::default()]).expect("a sound configuration");
+            pending(&mut fleet, request(0, 0.0, 32, 6)).into_iter().map(|(_, known)| known).collect::<Vec<u64>>()
+        };
+        assert_eq!(known(1.0), [38, 6, 5, 4, 3, 2, 0]);
+        assert_eq!(known(3.0), [38, 38, 38, 4, 4, 4, 0]);
+        assert_eq!(known(4.0), [38, 38, 38, 38, 3, 3, 0]);
+        assert_eq!(known(100.0), [38, 38, 38, 38, 38, 38, 0]);
+    }
+
+    #[test]
+    fn without_predictions_a_class_is_told_the_mean_of_its_outputs_and_a_hundred() {
+        let config = FleetConfig { prediction: None, ..config() };
+        let classes = [Class { name: "a".into(), ..Class::default() }, Class { name: "b".into(), ..Class::default() }];
+        let mut fleet = Fleet::new(config, &classes).expect("a sound configuration");
+        let told = [200, 0, 1000, 4].map(|new_tokens| fleet.predict(&request(0, 0.0, 16, new_tokens)));
+        assert_eq!(told, [100, 300 / 2, 300 / 3, 1300 / 4]);
+        assert_eq!(fleet.predict(&TraceRequest { class: 1, ..request(0, 0.0, 16, 5) }), 100);
+    }
+
+    #[test]
+    fn prompts_that_begin_alike_have_the_hashes_of_their_full_blocks_in_common() {
+        let fleet = Fleet::new(config(), &[Class { tenants: 2, ..Class::default() }]).expect("a sound configuration");
+        let hashes = |number, tenant| {
+            let request = TraceRequest { prefix: 40, tenant, ..request(number, 0.0, 30, 1) };
+            fleet.hashes(&request, &request.prompt())
+        };
+        let (one, two, other) = (hashes(0, 0), hashes(1, 0), hashes(0, 1));
+        // Four of 16 tokens and a rest of six; the third block is in part the requests' own.
+        assert_eq!((one.len(), two.len(), other.len()), (4, 4, 4));
+        assert_eq!(one[..2], two[..2]);
+        assert!((2..4).all(|at| one[at] != two[at]) && (0..4).all(|at| one[at] != other[at]));
+        assert_eq!(one, hashes(0, 0));
     }
 }

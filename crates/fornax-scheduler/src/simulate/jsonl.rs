@@ -106,12 +106,13 @@ fn request(entry: &Entry, at: u64, classes: &[Class]) -> Result<TraceRequest, St
 
 /// Words on one line and of a length that can be read, whatever the file holds.
 pub(super) fn shortened(words: &str) -> String {
-    let plain = words.chars().map(|character| if character.is_control() { '\u{fffd}' } else { character });
-    if words.chars().count() <= 2 * EXCERPT {
-        return plain.collect();
+    let plain = |character: char| if character.is_control() { '\u{fffd}' } else { character };
+    let plain: Vec<char> = words.chars().map(plain).collect();
+    if plain.len() <= 2 * EXCERPT {
+        return plain.into_iter().collect();
     }
-    let rest: Vec<char> = words.chars().rev().take(EXCERPT).collect();
-    plain.take(EXCERPT).chain(" … ".chars()).chain(rest.into_iter().rev().filter(|c| !c.is_control())).collect()
+    let (begin, end) = (&plain[..EXCERPT], &plain[plain.len() - EXCERPT..]);
+    begin.iter().chain(&[' ', '…', ' ']).chain(end).collect()
 }
 
 #[cfg(test)]
@@ -184,6 +185,29 @@ mod tests {
         assert!(error.starts_with("line 2 of the trace: it is not UTF-8"), "{error}");
         // UTF-16, as some editors save it.
         assert!(read(b"\xff\xfe{\0}\0", &classes()).is_err());
+    }
+
+    #[test]
+    fn words_are_repeated_up_to_320_and_otherwise_their_beginning_and_end() {
+        let whole = format!("a{}z", "é".repeat(318));
+        assert_eq!(shortened(&whole), whole);
+        assert_eq!(shortened("a\tb\n"), "a\u{fffd}b\u{fffd}");
+        let long = format!("{}\r{}\r{}", "a".repeat(159), "b".repeat(999), "z".repeat(159));
+        let expected = format!("{}\u{fffd} … \u{fffd}{}", "a".repeat(159), "z".repeat(159));
+        assert_eq!(shortened(&long), expected);
+        assert_eq!(shortened(&format!("{whole}z")).chars().count(), 323);
+    }
+
+    #[test]
+    fn what_a_request_says_itself_is_no_beginning_that_others_share() {
+        let line =
+            |group: u64| format!(r#"{{"arrival": 0, "prompt": 9, "output": 1, "prefix": 4, "prefix_group": {group}}}"#);
+        let text: Vec<String> = (0..100).map(|at| line(at % 50)).collect();
+        let requests = read(text.join("\n").as_bytes(), &classes()).expect("a hundred lines");
+        let shared: std::collections::BTreeSet<u64> = requests.iter().map(|one| one.prefix_stream).collect();
+        let own: std::collections::BTreeSet<u64> = requests.iter().map(|one| one.body_stream).collect();
+        assert_eq!((shared.len(), own.len()), (50, 100));
+        assert!(shared.is_disjoint(&own));
     }
 
     #[test]

@@ -246,7 +246,7 @@ fn nice(value: f64) -> f64 {
         return 1.0;
     }
     let power = 10f64.powf(value.log10().floor());
-    [1.0, 2.0, 2.5, 5.0, 10.0].map(|step| step * power).into_iter().find(|step| *step >= value).unwrap_or(10.0 * power)
+    power * [1.0, 2.0, 2.5, 5.0].into_iter().find(|step| step * power >= value).unwrap_or(10.0)
 }
 
 fn number(value: f64) -> String {

@@ -165,8 +165,8 @@ impl TaskScheduler {
         let blocked = self.start(&mut plan);
         match blocked {
             Some(slot) => self.ask_to_shrink(slot, &mut plan),
-            None if self.queue.len() == 0 => self.grow(&mut plan),
-            None => {}
+            // Nobody waits for what is left.
+            None => self.grow(&mut plan),
         }
         plan.waiting = self.waits.iter().map(|(id, wait)| (*id, wait.clone())).collect();
         plan

@@ -9,14 +9,14 @@ use fornax_scheduler::{
 
 /// First come, first served, with a record of what it was told.
 #[derive(Clone, Debug, Default)]
-struct Notes {
+pub(super) struct Notes {
     told: Arc<Mutex<Vec<Observation>>>,
     /// Whether it does without what comes for every token and block.
     incurious: bool,
 }
 
 impl Notes {
-    fn all(&self) -> Vec<Observation> {
+    pub(super) fn all(&self) -> Vec<Observation> {
         self.told.lock().expect("nobody panics while writing").clone()
     }
 

@@ -4,6 +4,7 @@ mod accounts;
 mod batch;
 mod boundaries;
 mod chaos;
+mod fleet;
 mod outcomes;
 mod plots;
 mod policies;

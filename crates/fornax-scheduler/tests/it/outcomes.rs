@@ -87,6 +87,7 @@ fn costs_are_checked() {
     for bad in [
         Roofline { flops_per_second: 0.0, ..roof },
         Roofline { bytes_per_second: -1.0, ..roof },
+        Roofline { bytes_per_second: 0.0, weight_bytes: 0.0, kv_bytes_per_token: 0.0, ..roof },
         Roofline { bytes_per_second: f64::INFINITY, ..roof },
         Roofline { parameters: -1.0, ..roof },
         Roofline { overhead: f64::NAN, ..roof },
@@ -119,6 +120,10 @@ fn distances_weigh_classes_by_their_requests_and_take_nothing_for_as_good() {
     assert_eq!(distances[0].first_token_p99, [2.0, 2.8]);
     // Where the oracle put out nothing there is nothing to divide by.
     assert_eq!((distances[0].output_tokens_per_second, distances[1].output_tokens_per_second), (1.0, 1.0));
+    // A mean is one also where fewer got a first token than with the oracle.
+    let oracle = Report { oracle: true, ..with("oracle", vec![class(8, 1.0)]) };
+    let distances = self::outcome(vec![with("one", vec![class(2, 3.0)]), oracle]).distances();
+    assert_eq!((distances[0].first_token_mean, distances[1].first_token_mean), (3.0, 1.0));
 }
 
 #[test]

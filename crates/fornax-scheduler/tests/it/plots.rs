@@ -123,6 +123,10 @@ fn points_stand_off_the_sides() {
     let circles: Vec<[f64; 2]> = elements(&svg, "circle").iter().map(|mark| numbers(mark, ["cx", "cy"])).collect();
     // Each point and its mark in the legend; a 25th of the width is left on both sides.
     assert_eq!(circles, [[93.0, 185.0], [714.0, 46.0], [667.0, 40.0], [714.0, 61.0]]);
+    // Wherever they lie.
+    let svg = points(LABELS, &[named(0, 500.0, 1.0), named(1, 510.0, 2.0)]);
+    let far: Vec<[f64; 2]> = elements(&svg, "circle").iter().map(|mark| numbers(mark, ["cx", "cy"])).collect();
+    assert_eq!(far, circles);
     let many: Vec<(String, (f64, f64))> = (0..14).map(|at| named(at, 5.0, at as f64)).collect();
     let svg = points(LABELS, &many);
     assert_eq!(elements(&svg, "circle").len(), 24);

@@ -58,6 +58,12 @@ fn a_scenario_of_every_line_runs() {
 }
 
 #[test]
+fn without_a_seed_it_is_one() {
+    let seed = |line: &str| Scenario::parse(&SMALL.replacen("seed = 3\n", line, 1)).expect("sound").seed;
+    assert_eq!([seed(""), seed("seed = 0\n"), seed("seed = 3\n")], [1, 0, 3]);
+}
+
+#[test]
 fn contradictions_and_nonsense_are_named() {
     assert_eq!(Scenario::parse(SMALL).map(drop), Ok(()));
     for nothing in ["", " \n\r\n", "\u{feff}", "# only words\n"] {

@@ -1,8 +1,9 @@
 //! The scheduler of tasks: events of every kind, units, deadlines, reasons, and random lives.
 
+use super::accounts::Notes;
 use fornax_scheduler::{
-    Demand, POLICIES, Random, ResourceManager, SchedulerError, Task, TaskEvent, TaskId, TaskPlan, TaskScheduler,
-    TenantId, Time, Units, Wait, policy,
+    Demand, Observation, POLICIES, Random, ResourceManager, SchedulerError, Task, TaskEvent, TaskId, TaskPlan,
+    TaskScheduler, TenantId, Time, Units, Wait, policy,
 };
 
 fn scheduler(name: &str) -> TaskScheduler {
@@ -130,6 +131,35 @@ fn units_grow_into_what_is_free_and_give_it_back() {
 }
 
 #[test]
+fn one_may_keep_all_its_units_and_have_no_more_than_them() {
+    let mut scheduler = scheduler("fcfs");
+    submit(&mut scheduler, [compute(1, 1).units(1, 3), compute(2, 3), compute(3, 2)], 0.0);
+    let shrunk = |units| TaskEvent::Shrunk { id: TaskId(1), units };
+    assert_eq!(scheduler.step([shrunk(3)], seconds(1.0)).rejected, []);
+    let plan = scheduler.step([shrunk(4)], seconds(2.0));
+    assert_eq!(plan.rejected[0].error, SchedulerError::WrongUnits { id: TaskId(1), held: 3, found: 4 });
+    assert_eq!(scheduler.machine().free("compute"), Some(0));
+}
+
+#[test]
+fn a_policy_hears_of_what_a_task_holds_and_of_nothing_else() {
+    let machine = ResourceManager::new([("compute", 8), ("memory", 16), ("accelerator", 0)]).expect("three resources");
+    let notes = Notes::default();
+    let mut scheduler = TaskScheduler::new(machine, Box::new(notes.clone()));
+    submit(&mut scheduler, [compute(1, 2).units(1, 3)], 0.0);
+    scheduler.step([TaskEvent::Shrunk { id: TaskId(1), units: 1 }, TaskEvent::Ended(TaskId(1))], seconds(1.0));
+    let held: Vec<(usize, f64)> = notes
+        .all()
+        .iter()
+        .filter_map(|one| match *one {
+            Observation::Held { resource, share, .. } => Some((resource, share)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(held, [(0, 0.25), (0, 0.5), (0, -0.5), (0, -0.25)]);
+}
+
+#[test]
 fn one_that_does_not_fit_is_passed_over_as_often_as_allowed() {
     let machine = || ResourceManager::new([("compute", 8)]).expect("a resource");
     for (times, started) in [(0, 0), (2, 2), (9, 4)] {
@@ -213,6 +243,12 @@ fn no_more_units_are_asked_for_than_are_needed() {
     assert_eq!(plan.shrink, [Units { id: TaskId(1), units: 1 }]);
     // Nobody is asked twice, nor by one that waits for nothing more.
     assert!(scheduler.step([], seconds(3.0)).shrink.is_empty());
+    // Where three are needed at once, both are asked at once.
+    let machine = ResourceManager::new([("compute", 6)]).expect("a resource");
+    let mut scheduler = TaskScheduler::new(machine, policy("fcfs").expect("a policy"));
+    submit(&mut scheduler, [compute(1, 1).units(1, 3), compute(2, 1).units(1, 3)], 0.0);
+    let plan = submit(&mut scheduler, [compute(3, 3)], 1.0);
+    assert_eq!(plan.shrink, [2, 1].map(|id| Units { id: TaskId(id), units: 1 }));
     // One that is being stopped gives all back by itself.
     let machine = ResourceManager::new([("compute", 6)]).expect("a resource");
     let mut scheduler = TaskScheduler::new(machine, policy("fcfs").expect("a policy"));

@@ -65,6 +65,15 @@ fn bursts_are_as_high_and_as_long_as_asked() {
 }
 
 #[test]
+fn the_rate_holds_where_hardly_any_come_between_short_bursts() {
+    // One in 500 seconds of calm, and two in each second of bursts that are a second long.
+    let arrivals = Arrivals::Bursty { rate: 1.0, factor: 1000.0, on: 1.0, off: 1.0 };
+    let times: Vec<f64> =
+        workload(arrivals, vec![Class::default()]).iter().map(|request| request.arrival.as_secs_f64()).collect();
+    near(times.len() as f64 / times[times.len() - 1], 1.0, 0.05);
+}
+
+#[test]
 fn classes_and_tenants_get_their_shares() {
     let class = |share, tenant, tenants| Class { share, tenant, tenants, ..Class::default() };
     let classes = vec![class(1.0, 0, 2), class(2.0, 7, 1), class(5.0, 20, 4)];
@@ -121,6 +130,31 @@ fn beginnings_are_shared_within_a_class() {
     let other = Workload { seed: 1_000_003, ..workload.clone() };
     assert!(!streams.contains(&other.iter().next().expect("a request").prefix_stream));
     assert_eq!(workload.iter().take(100).collect::<Vec<_>>(), requests[..100]);
+}
+
+#[test]
+fn a_class_shares_its_beginnings_with_no_other_whatever_the_seed() {
+    let class = Class { prefix: Some(Prefix { groups: 3, tokens: 24, skew: 0.0 }), ..Class::default() };
+    for seed in [0, 1, 1 << 40, 3 << 40, u64::MAX] {
+        let classes = vec![class.clone(); 4];
+        let workload = Workload { requests: 1000, seed, ..workload(Arrivals::Poisson(100.0), classes) };
+        let streams: BTreeSet<(u16, u64)> = workload.iter().map(|one| (one.class, one.prefix_stream)).collect();
+        let apart: BTreeSet<u64> = streams.iter().map(|(_, stream)| *stream).collect();
+        assert_eq!((streams.len(), apart.len()), (12, 12), "{seed}");
+    }
+}
+
+#[test]
+fn texts_of_different_streams_have_nothing_in_common() {
+    let request = all(Class::default())[0];
+    let streams = [0, 1, 2, 3, 1000, 1001, u64::MAX - 1, u64::MAX, 1 << 63];
+    let texts = streams.map(|body_stream| TraceRequest { body_stream, body: 300, prefix: 0, ..request }.prompt());
+    for (at, one) in texts.iter().enumerate() {
+        assert!(one.iter().collect::<BTreeSet<_>>().len() >= 298, "{}", streams[at]);
+        for two in &texts[..at] {
+            assert!(one.iter().zip(two).filter(|(one, two)| one == two).count() <= 1, "{}", streams[at]);
+        }
+    }
 }
 
 #[test]
