@@ -127,10 +127,10 @@ impl Queue {
         slots.filter_map(|slot| Some((slot, self.tasks[slot as usize].as_ref()?.0.number)))
     }
 
-    /// The tenant at the front.
+    /// The tenant at the front, where tenants have lines of their own.
     pub(crate) fn front(&mut self, policy: &dyn Policy, now: Time) -> Option<TenantId> {
-        let (_, slot) = self.first(policy, now)?;
-        self.tasks[slot as usize].as_ref().map(|(task, _)| task.tenant)
+        self.follow(policy, now);
+        self.order.first().map(|&(_, name)| name).filter(|_| policy.by_tenant())
     }
 
     /// Takes note that a tenant's rank may have changed.

@@ -77,7 +77,7 @@ pub enum Observation {
     Queued {
         /// The task.
         task: Candidate,
-        /// The tenant at the front of those who wait, before this one.
+        /// The tenant at the front of those who wait, before this one; none unless each has a line of its own.
         front: Option<TenantId>,
     },
     /// A task no longer waits.
