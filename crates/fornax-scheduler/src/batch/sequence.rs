@@ -32,7 +32,7 @@ pub(super) struct Buffers {
     tokens: Vec<Token>,
 }
 
-/// A sequence. While it decodes, its last tokens may stand with [`Decoding`](super::running::Decoding) instead. What is
+/// A sequence. While it decodes, its last tokens may stand with [`Running`](super::running::Running) instead. What is
 /// needed when one of its blocks is full stands first, in two lines of the processor's cache.
 #[derive(Clone, Debug, Default)]
 #[repr(C, align(64))]

@@ -457,6 +457,39 @@ mod tests {
         memory.audit(taken);
     }
 
+    /// Of those that follow a block, one stands with it; the others are found too, also when that one is gone.
+    #[test]
+    fn prefixes_that_part_are_all_found() {
+        let mut memory = memory(16);
+        let prompts = [5, 6, 7, 8].map(|end| [1, 2, end, end]);
+        let found = |memory: &KvMemory| prompts.map(|prompt| find(memory, MINE, &prompt).blocks.len());
+        let table = write(&mut memory, MINE, &prompts[0]);
+        let mut ends = vec![table[1]];
+        for prompt in &prompts[1..3] {
+            let block = memory.allocate().expect("room");
+            let hashes = hashes(&memory, MINE, prompt);
+            assert_eq!(memory.commit(after(MINE, &table[..1]), hashes[1], &prompt[2..], block), None);
+            ends.push(block);
+        }
+        assert_eq!(found(&memory), [2, 2, 2, 1]);
+        // The same content once more is told, wherever the first stands.
+        for (prompt, end) in prompts.iter().zip(&ends) {
+            let block = memory.allocate().expect("room");
+            let hashes = hashes(&memory, MINE, prompt);
+            assert_eq!(memory.commit(after(MINE, &table[..1]), hashes[1], &prompt[2..], block), Some(*end));
+            memory.release(block);
+        }
+        // The one that stands with the block goes first, and its place is another's.
+        memory.release(ends[0]);
+        let mut taken: Vec<BlockId> = (0..13).map(|_| memory.allocate().expect("room")).collect();
+        assert_eq!(found(&memory), [1, 2, 2, 1]);
+        let block = taken.pop().expect("some were taken");
+        let hashes = hashes(&memory, MINE, &prompts[3]);
+        assert_eq!(memory.commit(after(MINE, &table[..1]), hashes[1], &prompts[3][2..], block), None);
+        assert_eq!(found(&memory), [1, 2, 2, 2]);
+        memory.audit(taken.into_iter().chain([table[0], ends[1], ends[2], block]));
+    }
+
     #[test]
     #[should_panic(expected = "has no owner")]
     fn a_double_release_is_caught() {

@@ -1,8 +1,8 @@
 //! Where room, seats and tokens just suffice, and where they just do not: expectations that are counted by hand.
 
 use fornax_scheduler::{
-    Admission, BatchConfig, BatchEvent, BatchScheduler, Output, Plan, Preemption, Request, RequestId, SchedulerError,
-    SequenceId, Wait, policy,
+    Admission, BatchConfig, BatchEvent, BatchScheduler, ModelConfig, Output, Plan, Preemption, Request, RequestId,
+    SchedulerError, SequenceId, Wait, policy,
 };
 
 use super::batch::{config, done, drain, scheduler, step, submit, tokens};
@@ -266,4 +266,66 @@ fn blocks_are_told_by_the_name_of_a_sequence() {
         assert_eq!((table, table.len()), (scheduler.block_table(item), blocks));
     }
     assert_eq!(scheduler.blocks_of(SequenceId { request: RequestId(1), index: 1 }), None);
+}
+
+/// What a sequence has is what came and what it put out, whatever the size of a block and whoever had to make room.
+#[test]
+fn no_token_is_lost_whatever_the_block_size() {
+    for (block_size, prefix_caching) in
+        [1, 5, 16, 17, 24, 64].into_iter().flat_map(|size| [(size, false), (size, true)])
+    {
+        let models = vec![ModelConfig { blocks: 300_usize.div_ceil(block_size), block_size, ..ModelConfig::default() }];
+        let mut scheduler = scheduler(BatchConfig { models, prefix_caching, ..config(1) });
+        let mut known: Vec<Vec<u32>> = (0..6).map(|id| tokens(5 + 7 * id, 1000 * id)).collect();
+        let requests = (0..).zip(&known).map(|(id, prompt)| Request::new(id, prompt.clone(), 90));
+        let (mut plan, mut preempted, mut last) = (submit(&mut scheduler, requests), 0, 100_000);
+        while let Some(id) = plan.id {
+            let (mut outputs, mut sampled) = (Vec::new(), Vec::new());
+            for item in &plan.items {
+                let all = &mut known[item.sequence.request.0 as usize];
+                assert_eq!(scheduler.tokens(item), &all[item.positions()], "{block_size}");
+                outputs.push(Output { tokens: item.samples, finished: false });
+                for _ in 0..item.samples {
+                    last += 1;
+                    sampled.push(last);
+                    all.push(last);
+                }
+            }
+            preempted += plan.preempted.len();
+            plan = step(&mut scheduler, vec![BatchEvent::Done { plan: id, outputs, tokens: sampled }], 1.0);
+        }
+        assert!(preempted > 0, "{block_size}");
+        assert_eq!(known.iter().map(Vec::len).collect::<Vec<usize>>(), [95, 102, 109, 116, 123, 130], "{block_size}");
+    }
+}
+
+#[test]
+fn results_that_do_not_match_the_plan_are_refused_and_change_nothing() {
+    let mut scheduler = scheduler(config(32));
+    let plan = submit(&mut scheduler, [request(1, 4, 9), request(2, 4, 9)]);
+    let third = BatchEvent::Submit(request(3, 40, 9));
+    let plan = step(&mut scheduler, vec![done(&plan), third], 1.0);
+    assert_eq!(work(&plan), [(1, 4, 1), (2, 4, 1), (3, 0, 30)]);
+    let id = plan.id.expect("there is a plan");
+    for (counts, tokens, expected) in [
+        (vec![1, 1], 2, ("the number of outputs", 3, 2)),
+        (vec![1, 1, 0, 0], 2, ("the number of outputs", 3, 4)),
+        (vec![1, 0, 0], 1, ("the tokens of an item", 1, 0)),
+        (vec![2, 1, 0], 3, ("the tokens of an item", 1, 2)),
+        (vec![2, 0, 0], 2, ("the tokens of an item", 1, 2)),
+        (vec![1, 1, 1], 3, ("the tokens of an item", 0, 1)),
+        (vec![1, 1, 0], 3, ("the number of tokens", 2, 3)),
+        (vec![1, 1, 0], 1, ("the number of tokens", 2, 1)),
+    ] {
+        let outputs = counts.into_iter().map(|tokens| Output { tokens, finished: false }).collect();
+        let wrong = BatchEvent::Done { plan: id, outputs, tokens: vec![7; tokens] };
+        let refused = step(&mut scheduler, vec![wrong], 2.0);
+        let SchedulerError::WrongOutputs { what, expected: wanted, found, .. } = refused.rejected[0].error else {
+            panic!("{:?}", refused.rejected);
+        };
+        assert_eq!((what, wanted, found), expected);
+        assert_eq!(scheduler.under_way(), Some(id));
+    }
+    let plan = step(&mut scheduler, vec![done(&plan)], 3.0);
+    assert_eq!(work(&plan), [(1, 5, 1), (2, 5, 1), (3, 30, 10)]);
 }
