@@ -143,8 +143,21 @@ impl Queue {
         }
     }
 
+    /// The tasks' numbers, in no order that means anything.
+    pub(crate) fn slots(&self) -> impl Iterator<Item = u32> {
+        self.lines.values().flat_map(|line| {
+            let (fixed, changing) = match &line.tasks {
+                Order::Fixed(tasks) => (Some(tasks), None),
+                Order::Changing(tournament) => (None, Some(tournament)),
+            };
+            let fixed = fixed.into_iter().flatten().map(|&(_, _, slot)| slot);
+            fixed.chain(changing.into_iter().flat_map(|tournament| tournament.slots()))
+        })
+    }
+
     /// Every task with its number, in no order that means anything.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &Candidate)> {
+    #[cfg(test)]
+    fn iter(&self) -> impl Iterator<Item = (u32, &Candidate)> {
         self.tasks.iter().enumerate().filter_map(|(at, task)| Some((at as u32, &task.as_ref()?.0)))
     }
 

@@ -32,6 +32,11 @@ impl Tournament {
         self.places.is_empty()
     }
 
+    /// Those that take part.
+    pub(crate) fn slots(&self) -> impl Iterator<Item = u32> {
+        self.places.keys().copied()
+    }
+
     /// Lets task `slot` take part.
     pub(crate) fn insert(&mut self, slot: u32, task: Candidate, policy: &dyn Policy, now: Time) {
         let leaf = match self.vacant.pop() {

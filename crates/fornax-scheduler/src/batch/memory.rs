@@ -2,28 +2,9 @@
 
 use super::sequence::State;
 use super::{BatchScheduler, Plan, Preempted, Preemption, Swap};
-use crate::queue::{self, Key};
 use crate::{BlockId, ModelId};
 
 impl BatchScheduler {
-    /// Who is last by the policy among those that hold blocks of `model` (or of any), and comes after `key` if given.
-    pub(super) fn last_holder(&self, model: Option<u16>, key: Option<Key>) -> Option<u32> {
-        let held = self.held.iter().map(|(slot, _)| slot);
-        self.running
-            .slots()
-            .chain(held)
-            .filter(|&slot| model.is_none_or(|model| self.sequences[slot as usize].model == model))
-            .map(|slot| (self.key(slot), slot))
-            .filter(|(other, _)| key.is_none_or(|key| *other > key))
-            .max()
-            .map(|(_, slot)| slot)
-    }
-
-    /// Where a sequence stands by the policy.
-    pub(super) fn key(&self, slot: u32) -> Key {
-        queue::key(self.policy.as_ref(), &self.candidate(slot), self.now)
-    }
-
     /// Takes a sequence off the plan and its blocks from it; it waits again.
     pub(super) fn preempt(&mut self, slot: u32, plan: &mut Plan, budget: &mut usize) {
         if let Some(at) = plan.items.iter().position(|item| item.slot == slot) {

@@ -32,6 +32,7 @@ mod config;
 mod decode;
 mod events;
 mod explain;
+mod holders;
 mod memory;
 mod names;
 mod plan;

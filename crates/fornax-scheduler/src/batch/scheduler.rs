@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::holders::Holders;
 use super::names::Names;
 use super::running::Running;
 use super::sequence::{Buffers, Sequence, State};
@@ -55,6 +56,7 @@ pub struct BatchScheduler {
     pub(super) held: Queue,
     /// Those that decode.
     pub(super) running: Running,
+    pub(super) holders: Holders,
     pub(super) seats: usize,
     /// How many of those that decode can use speculative tokens.
     pub(super) speculators: usize,
@@ -185,6 +187,7 @@ impl BatchScheduler {
             waiting: Queue::default(),
             held: Queue::default(),
             running: Running::default(),
+            holders: Holders::default(),
             seats: 0,
             speculators: 0,
             deadlines: BTreeSet::new(),
@@ -235,6 +238,7 @@ impl BatchScheduler {
             return;
         }
         self.waits.clear();
+        self.holders.clear();
         let mut budget = self.config.max_tokens;
         self.plan_decodes(plan, &mut budget);
         let decodes = plan.items.len();

@@ -1,0 +1,137 @@
+//! Who is last by the policy among those that hold blocks, and so the first who has to make room.
+
+use std::collections::BinaryHeap;
+
+use super::BatchScheduler;
+use super::sequence::State;
+use crate::queue::{self, Key};
+
+/// Those that hold blocks of each model, gathered when a step first asks for the last of them: where many have to make
+/// room, each costs the logarithm of how many there are.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Holders {
+    /// By model, the last on top. Some may hold none any more.
+    heaps: Vec<BinaryHeap<(Key, u32)>>,
+    /// The policy's revision when they were gathered; none if they were not.
+    revision: Option<u64>,
+}
+
+impl Holders {
+    /// Forgets all: a step begins.
+    pub(super) fn clear(&mut self) {
+        self.revision = None;
+    }
+}
+
+impl BatchScheduler {
+    /// Who is last by the policy among those that hold blocks of `model` (or of any), and comes after `key` if given.
+    pub(super) fn last_holder(&mut self, model: Option<u16>, key: Option<Key>) -> Option<u32> {
+        // Among tenants, what each holds decides, and that changes with everyone who makes room.
+        let revision = Some(self.policy.revision()).filter(|_| !self.policy.by_tenant());
+        if revision.is_none() || self.holders.revision != revision {
+            self.gather();
+            self.holders.revision = revision;
+        }
+        let mut holders = std::mem::take(&mut self.holders.heaps);
+        let models = model.map_or(0..holders.len(), |model| usize::from(model)..usize::from(model) + 1);
+        for heap in &mut holders[models.clone()] {
+            while heap.peek().is_some_and(|&(_, slot)| !self.holds(slot)) {
+                heap.pop();
+            }
+        }
+        let last = holders[models].iter().filter_map(BinaryHeap::peek).max().copied();
+        self.holders.heaps = holders;
+        last.filter(|(last, _)| key.is_none_or(|key| *last > key)).map(|(_, slot)| slot)
+    }
+
+    /// Where a sequence stands by the policy.
+    pub(super) fn key(&self, slot: u32) -> Key {
+        queue::key(self.policy.as_ref(), &self.candidate(slot), self.now)
+    }
+
+    /// Whether a sequence decodes, or holds blocks and waits.
+    fn holds(&self, slot: u32) -> bool {
+        match self.sequences[slot as usize].state {
+            State::Decoding => true,
+            State::Held => self.held.contains(slot),
+            State::Planned | State::Waiting | State::Vacant => false,
+        }
+    }
+
+    fn gather(&mut self) {
+        let mut gathered = vec![Vec::new(); self.models.len()];
+        for slot in self.running.slots().chain(self.held.slots()) {
+            gathered[usize::from(self.sequences[slot as usize].model)].push((self.key(slot), slot));
+        }
+        self.holders.heaps = gathered.into_iter().map(BinaryHeap::from).collect();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::{BatchConfig, BatchEvent, ModelConfig, Plan, Request};
+    use crate::{ModelId, Random, TenantId, Time, policy};
+
+    /// The last of all, found by looking at each.
+    fn found(scheduler: &BatchScheduler, model: Option<u16>, key: Option<Key>) -> Option<u32> {
+        let all = (0..scheduler.sequences.len() as u32).filter(|&slot| scheduler.holds(slot));
+        let of_model = all.filter(|&slot| model.is_none_or(|model| scheduler.sequences[slot as usize].model == model));
+        let keys = of_model.map(|slot| (scheduler.key(slot), slot));
+        keys.filter(|(other, _)| key.is_none_or(|key| *other > key)).max().map(|(_, slot)| slot)
+    }
+
+    /// Whatever the policy, and however many have made room before, the next is the last of those that are left.
+    #[test]
+    fn who_makes_room_is_the_last_of_those_that_hold_blocks() {
+        for name in ["fcfs", "priority", "shortest", "aged-ratio", "vtc", "drf"] {
+            let mut random = Random::new(5);
+            let model = ModelConfig { blocks: 200, block_size: 4, ..ModelConfig::default() };
+            let config = BatchConfig {
+                models: vec![model.clone(), model],
+                max_running: 40,
+                max_tokens: 90,
+                max_chunk: 4,
+                ..BatchConfig::default()
+            };
+            let mut scheduler = BatchScheduler::new(config, policy(name).expect("a policy")).expect("sound");
+            let mut plan = Plan::default();
+            for step in 0..12 {
+                let mut events: Vec<BatchEvent> = plan.id.into_iter().map(|id| plan_done(id, &plan)).collect();
+                for number in 0..6 {
+                    let prompt = (0..random.between(2, 60)).map(|_| random.below(9) as u32).collect();
+                    let mut request = Request::new(10 * step + number, prompt, 30);
+                    request.model = ModelId(random.below(2) as u16);
+                    request.priority = random.below(3) as i32;
+                    request.tenant = TenantId(random.below(3) as u32);
+                    events.push(BatchEvent::Submit(request));
+                }
+                plan = scheduler.step(events, Time::from_secs_f64(step as f64));
+            }
+            // Its results are in, so that all who hold blocks decode or wait.
+            let done = plan_done(plan.id.expect("there is work"), &plan);
+            let mut plan = Plan::default();
+            scheduler.apply(done, &mut plan).expect("they are those of the plan");
+            let (held, decoding) = (scheduler.held.slots().count(), scheduler.running.len());
+            assert!(held > 2 && decoding > 5, "{name}: {held} held, {decoding} decode");
+            scheduler.holders.clear();
+            let mut budget = 0;
+            let middle = scheduler.running.slots().nth(2).map(|slot| scheduler.key(slot));
+            let mut left = scheduler.running();
+            while let Some(last) = scheduler.last_holder(None, None) {
+                for (model, key) in [(None, None), (Some(0), None), (Some(1), None), (None, middle), (Some(1), middle)]
+                {
+                    assert_eq!(scheduler.last_holder(model, key), found(&scheduler, model, key), "{name}: {left} left");
+                }
+                scheduler.preempt(last, &mut plan, &mut budget);
+                left -= 1;
+            }
+            assert_eq!(left, 0, "{name}");
+        }
+    }
+
+    fn plan_done(id: crate::PlanId, plan: &Plan) -> BatchEvent {
+        let (outputs, tokens) = plan.plain_outputs(3);
+        BatchEvent::Done { plan: id, outputs, tokens }
+    }
+}
