@@ -3,9 +3,11 @@
 use std::sync::{Arc, Mutex};
 
 use fornax_scheduler::{
-    BatchConfig, BatchEvent, BatchScheduler, Bound, Candidate, FinishReason, ModelConfig, ModelId, Observation, Plan,
-    Policy, Preemption, Request, RequestId, SequenceId, Time, policy,
+    BatchConfig, BatchEvent, BatchScheduler, Bound, Candidate, FinishReason, ModelConfig, ModelId, Observation, Policy,
+    Preemption, Request, RequestId, SequenceId, Time, policy,
 };
+
+use super::batch::{done, step};
 
 /// First come, first served, with a record of what it was told.
 #[derive(Clone, Debug, Default)]
@@ -82,17 +84,6 @@ fn config() -> BatchConfig {
 fn with(config: BatchConfig) -> (BatchScheduler, Notes) {
     let notes = Notes::default();
     (BatchScheduler::new(config, Box::new(notes.clone())).expect("a sound configuration"), notes)
-}
-
-fn step(scheduler: &mut BatchScheduler, events: Vec<BatchEvent>, now: f64) -> Plan {
-    let plan = scheduler.step(events, Time::from_secs_f64(now));
-    scheduler.audit();
-    plan
-}
-
-fn done(plan: &Plan) -> BatchEvent {
-    let (outputs, tokens) = plan.plain_outputs(9);
-    BatchEvent::Done { plan: plan.id.expect("there is a plan"), outputs, tokens }
 }
 
 fn near(one: f64, two: f64) -> bool {

@@ -1,41 +1,16 @@
 //! What reaches replicas and reports from classes and traces, in worlds so small that it can be said beforehand.
 
 use fornax_scheduler::simulate::{
-    Arrivals, Class, CostModel, Fitted, Fleet, FleetConfig, Length, Report, Roofline, TraceRequest, Turns, Workload,
+    Arrivals, Class, CostModel, Fitted, FleetConfig, Length, MOST_TOKENS, Roofline, TraceRequest, Turns, Workload,
 };
-use fornax_scheduler::{BatchConfig, ModelConfig, Time};
+use fornax_scheduler::{BatchConfig, ModelConfig};
+
+use super::simulator::{self, request, run};
 
 /// Steps of a second, one replica that always knows how long outputs are and has one seat.
 fn config() -> FleetConfig {
-    FleetConfig {
-        cost: CostModel::Fitted(Fitted { base: 1.0, per_token: 0.0, per_context: 0.0 }),
-        batch: BatchConfig {
-            models: vec![ModelConfig { blocks: 512, block_size: 16, ..ModelConfig::default() }],
-            max_running: 1,
-            max_tokens: 4096,
-            ..BatchConfig::default()
-        },
-        prediction: Some(0.0),
-        ..FleetConfig::default()
-    }
-}
-
-fn request(number: u64, arrival: f64, prompt: u32, new_tokens: u32) -> TraceRequest {
-    TraceRequest {
-        arrival: Time::from_secs_f64(arrival),
-        class: 0,
-        tenant: 0,
-        prefix_stream: 0,
-        prefix: 0,
-        body_stream: 1000 + number,
-        body: prompt,
-        new_tokens,
-    }
-}
-
-fn run(config: FleetConfig, classes: &[Class], requests: &[TraceRequest]) -> Report {
-    let fleet = Fleet::new(config, classes).expect("a sound configuration");
-    fleet.run(requests.iter().copied()).expect("there is a replica")
+    let many = simulator::config();
+    FleetConfig { batch: BatchConfig { max_running: 1, ..many.batch }, ..many }
 }
 
 fn close(found: f64, expected: f64) -> bool {
@@ -161,7 +136,6 @@ fn fleets_are_checked_to_their_limits() {
 /// The texts of conversations that go on for ever, one every thousand seconds, and how often each is heard.
 #[test]
 fn a_conversation_goes_on_as_long_as_it_can_be_read() {
-    use fornax_scheduler::simulate::MOST_TOKENS;
     let turns = |prompt| {
         let class = Class {
             prompt: Length::Fixed(prompt),

@@ -12,7 +12,7 @@ fn seconds(value: f64) -> Time {
 }
 
 /// Steps of a second, one replica that always knows how long outputs are.
-fn config() -> FleetConfig {
+pub(super) fn config() -> FleetConfig {
     FleetConfig {
         cost: CostModel::Fitted(Fitted { base: 1.0, per_token: 0.0, per_context: 0.0 }),
         batch: BatchConfig {
@@ -27,7 +27,7 @@ fn config() -> FleetConfig {
 }
 
 /// A request of the first class and tenant with a prompt of its own.
-fn request(number: u64, arrival: f64, prompt: u32, new_tokens: u32) -> TraceRequest {
+pub(super) fn request(number: u64, arrival: f64, prompt: u32, new_tokens: u32) -> TraceRequest {
     TraceRequest {
         arrival: seconds(arrival),
         class: 0,
@@ -40,7 +40,7 @@ fn request(number: u64, arrival: f64, prompt: u32, new_tokens: u32) -> TraceRequ
     }
 }
 
-fn run(config: FleetConfig, classes: &[Class], requests: &[TraceRequest]) -> Report {
+pub(super) fn run(config: FleetConfig, classes: &[Class], requests: &[TraceRequest]) -> Report {
     let fleet = Fleet::new(config, classes).expect("a sound configuration");
     fleet.run(requests.iter().copied()).expect("there is a replica")
 }

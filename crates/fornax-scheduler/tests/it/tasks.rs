@@ -1,10 +1,11 @@
 //! The scheduler of tasks: events of every kind, units, deadlines, reasons, and random lives.
 
-use super::accounts::Notes;
 use fornax_scheduler::{
     Demand, Observation, POLICIES, Random, ResourceManager, SchedulerError, Task, TaskEvent, TaskId, TaskPlan,
     TaskScheduler, TenantId, Time, Units, Wait, policy,
 };
+
+use super::accounts::Notes;
 
 fn scheduler(name: &str) -> TaskScheduler {
     let machine = ResourceManager::new([("compute", 8), ("memory", 16)]).expect("two resources");
