@@ -37,6 +37,7 @@ mod error;
 mod id;
 pub mod kv;
 pub mod policy;
+mod probing;
 mod queue;
 mod random;
 mod resources;

@@ -4,6 +4,7 @@
 //! requests that are numbered one after another lie four to a line of the processor's cache. It knows nothing of what is
 //! in the slots, and its order means nothing.
 
+use crate::probing::vacate;
 use crate::random::mix;
 use crate::{RequestId, SequenceId};
 
@@ -70,7 +71,7 @@ impl Names {
     /// Forgets a sequence.
     pub(super) fn remove(&mut self, id: SequenceId) {
         let last = self.entries.len() - 1;
-        let mut hole = self.home(id.request.0);
+        let mut hole = home(id.request.0, self.entries.len());
         loop {
             let entry = self.entries[hole];
             assert!(entry.slot != NOWHERE, "{id} has no name");
@@ -79,21 +80,8 @@ impl Names {
             }
             hole = (hole + 1) & last;
         }
-        // Whoever was put further along for want of this place moves up.
-        let mut place = hole;
-        loop {
-            place = (place + 1) & last;
-            let entry = self.entries[place];
-            if entry.slot == NOWHERE {
-                break;
-            }
-            let home = self.home(entry.request);
-            if place.wrapping_sub(home) & last >= place.wrapping_sub(hole) & last {
-                self.entries[hole] = entry;
-                hole = place;
-            }
-        }
-        self.entries[hole] = VACANT;
+        let home = |entry: &Entry| (entry.slot != NOWHERE).then(|| home(entry.request, last + 1));
+        vacate(&mut self.entries, hole, VACANT, home);
         self.len -= 1;
     }
 
@@ -110,7 +98,7 @@ impl Names {
     /// The entries of a request, in no order that means anything.
     fn of(&self, request: RequestId) -> impl Iterator<Item = &Entry> {
         let last = self.entries.len().wrapping_sub(1);
-        let mut place = self.home(request.0);
+        let mut place = home(request.0, self.entries.len());
         let run = std::iter::from_fn(move || {
             let entry = self.entries.get(place).filter(|entry| entry.slot != NOWHERE)?;
             place = (place + 1) & last;
@@ -122,17 +110,17 @@ impl Names {
     /// Puts an entry into the first vacant place.
     fn put(&mut self, entry: Entry) {
         let last = self.entries.len() - 1;
-        let mut place = self.home(entry.request);
+        let mut place = home(entry.request, self.entries.len());
         while self.entries[place].slot != NOWHERE {
             place = (place + 1) & last;
         }
         self.entries[place] = entry;
     }
+}
 
-    /// Where the search for a request begins.
-    fn home(&self, request: u64) -> usize {
-        (mix(request >> 2) << 2 | request & 3) as usize & self.entries.len().wrapping_sub(1)
-    }
+/// Where the search for a request begins, in a table of so many entries.
+fn home(request: u64, entries: usize) -> usize {
+    (mix(request >> 2) << 2 | request & 3) as usize & entries.wrapping_sub(1)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 use std::ops::Range;
 
 use super::block::{ABSENT, Block, NONE};
+use crate::probing::vacate;
 use crate::random::{GOLDEN, mix};
 use crate::{AdapterId, BlockId, TenantId};
 
@@ -307,21 +308,8 @@ impl PrefixIndex {
             assert!(self.table[hole].block != NONE, "block {at} is indexed and cannot be found");
             hole = (hole + 1) & last;
         }
-        // Whoever was put further along for want of this place moves up.
-        let mut place = hole;
-        loop {
-            place = (place + 1) & last;
-            let entry = self.table[place];
-            if entry.block == NONE {
-                break;
-            }
-            let home = entry.tag as usize & last;
-            if place.wrapping_sub(home) & last >= place.wrapping_sub(hole) & last {
-                self.table[hole] = entry;
-                hole = place;
-            }
-        }
-        self.table[hole].block = NONE;
+        let home = |entry: &Entry| (entry.block != NONE).then_some(entry.tag as usize & last);
+        vacate(&mut self.table, hole, Entry { tag: 0, block: NONE }, home);
     }
 
     fn tag(&self, hash: u64) -> u32 {
