@@ -107,12 +107,12 @@ fn request(entry: &Entry, at: u64, classes: &[Class]) -> Result<TraceRequest, St
 /// Words on one line and of a length that can be read, whatever the file holds.
 pub(super) fn shortened(words: &str) -> String {
     let plain = |character: char| if character.is_control() { '\u{fffd}' } else { character };
-    let plain: Vec<char> = words.chars().map(plain).collect();
-    if plain.len() <= 2 * EXCERPT {
-        return plain.into_iter().collect();
+    if words.chars().nth(2 * EXCERPT).is_none() {
+        return words.chars().map(plain).collect();
     }
-    let (begin, end) = (&plain[..EXCERPT], &plain[plain.len() - EXCERPT..]);
-    begin.iter().chain(&[' ', '…', ' ']).chain(end).collect()
+    let mut end: Vec<char> = words.chars().rev().take(EXCERPT).collect();
+    end.reverse();
+    words.chars().take(EXCERPT).chain(" … ".chars()).chain(end).map(plain).collect()
 }
 
 #[cfg(test)]
