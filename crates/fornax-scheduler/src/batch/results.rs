@@ -129,6 +129,7 @@ impl BatchScheduler {
             return refuse("the number of outputs", plain + flight.items.len(), outputs.len());
         }
         let (single, others) = outputs.split_at(plain);
+        // All of them are looked at at once, since they are many and hardly ever is one wrong.
         if single.iter().fold(false, |wrong, output| wrong | (output.tokens != 1)) {
             let found = single.iter().find(|output| output.tokens != 1).map_or(1, |output| output.tokens);
             return refuse("the tokens of an item", 1, found as usize);
