@@ -67,7 +67,7 @@ impl Layers {
         let weights: Vec<[Weight; 7]> =
             (0..layers).map(|_| shapes.map(|(to, from)| Weight::new(weight_type, to, from))).collect();
         let mut x: Vec<f32> = (0..rows * hidden).map(|at| random(at) * 2.0).collect();
-        let mut values = [hidden, kv, kv, hidden, inner].map(|columns| vec![0.0; rows * columns]);
+        let mut values = [hidden + 2 * kv, hidden, inner].map(|columns| vec![0.0; rows * columns]);
         let operations: [usize; 4] = [&[0, 1, 2][..], &[3], if narrow.is_some() { &[4, 5] } else { &[5] }, &[6]]
             .map(|maps| maps.iter().map(|&map: &usize| 2 * rows * shapes[map].0 * shapes[map].1).sum());
         let mut seconds: [Vec<f64>; 5] = Default::default();
@@ -82,15 +82,15 @@ impl Layers {
                     }
                     mark = clock();
                 };
-                let [q, k, v, y, z] = &mut values;
-                linear::linear(pool, isa, &x, rows, &maps[..3], &mut [q, k, v], |_, _, _, _| {});
+                let [qkv, y, z] = &mut values;
+                linear::linear(pool, isa, &x, rows, &maps[..3], qkv, |_, _, _, _| {});
                 lap(0);
                 let add = |columns: usize, residual: &[f32], row: usize, range: Range<usize>, values: &mut [f32]| {
                     for (value, add) in values.iter_mut().zip(&residual[row * columns..][range]) {
                         *value = (*value + add).clamp(-8.0, 8.0);
                     }
                 };
-                linear::linear(pool, isa, q, rows, &maps[3..4], &mut [y], |_, row, range, values| {
+                linear::linear(pool, isa, &qkv[..rows * hidden], rows, &maps[3..4], y, |_, row, range, values| {
                     add(hidden, &x, row, range, values);
                 });
                 lap(1);
@@ -99,12 +99,12 @@ impl Layers {
                         gate.iter_mut().zip(up).for_each(|(gate, up)| *gate *= up.max(0.0));
                     });
                 } else {
-                    linear::linear(pool, isa, y, rows, &maps[5..6], &mut [z], |_, _, _, values| {
+                    linear::linear(pool, isa, y, rows, &maps[5..6], z, |_, _, _, values| {
                         values.iter_mut().for_each(|value| *value = value.max(0.0));
                     });
                 }
                 lap(2);
-                linear::linear(pool, isa, z, rows, &maps[6..], &mut [&mut x], |_, row, range, values| {
+                linear::linear(pool, isa, z, rows, &maps[6..], &mut x, |_, row, range, values| {
                     add(hidden, y, row, range, values);
                 });
                 lap(3);

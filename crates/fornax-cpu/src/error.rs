@@ -51,6 +51,18 @@ pub enum CpuError {
         /// The names there are.
         expected: String,
     },
+    /// No type of cache has this name.
+    #[error("cache type {found:?}: expected one of f32, f16, bf16, i8")]
+    UnknownCacheType {
+        /// The name found.
+        found: String,
+    },
+    /// The system refused memory.
+    #[error("no memory: the system refused {bytes} bytes; ask for less, or free some")]
+    NoMemory {
+        /// How much was asked for.
+        bytes: usize,
+    },
     /// A weight's rows cannot be cut into the blocks of its type.
     #[error(
         "weight [{out_features}, {in_features}] as {weight_type}: its {in_features} columns are not a multiple of {block}; \

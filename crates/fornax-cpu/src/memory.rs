@@ -6,6 +6,8 @@ use std::ops::{Deref, DerefMut};
 use bytes::Bytes;
 use memmap2::MmapMut;
 
+use crate::{CpuError, Result};
+
 /// Size and alignment of a huge page.
 const HUGE_PAGE: usize = 2 << 20;
 
@@ -23,16 +25,27 @@ impl Buffer {
     /// # Panics
     /// When the system has no address space left, as any allocation does.
     pub fn zeroed(len: usize) -> Self {
+        Self::try_zeroed(len).expect("address space for a buffer")
+    }
+
+    /// As [`zeroed`](Self::zeroed), for sizes that come from a user.
+    ///
+    /// # Errors
+    /// [`CpuError::NoMemory`] when the system has no address space left.
+    pub fn try_zeroed(len: usize) -> Result<Self> {
         let huge = len >= HUGE_PAGE;
-        let room = if huge { len + HUGE_PAGE } else { len.max(1) };
-        let map = MmapMut::map_anon(room).expect("address space for a buffer");
+        let no_memory = CpuError::NoMemory { bytes: len };
+        let Some(room) = (if huge { len.checked_add(HUGE_PAGE) } else { Some(len.max(1)) }) else {
+            return Err(no_memory);
+        };
+        let map = MmapMut::map_anon(room).map_err(|_| no_memory)?;
         let start = if huge { map.as_ptr().align_offset(HUGE_PAGE) } else { 0 };
         #[cfg(target_os = "linux")]
         if huge {
             // Without huge pages all works, only slower.
             let _ = map.advise(memmap2::Advice::HugePage);
         }
-        Self { map, start, len }
+        Ok(Self { map, start, len })
     }
 
     /// Shares the bytes, read-only from now on.

@@ -1,26 +1,25 @@
-//! Attention for a block of query rows over the pages of one head, with the softmax kept up as keys come (Dao et al.,
-//! 2022, <https://arxiv.org/abs/2205.14135>). Neither threads nor the cache's tables are its matter.
+//! Attention for a block of query rows over the key/value blocks of one head, with the softmax kept up as keys come (Dao et al.,
+//! 2022, <https://arxiv.org/abs/2205.14135>). Threads are not its matter.
 //!
-//! What a row gets is fixed by the row and the keys it sees alone. Keys come page by page, and pages in spans of
-//! [`SPAN`] tokens whose sums are merged in order; pages and spans begin at fixed positions. A row whose keys begin or
-//! end within a page takes no part of what lies outside, not even times zero.
+//! What a row gets is fixed by the row and the keys it sees alone. Keys come block by block, and blocks in spans of
+//! [`SPAN`] tokens whose sums are merged in order; blocks and spans begin at fixed positions. A row whose keys begin or
+//! end within a block takes no part of what lies outside, not even times zero.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use half::{bf16, f16};
 
 use super::scratch::{BLOCK, Scratch};
 use super::tile::{self, CHUNK};
 use super::{HeadNorm, Mask, Rope, Rows, heads};
-use crate::cache::{CacheType, KvPage, PAGE_TOKENS};
-use crate::simd::{Element, Kernel, Simd, exp2};
+use crate::cache::{BLOCK_TOKENS, CacheType, KvArena};
+use crate::simd::{Element, Kernel, Simd, exp2, tanh};
 
 /// Tokens whose keys may be summed apart from the others', by another thread.
 pub(super) const SPAN: usize = 512;
 /// How far, as a power of two, scores may exceed what they are compared with before sums are scaled down.
 const SLACK: f32 = 8.0;
-/// Rows from which on it pays to convert a page to `f32` once.
+/// Rows from which on it pays to convert a block of keys and values to `f32` once.
 const CONVERT_ROWS: usize = 16;
 
 /// What all blocks of a call have in common.
@@ -32,6 +31,8 @@ pub(super) struct Queries<'a> {
     pub head_dim: usize,
     /// The scale, times log₂ e.
     pub factor: f32,
+    /// The bound of the scores, times log₂ e.
+    pub soft_cap: Option<f32>,
     pub norm: Option<HeadNorm<'a>>,
     pub rope: Option<Rope<'a>>,
     pub mask: Mask,
@@ -49,29 +50,28 @@ unsafe impl Sync for OutPointer {}
 
 /// The query rows that are computed together: some consecutive tokens, of each the heads that share keys and values.
 #[derive(Clone, Copy)]
-pub(super) struct Block<'a> {
-    /// Row of `q` and of the output, of the first token.
+pub(super) struct QueryBlock<'a> {
+    /// Row of `q`, of the angles and of the output, of the first token.
     pub row: usize,
     pub tokens: usize,
-    /// Row of the angles, of the first token.
-    pub turn: usize,
     pub kv_head: usize,
     /// The first token's place among the keys.
     pub position: usize,
     /// How many keys there are.
-    pub keys: usize,
-    pub pages: Pages<'a>,
+    pub len: usize,
+    pub keys: Keys<'a>,
 }
 
-/// The pages of one head of one sequence.
+/// Where the keys and values of a sequence are.
 #[derive(Clone, Copy)]
-pub(super) enum Pages<'a> {
-    Cached(&'a [Arc<KvPage>]),
-    /// In `f32`, one after another, this head alone.
+pub(super) enum Keys<'a> {
+    /// In these blocks.
+    Arena(&'a KvArena, &'a [u32]),
+    /// In `f32`, block after block, one head alone.
     Packed(*const f32),
 }
 
-impl Block<'_> {
+impl QueryBlock<'_> {
     fn rows(&self, queries: &Queries<'_>) -> usize {
         self.tokens * queries.group
     }
@@ -79,7 +79,7 @@ impl Block<'_> {
     /// The keys that the token of a row sees.
     #[inline(always)]
     fn visible(&self, queries: &Queries<'_>, row: usize) -> Range<usize> {
-        queries.mask.visible(self.position + row / queries.group, self.keys)
+        queries.mask.visible(self.position + row / queries.group, self.len)
     }
 
     /// The keys that any row sees.
@@ -123,7 +123,7 @@ impl Sums {
 }
 
 /// Computes a block and writes its output.
-pub(super) struct Whole<'a>(pub &'a Queries<'a>, pub Block<'a>);
+pub(super) struct Whole<'a>(pub &'a Queries<'a>, pub QueryBlock<'a>);
 
 impl Kernel for Whole<'_> {
     type Output = ();
@@ -159,7 +159,7 @@ impl Kernel for Whole<'_> {
 }
 
 /// Computes what one span of keys brings, as rows of sums of [`sums_stride`] numbers each.
-pub(super) struct Part<'a>(pub &'a Queries<'a>, pub Block<'a>, pub usize, pub &'a mut [f32]);
+pub(super) struct Part<'a>(pub &'a Queries<'a>, pub QueryBlock<'a>, pub usize, pub &'a mut [f32]);
 
 impl Kernel for Part<'_> {
     type Output = ();
@@ -182,7 +182,7 @@ impl Kernel for Part<'_> {
 }
 
 /// Merges the spans' sums of a block, `[spans, rows, sums_stride]`, in order, and writes its output.
-pub(super) struct Merge<'a>(pub &'a Queries<'a>, pub Block<'a>, pub &'a mut [f32]);
+pub(super) struct Merge<'a>(pub &'a Queries<'a>, pub QueryBlock<'a>, pub &'a mut [f32]);
 
 impl Kernel for Merge<'_> {
     type Output = ();
@@ -217,7 +217,7 @@ struct Layout {
     /// Numbers of a tile of queries.
     tile: usize,
     weights: usize,
-    page: usize,
+    converted: usize,
     sums: usize,
     sums_len: usize,
     len: usize,
@@ -230,10 +230,10 @@ impl Layout {
         let tiles = rows.div_ceil(S::TILE_ROWS);
         let tile = head_dim.div_ceil(CHUNK) * S::TILE_ROWS * CHUNK;
         let weights = tiles * tile;
-        let page = weights + S::TILE_ROWS * CHUNK;
-        let sums = page + PAGE_TOKENS * (head_dim + width);
+        let converted = weights + S::TILE_ROWS * CHUNK;
+        let sums = converted + BLOCK_TOKENS * (head_dim + width);
         let sums_len = tiles * S::TILE_ROWS * (width + 32);
-        Self { width, tile, weights, page, sums, sums_len, len: sums + 2 * sums_len }
+        Self { width, tile, weights, converted, sums, sums_len, len: sums + 2 * sums_len }
     }
 
     #[inline(always)]
@@ -247,13 +247,13 @@ impl Layout {
 /// # Safety
 /// `scratch` is laid out by `layout`.
 #[inline(always)]
-unsafe fn prepare_queries<S: Simd>(s: S, queries: &Queries<'_>, block: &Block<'_>, layout: Layout, scratch: *mut f32) {
+unsafe fn prepare_queries<S: Simd>(s: S, queries: &Queries<'_>, block: &QueryBlock<'_>, layout: Layout, scratch: *mut f32) {
     let rows = block.rows(queries);
     let head_dim = queries.head_dim;
-    // SAFETY: the caller's promise. The page's place serves for one head at a time.
+    // SAFETY: the caller's promise. The place of converted blocks serves for one head at a time.
     unsafe {
         scratch.write_bytes(0, layout.weights + S::TILE_ROWS * CHUNK);
-        let prepared = scratch.add(layout.page);
+        let prepared = scratch.add(layout.converted);
         for row in 0..rows {
             let (token, member) = (row / queries.group, row % queries.group);
             let from = queries.q.row(block.row + token);
@@ -261,13 +261,13 @@ unsafe fn prepare_queries<S: Simd>(s: S, queries: &Queries<'_>, block: &Block<'_
             let from = &from[head * head_dim..];
             // Whole rows of a group lie together, so the processor sees more coming than one head.
             let ahead = heads::AHEAD.div_ceil(queries.group);
-            heads::expect(s, from, ahead * queries.q.stride(), head_dim);
+            heads::prefetch(s, from, ahead * queries.q.stride(), head_dim);
             let out = queries.out.0.wrapping_add(((block.row + token) * queries.heads + head) * head_dim);
             for at in (0..head_dim).step_by(16) {
                 s.prefetch_write(out.wrapping_add(at).cast());
             }
             let from = from.as_ptr();
-            let rope = queries.rope.map(|rope| (rope, block.turn + token));
+            let rope = queries.rope.map(|rope| (rope, block.row + token));
             heads::prepare(s, from, head_dim, queries.norm, rope, queries.factor, prepared);
             let to = scratch.add(row / S::TILE_ROWS * layout.tile + row % S::TILE_ROWS * CHUNK);
             for (chunk, at) in (0..head_dim).step_by(CHUNK).enumerate() {
@@ -289,7 +289,7 @@ unsafe fn prepare_queries<S: Simd>(s: S, queries: &Queries<'_>, block: &Block<'_
 unsafe fn attend_span<S: Simd>(
     s: S,
     queries: &Queries<'_>,
-    block: &Block<'_>,
+    block: &QueryBlock<'_>,
     layout: Layout,
     scratch: *mut f32,
     span: usize,
@@ -298,34 +298,33 @@ unsafe fn attend_span<S: Simd>(
     let visible = block.all_visible(queries);
     let keys = visible.start.max(span * SPAN)..visible.end.min((span + 1) * SPAN);
     let rows = block.rows(queries);
-    // SAFETY: the caller's promise; pages hold what their type says.
+    // SAFETY: the caller's promise; blocks hold what their type says.
     unsafe {
         sums.clear(rows.next_multiple_of(S::TILE_ROWS));
-        for page in keys.start / PAGE_TOKENS..keys.end.div_ceil(PAGE_TOKENS) {
-            let (start, kind, ahead) = match block.pages {
-                Pages::Cached(pages) => {
-                    let start = pages[page].head(block.kv_head);
-                    let next = pages.get(page + 1).map_or(start, |next| next.head(block.kv_head));
+        for index in keys.start / BLOCK_TOKENS..keys.end.div_ceil(BLOCK_TOKENS) {
+            let numbers = BLOCK_TOKENS * (queries.head_dim + layout.width);
+            let (start, kind, ahead) = match block.keys {
+                Keys::Arena(arena, blocks) => {
+                    let start = arena.head(blocks[index], block.kv_head);
+                    let next = blocks.get(index + 1).map_or(start, |&next| arena.head(next, block.kv_head));
                     let ahead = next.addr().wrapping_sub(start.addr()) as isize;
-                    (start.cast_const(), pages[page].shape().cache_type, ahead)
+                    (start.cast_const(), arena.shape().cache_type, ahead)
                 }
-                Pages::Packed(start) => {
-                    let size = PAGE_TOKENS * (queries.head_dim + layout.width);
-                    (start.add(page * size).cast(), CacheType::F32, 0)
-                }
+                Keys::Packed(start) => (start.add(index * numbers).cast(), CacheType::F32, 0),
             };
-            let here = OnPage { queries, block, layout, scratch, page, ahead, sums };
+            let scales = if kind == CacheType::I8 { start.add(numbers).cast() } else { std::ptr::null() };
+            let here = OnBlock { queries, block, layout, scratch, index, ahead, scales, sums };
             match kind {
                 CacheType::F32 => s.call(OfType(here, start.cast::<f32>())),
                 CacheType::F16 if rows < CONVERT_ROWS => s.call(OfType(here, start.cast::<f16>())),
                 CacheType::BF16 if rows < CONVERT_ROWS => s.call(OfType(here, start.cast::<bf16>())),
+                CacheType::I8 if rows < CONVERT_ROWS => s.call(OfType(here, start.cast::<i8>())),
                 _ => {
-                    let converted = scratch.add(layout.page);
-                    let len = PAGE_TOKENS * (queries.head_dim + layout.width);
-                    if kind == CacheType::F16 {
-                        convert::<S, f16>(s, start.cast(), converted, len);
-                    } else {
-                        convert::<S, bf16>(s, start.cast(), converted, len);
+                    let converted = scratch.add(layout.converted);
+                    match kind {
+                        CacheType::F16 => convert::<S, f16>(s, start.cast(), converted, numbers),
+                        CacheType::BF16 => convert::<S, bf16>(s, start.cast(), converted, numbers),
+                        _ => convert::<S, i8>(s, start.cast(), converted, numbers),
                     }
                     s.call(OfType(here, converted.cast_const()));
                 }
@@ -344,41 +343,43 @@ unsafe fn convert<S: Simd, T: Element>(s: S, from: *const T, to: *mut f32, len: 
     }
 }
 
-/// A page whose keys bring something to the rows of a block. All it names is there, as for [`attend_span`].
-struct OnPage<'a> {
+/// A block of keys and values that brings something to a block of rows. All it names is there, as for [`attend_span`].
+struct OnBlock<'a> {
     queries: &'a Queries<'a>,
-    block: &'a Block<'a>,
+    block: &'a QueryBlock<'a>,
     layout: Layout,
     scratch: *mut f32,
-    page: usize,
-    /// From this page to the next one in bytes.
+    index: usize,
+    /// From this block to the next one in bytes.
     ahead: isize,
+    /// Those of the keys, then those of the values; null where there are none.
+    scales: *const f32,
     sums: Sums,
 }
 
-/// Adds what the keys of a page bring to each row; the pointer is to its head, of numbers of this type.
-struct OfType<'a, T>(OnPage<'a>, *const T);
+/// Adds what the keys of a block bring to each row; the pointer is to its head, of numbers of this type.
+struct OfType<'a, T>(OnBlock<'a>, *const T);
 
 impl<T: Element> Kernel for OfType<'_, T> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Self(OnPage { queries, block, layout, scratch, page, ahead, sums }, keys) = self;
+        let Self(OnBlock { queries, block, layout, scratch, index, ahead, scales, sums }, keys) = self;
         let head_dim = queries.head_dim;
         let rows = block.rows(queries);
         let width = layout.width;
-        let values = keys.wrapping_add(head_dim * PAGE_TOKENS);
+        let values = keys.wrapping_add(head_dim * BLOCK_TOKENS);
         let weights = scratch.wrapping_add(layout.weights);
         for first in (0..rows).step_by(S::TILE_ROWS) {
             let count = S::TILE_ROWS.min(rows - first);
-            // Of the page's tokens, those that each row sees, and those that all do.
+            // Of the block's tokens, those that each row sees, and those that all do.
             let mut seen = [(0, 0); 12];
-            let (mut from, mut to, mut any) = (0, PAGE_TOKENS, 0);
+            let (mut from, mut to, mut any) = (0, BLOCK_TOKENS, 0);
             for (row, seen) in seen.iter_mut().enumerate().take(count) {
                 let visible = block.visible(queries, first + row);
-                let start = visible.start.saturating_sub(page * PAGE_TOKENS).min(PAGE_TOKENS);
-                let end = visible.end.saturating_sub(page * PAGE_TOKENS).min(PAGE_TOKENS);
+                let start = visible.start.saturating_sub(index * BLOCK_TOKENS).min(BLOCK_TOKENS);
+                let end = visible.end.saturating_sub(index * BLOCK_TOKENS).min(BLOCK_TOKENS);
                 *seen = (start, end);
                 from = from.max(start);
                 to = to.min(end);
@@ -395,17 +396,18 @@ impl<T: Element> Kernel for OfType<'_, T> {
                     count,
                     head_dim,
                     q,
-                    (keys, PAGE_TOKENS, ahead),
-                    PAGE_TOKENS,
+                    (keys, BLOCK_TOKENS, ahead),
+                    BLOCK_TOKENS,
                     (weights, CHUNK),
                 );
                 for (row, &seen) in seen.iter().enumerate().take(count) {
                     if seen.0 < seen.1 {
-                        weigh(s, weights.add(row * CHUNK), seen, width, sums.row(first + row));
+                        let kept = (width, sums.row(first + row));
+                        weigh(s, weights.add(row * CHUNK), seen, scales, queries.soft_cap, kept);
                     }
                 }
                 let value = |token: usize| (values.wrapping_add(token * width), width, ahead);
-                let (from, to) = if from < to { (from, to) } else { (PAGE_TOKENS, PAGE_TOKENS) };
+                let (from, to) = if from < to { (from, to) } else { (BLOCK_TOKENS, BLOCK_TOKENS) };
                 if from > 0 {
                     for (row, seen) in seen.iter().enumerate().take(count) {
                         let to = seen.1.min(from);
@@ -420,7 +422,7 @@ impl<T: Element> Kernel for OfType<'_, T> {
                     let sums = (sums.row(first), width + 32);
                     tile::multiply::<S, T, true>(s, count, to - from, weights.add(from), value(from), width, sums);
                 }
-                if to < PAGE_TOKENS {
+                if to < BLOCK_TOKENS {
                     for (row, seen) in seen.iter().enumerate().take(count) {
                         if to < seen.1 {
                             let weights = weights.add(row * CHUNK + to);
@@ -434,22 +436,36 @@ impl<T: Element> Kernel for OfType<'_, T> {
     }
 }
 
-/// Turns a row of scores of a page into weights: powers of two of what they exceed the row's comparison by, zero for
-/// tokens that are not seen. Scales the row's sums down where the comparison has to grow.
+/// Turns a row of scores of a block into weights: powers of two of what they exceed the row's comparison by, zero for
+/// tokens that are not seen. Scales the row's sums down where the comparison has to grow. Where keys and values have
+/// scales, scores are multiplied by those of the keys before, and weights by those of the values in the end.
 ///
 /// # Safety
-/// `scores` are those of a page, `sums` is a row of sums.
+/// `scores` are those of a block, `scales` are null or those of a block, `sums` is a row of sums.
 #[inline(always)]
-unsafe fn weigh<S: Simd>(s: S, scores: *mut f32, (from, to): (usize, usize), width: usize, sums: *mut f32) {
-    let vectors = PAGE_TOKENS / S::LANES;
-    let mut v = [s.splat(0.0); PAGE_TOKENS / 4];
+unsafe fn weigh<S: Simd>(
+    s: S,
+    scores: *mut f32,
+    (from, to): (usize, usize),
+    scales: *const f32,
+    soft_cap: Option<f32>,
+    (width, sums): (usize, *mut f32),
+) {
+    let vectors = BLOCK_TOKENS / S::LANES;
+    let mut v = [s.splat(0.0); BLOCK_TOKENS / 4];
     let v = &mut v[..vectors];
     // SAFETY: the caller's promise.
     unsafe {
         for (i, v) in v.iter_mut().enumerate() {
             *v = s.load(scores.add(i * S::LANES));
+            if !scales.is_null() {
+                *v = s.mul(*v, s.load(scales.add(i * S::LANES)));
+            }
+            if let Some(cap) = soft_cap {
+                *v = s.mul(s.splat(cap), tanh(s, s.div(*v, s.splat(cap))));
+            }
         }
-        if (from, to) != (0, PAGE_TOKENS) {
+        if (from, to) != (0, BLOCK_TOKENS) {
             for (i, v) in v.iter_mut().enumerate() {
                 let inside = |bound: usize| bound.saturating_sub(i * S::LANES).min(S::LANES);
                 *v = s.in_lanes(inside(from), inside(to), *v, s.splat(f32::NEG_INFINITY));
@@ -479,6 +495,10 @@ unsafe fn weigh<S: Simd>(s: S, scores: *mut f32, (from, to): (usize, usize), wid
         for (i, &v) in v.iter().enumerate() {
             let weight = exp2(s, s.sub(v, center));
             sum = s.add(sum, weight);
+            let weight = match scales.is_null() {
+                true => weight,
+                false => s.mul(weight, s.load(scales.add(BLOCK_TOKENS + i * S::LANES))),
+            };
             s.store(scores.add(i * S::LANES), weight);
         }
         s.store(total, sum);
@@ -517,7 +537,7 @@ unsafe fn add_span<S: Simd>(s: S, visible: &Range<usize>, span: usize, width: us
 /// # Safety
 /// `sums` is its row of sums, and its place in the output this block's to write.
 #[inline(always)]
-unsafe fn finish<S: Simd>(s: S, queries: &Queries<'_>, block: &Block<'_>, row: usize, sums: *const f32) {
+unsafe fn finish<S: Simd>(s: S, queries: &Queries<'_>, block: &QueryBlock<'_>, row: usize, sums: *const f32) {
     let head_dim = queries.head_dim;
     let (token, member) = (row / queries.group, row % queries.group);
     let head = block.kv_head * queries.group + member;

@@ -1,8 +1,8 @@
 //! What happens to one head of a query or key before it is compared: its norm, its rotation, and for keys and values
-//! the way into a page.
+//! the way into a block.
 
 use super::{HeadNorm, Rope};
-use crate::cache::PAGE_TOKENS;
+use crate::cache::BLOCK_TOKENS;
 use crate::simd::{Element, Simd};
 
 /// How many tokens ahead memory is asked for. A head of the next token lies too far off for the processor to guess.
@@ -10,13 +10,13 @@ pub(super) const AHEAD: usize = 8;
 
 /// Asks for the head that lies `ahead` numbers behind the one that begins `row`.
 #[inline(always)]
-pub(super) fn expect<S: Simd>(s: S, row: &[f32], ahead: usize, head_dim: usize) {
+pub(super) fn prefetch<S: Simd>(s: S, row: &[f32], ahead: usize, head_dim: usize) {
     for at in (0..head_dim).step_by(16) {
         s.prefetch(row.as_ptr().wrapping_add(ahead + at).cast());
     }
 }
 
-/// Writes the head at `from` to `to`, normed, rotated by the angles of row `turn`, and multiplied.
+/// Writes the head at `from` to `to`, normed, rotated by the angles of row `row`, and multiplied.
 ///
 /// # Safety
 /// `head_dim` values are readable at `from` and as many, rounded up to 16, writable at `to`.
@@ -54,15 +54,15 @@ pub(super) unsafe fn prepare<S: Simd>(
             s.store(to.add(at), v);
         }
     }
-    if let Some((rope, turn)) = rope {
+    if let Some((rope, row)) = rope {
         let half = rope.rotary_dim / 2;
-        let (cos, sin) = (&rope.cos[turn * half..][..half], &rope.sin[turn * half..][..half]);
+        let (cos, sin) = (&rope.cos[row * half..][..half], &rope.sin[row * half..][..half]);
         // SAFETY: `2 * half ≤ head_dim`.
         unsafe { rotate(s, to, cos, sin) };
     }
 }
 
-/// Turns the first `2 * half` values, the first half of them against the second.
+/// Rotates the first `2 * half` values, the first half of them against the second.
 ///
 /// # Safety
 /// They are there, `half` being the length of `cos` and of `sin`.
@@ -81,32 +81,53 @@ pub(crate) unsafe fn rotate<S: Simd>(s: S, head: *mut f32, cos: &[f32], sin: &[f
     }
 }
 
-/// Puts a key and a value in their places in a head of a page, as numbers of type `T`.
+/// Puts a key and a value in their places in a head of a block, as numbers of type `T`.
 ///
 /// # Safety
-/// `page` is the head of such a page with values `value_stride` apart; `key` has `head_dim` readable values, rounded up
+/// `block` is the head of such a block with values `value_stride` apart; `key` has `head_dim` readable values, rounded up
 /// to 16, and `value` has `head_dim`; nobody else reads or writes this token's places.
 #[inline(always)]
 pub(super) unsafe fn put<S: Simd, T: Element>(
     s: S,
-    page: *mut T,
+    block: *mut T,
     token: usize,
     head_dim: usize,
     value_stride: usize,
     key: *const f32,
     value: *const f32,
 ) {
-    // SAFETY: inside of the page: the keys' rows are `PAGE_TOKENS` long, the values' rows a multiple of any vector.
+    // SAFETY: inside of the block: the keys' rows are `BLOCK_TOKENS` long, the values' rows a multiple of any vector.
     unsafe {
-        let values = page.add(head_dim * PAGE_TOKENS + token * value_stride);
+        let values = block.add(head_dim * BLOCK_TOKENS + token * value_stride);
         let mut converted = [std::mem::MaybeUninit::<T>::uninit(); 16];
         for at in (0..head_dim).step_by(S::LANES) {
             let count = S::LANES.min(head_dim - at);
             T::store(s, values.add(at), s.load_some(value.add(at), count));
             T::store(s, converted.as_mut_ptr().cast(), s.load(key.add(at)));
             for (lane, converted) in converted.iter().enumerate().take(count) {
-                page.add((at + lane) * PAGE_TOKENS + token).write(converted.assume_init());
+                block.add((at + lane) * BLOCK_TOKENS + token).write(converted.assume_init());
             }
         }
     }
+}
+
+/// Divides a head by a 127th of its largest component, so that it fits into 8-bit integers, and returns the divisor.
+///
+/// # Safety
+/// `head_dim` values are readable at `from` and as many, rounded up to 16, writable at `to`, which may be `from`.
+#[inline(always)]
+pub(super) unsafe fn scale_to_i8<S: Simd>(s: S, from: *const f32, head_dim: usize, to: *mut f32) -> f32 {
+    let mut largest = s.splat(0.0);
+    for at in (0..head_dim).step_by(S::LANES) {
+        // SAFETY: no more than what there is from `at` on.
+        let v = unsafe { s.load_some(from.add(at), S::LANES.min(head_dim - at)) };
+        largest = s.max(s.abs(v), largest);
+    }
+    let scale = s.largest(largest) / 127.0;
+    let factor = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+    for at in (0..head_dim).step_by(S::LANES) {
+        // SAFETY: as above.
+        unsafe { s.store(to.add(at), s.mul(s.load_some(from.add(at), S::LANES.min(head_dim - at)), s.splat(factor))) };
+    }
+    scale
 }

@@ -1,4 +1,4 @@
-//! The product that attention consists of: a few rows times a page of keys or values, with the sums in registers. Every
+//! The product that attention consists of: a few rows times a block of keys or values, with the sums in registers. Every
 //! sum is one chain of multiply-adds in the order of `k`, so that it is the same whatever is computed beside it.
 
 use crate::simd::{Element, Kernel, Simd};

@@ -65,11 +65,12 @@ pub struct LinearMap<'a> {
     pub bias: Option<&'a [f32]>,
 }
 
-/// `outs[i] = finish(x Wᵢᵀ + bᵢ)`.
+/// `out = finish(x W₀ᵀ + b₀ | x W₁ᵀ + b₁ | …)`: linear maps of one input, their results side by side.
 ///
 /// - `x`: `[rows, in_features]`
-/// - `outs[i]`: `[rows, out_features of maps[i]]`
-/// - `finish(i, row, columns, values)`: changes some of a row's finished values; called once for each, on any thread
+/// - `out`: `[rows, out_features of all maps together]`
+/// - `finish(i, row, columns, values)`: changes some of a row's finished values of map `i`; called once for each, on any
+///   thread
 ///
 /// # Panics
 /// When the lengths of the slices do not fit the maps.
@@ -79,26 +80,25 @@ pub fn linear(
     x: &[f32],
     rows: usize,
     maps: &[LinearMap<'_>],
-    outs: &mut [&mut [f32]],
+    out: &mut [f32],
     finish: impl Fn(usize, usize, Range<usize>, &mut [f32]) + Sync,
 ) {
     check(x, rows, maps);
-    assert_eq!(maps.len(), outs.len(), "results and maps");
-    for (map, out) in maps.iter().zip(outs.iter()) {
-        assert_eq!(out.len(), rows * map.weight.out_features(), "values of a result");
-    }
-    if rows == 0 {
+    let stride: usize = maps.iter().map(|map| map.weight.out_features()).sum();
+    assert_eq!(out.len(), rows * stride, "values of the result");
+    if out.is_empty() {
         return;
     }
     let prepared = Prepared::new(pool, isa, x, rows, maps);
-    // SAFETY: `outs` is borrowed for the whole call, and each task writes its own columns of one of them.
-    let targets: Vec<OutRows> = outs
-        .iter_mut()
-        .zip(maps)
-        .map(|(out, map)| {
+    let mut first = 0;
+    let targets: Vec<OutRows> = maps
+        .iter()
+        .map(|map| {
             let columns = map.weight.out_features();
-            // SAFETY: as above.
-            unsafe { OutRows::new(out.as_mut_ptr(), columns, columns) }
+            first += columns;
+            // SAFETY: `out` is borrowed for the whole call, the columns of the maps do not overlap, and each task writes
+            // its own columns of one of them.
+            unsafe { OutRows::new(out.as_mut_ptr().add(first - columns), stride, columns) }
         })
         .collect();
     let tasks = split(pool, rows, maps, |map| prepared.for_sums(isa, [map]).map(|_| 1));
@@ -115,7 +115,7 @@ pub fn linear(
                     finish(index, row, columns.clone(), values);
                     // SAFETY: the tasks of a map are disjoint.
                     let out = unsafe { out.columns(row, columns) };
-                    float::put(values, out, rows * map.weight.out_features() * size_of::<f32>());
+                    float::put(values, out, rows * stride * size_of::<f32>());
                 }
             });
             return;

@@ -1,4 +1,4 @@
-//! What is done to each row of activations by itself: norms, activations, softmax, rotation. A row's result is the same bit
+//! What is done to each row of activations by itself: norms, activations, rotation. A row's result is the same bit
 //! for bit whatever rows are beside it. Products of rows with weights are [`linear`](crate::linear)'s matter.
 
 mod activation;
@@ -9,10 +9,10 @@ use std::ops::Range;
 
 pub use activation::{Activation, activate, gated};
 pub use in_place::{add_in_place, multiply_in_place};
-pub use norm::{NormWeights, add_layer_norm_rows, add_rms_norm_rows, layer_norm_rows, rms_norm_rows};
+pub use norm::{NormWeights, layer_norm_rows, rms_norm_rows};
 
 use crate::attention::rotate;
-use crate::simd::{Kernel, Simd, dispatch, exp};
+use crate::simd::{Kernel, Simd, dispatch};
 use crate::{Isa, Pool};
 
 /// Rows of numbers, perhaps with others between them: columns of a wider matrix.
@@ -86,42 +86,8 @@ pub(crate) fn in_pieces(pool: &Pool, rows: usize, columns: usize, work: &(dyn Fn
     pool.run(rows.div_ceil(step), |piece| work(piece * step..rows.min((piece + 1) * step)));
 }
 
-/// `out = x + y`
-///
-/// # Panics
-/// When they differ in length.
-pub fn add(pool: &Pool, x: &[f32], y: &[f32], out: &mut [f32]) {
-    assert_eq!((x.len(), y.len()), (out.len(), out.len()), "add: values");
-    let len = out.len();
-    let out = SharedRows(out.as_mut_ptr());
-    let out = &out;
-    in_pieces(pool, len, 1, &|part| {
-        // SAFETY: inside of `out`, and this task's alone.
-        let out = unsafe { std::slice::from_raw_parts_mut(out.0.add(part.start), part.len()) };
-        for ((out, x), y) in out.iter_mut().zip(&x[part.clone()]).zip(&y[part]) {
-            *out = x + y;
-        }
-    });
-}
-
-/// Turns each row of `columns` numbers into the softmax of it, in place.
-///
-/// A row with nothing but minus infinities, or with a plus infinity, is no distribution and becomes not a number.
-///
-/// # Panics
-/// When `x` is no whole rows.
-pub fn softmax_rows(pool: &Pool, isa: Isa, x: &mut [f32], columns: usize) {
-    if x.is_empty() {
-        return;
-    }
-    assert!(columns > 0 && x.len().is_multiple_of(columns), "softmax: {} values in rows of {columns}", x.len());
-    let rows = x.len() / columns;
-    let x = SharedRows(x.as_mut_ptr());
-    in_pieces(pool, rows, columns, &|rows| dispatch(isa, Softmax { x: &x, columns, rows }));
-}
-
-/// Turns heads by their rows' angles, in place: `x: [rows, heads, head_dim]`, `cos` and `sin: [rows, rotary_dim / 2]`.
-/// Component `i` of the first half of `rotary_dim` is turned against component `i` of the second.
+/// Rotates heads by their rows' angles, in place: `x: [rows, heads, head_dim]`, `cos` and `sin: [rows, rotary_dim / 2]`.
+/// Component `i` of the first half of `rotary_dim` is rotated against component `i` of the second.
 ///
 /// # Panics
 /// When a slice has not the length that its shape asks for, or `rotary_dim` is odd or more than `head_dim`.
@@ -143,50 +109,10 @@ pub fn rope_rows(
     let rows = len / columns;
     assert_eq!((cos.len(), sin.len()), (rows * half, rows * half), "rope: angles of {rows} rows");
     let x = SharedRows(x.as_mut_ptr());
-    in_pieces(pool, rows, columns, &|rows| dispatch(isa, Turn { x: &x, heads, head_dim, cos, sin, half, rows }));
+    in_pieces(pool, rows, columns, &|rows| dispatch(isa, Rotate { x: &x, heads, head_dim, cos, sin, half, rows }));
 }
 
-struct Softmax<'a> {
-    x: &'a SharedRows,
-    columns: usize,
-    rows: Range<usize>,
-}
-
-impl Kernel for Softmax<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let columns = self.columns;
-        let lowest = s.splat(f32::NEG_INFINITY);
-        for row in self.rows {
-            let x = self.x.0.wrapping_add(row * columns);
-            // SAFETY: the row has `columns` numbers, and is this task's.
-            unsafe {
-                let mut highest = lowest;
-                for at in (0..columns).step_by(S::LANES) {
-                    let count = S::LANES.min(columns - at);
-                    highest = s.max(s.in_lanes(0, count, s.load_some(x.add(at), count), lowest), highest);
-                }
-                let highest = s.splat(s.largest(highest));
-                let mut total = s.splat(0.0);
-                for at in (0..columns).step_by(S::LANES) {
-                    let count = S::LANES.min(columns - at);
-                    let weight = exp(s, s.sub(s.load_some(x.add(at), count), highest));
-                    total = s.add(total, s.in_lanes(0, count, weight, s.splat(0.0)));
-                    s.store_some(x.add(at), weight, count);
-                }
-                let factor = s.splat(1.0 / s.sum(total));
-                for at in (0..columns).step_by(S::LANES) {
-                    let count = S::LANES.min(columns - at);
-                    s.store_some(x.add(at), s.mul(s.load_some(x.add(at), count), factor), count);
-                }
-            }
-        }
-    }
-}
-
-struct Turn<'a> {
+struct Rotate<'a> {
     x: &'a SharedRows,
     heads: usize,
     head_dim: usize,
@@ -196,7 +122,7 @@ struct Turn<'a> {
     rows: Range<usize>,
 }
 
-impl Kernel for Turn<'_> {
+impl Kernel for Rotate<'_> {
     type Output = ();
 
     #[inline(always)]

@@ -1,5 +1,5 @@
 //! Norms of rows: by root mean square (Zhang and Sennrich, 2019, <https://arxiv.org/abs/1910.07467>) and by mean and
-//! variance (Ba et al., 2016, <https://arxiv.org/abs/1607.06450>), alone or after the addition that comes before them.
+//! variance (Ba et al., 2016, <https://arxiv.org/abs/1607.06450>), with the addition that may follow them.
 
 use std::ops::Range;
 
@@ -16,83 +16,82 @@ pub struct NormWeights<'a> {
     pub bias: Option<&'a [f32]>,
     /// Added to the mean of squares, or to the variance.
     pub epsilon: f32,
+    /// Added to each weight: 1 for models that keep their weights around 0 (Gemma), else 0.
+    pub offset: f32,
 }
 
-/// `out = x / √(mean(x²) + ε) · weight + bias` for each row; `x` and `out: [rows, columns]`.
+/// `out = x / √(mean(x²) + ε) · weight + bias` for each row, plus the residual's row where there is one; all
+/// `[rows, columns]`.
 ///
 /// ```
 /// use fornax_cpu::rows::{NormWeights, rms_norm_rows};
 /// use fornax_cpu::{Isa, Pool};
 ///
-/// let weights = NormWeights { weight: &[1.0, 2.0], bias: None, epsilon: 0.0 };
+/// let weights = NormWeights { weight: &[1.0, 2.0], bias: None, epsilon: 0.0, offset: 0.0 };
 /// let mut out = [0.0; 2];
-/// rms_norm_rows(Pool::global(), Isa::active(), &[3.0, -3.0], weights, &mut out);
+/// rms_norm_rows(Pool::global(), Isa::active(), &[3.0, -3.0], weights, None, &mut out);
 /// assert_eq!(out, [1.0, -2.0]);
 /// ```
 ///
 /// # Panics
-/// When `x` and `out` differ in length or are no whole rows of as many columns as the weights have, as for all norms.
-pub fn rms_norm_rows(pool: &Pool, isa: Isa, x: &[f32], weights: NormWeights<'_>, out: &mut [f32]) {
-    norm(pool, isa, Input::Read(x), weights, false, out);
+/// When `x`, `out` and the residual differ in length or are no whole rows of as many columns as the weights have, as for all
+/// norms.
+pub fn rms_norm_rows(
+    pool: &Pool,
+    isa: Isa,
+    x: &[f32],
+    weights: NormWeights<'_>,
+    residual: Option<&[f32]>,
+    out: &mut [f32],
+) {
+    norm(pool, isa, x, weights, false, residual, out);
 }
 
-/// Adds `y` to `x`, then as [`rms_norm_rows`].
-///
-/// # Panics
-/// As there, for `y` as well.
-pub fn add_rms_norm_rows(pool: &Pool, isa: Isa, x: &mut [f32], y: &[f32], weights: NormWeights<'_>, out: &mut [f32]) {
-    norm(pool, isa, Input::Add(x, y), weights, false, out);
-}
-
-/// `out = (x − mean(x)) / √(var(x) + ε) · weight + bias` for each row; `x` and `out: [rows, columns]`. The variance is the
-/// mean of squares, computed around the mean.
+/// `out = (x − mean(x)) / √(var(x) + ε) · weight + bias` for each row, plus the residual's row where there is one; all
+/// `[rows, columns]`. The variance is the mean of squares, computed around the mean.
 ///
 /// # Panics
 /// As [`rms_norm_rows`].
-pub fn layer_norm_rows(pool: &Pool, isa: Isa, x: &[f32], weights: NormWeights<'_>, out: &mut [f32]) {
-    norm(pool, isa, Input::Read(x), weights, true, out);
+pub fn layer_norm_rows(
+    pool: &Pool,
+    isa: Isa,
+    x: &[f32],
+    weights: NormWeights<'_>,
+    residual: Option<&[f32]>,
+    out: &mut [f32],
+) {
+    norm(pool, isa, x, weights, true, residual, out);
 }
 
-/// Adds `y` to `x`, then as [`layer_norm_rows`].
-///
-/// # Panics
-/// As there, for `y` as well.
-pub fn add_layer_norm_rows(pool: &Pool, isa: Isa, x: &mut [f32], y: &[f32], weights: NormWeights<'_>, out: &mut [f32]) {
-    norm(pool, isa, Input::Add(x, y), weights, true, out);
-}
-
-enum Input<'a> {
-    Read(&'a [f32]),
-    Add(&'a mut [f32], &'a [f32]),
-}
-
-fn norm(pool: &Pool, isa: Isa, x: Input<'_>, weights: NormWeights<'_>, centered: bool, out: &mut [f32]) {
-    let columns = weights.weight.len();
-    let (x, y, len) = match x {
-        Input::Read(x) => (x.as_ptr().cast_mut(), None, x.len()),
-        Input::Add(x, y) => {
-            assert_eq!(x.len(), y.len(), "norm: values to be added");
-            (x.as_mut_ptr(), Some(y), x.len())
-        }
-    };
+fn norm(
+    pool: &Pool,
+    isa: Isa,
+    x: &[f32],
+    weights: NormWeights<'_>,
+    centered: bool,
+    residual: Option<&[f32]>,
+    out: &mut [f32],
+) {
+    let (columns, len) = (weights.weight.len(), x.len());
     assert_eq!(len, out.len(), "norm: values of the output");
+    assert!(residual.is_none_or(|residual| residual.len() == len), "norm: values of the residual");
     assert!(weights.bias.is_none_or(|bias| bias.len() == columns), "norm: values of the bias");
     if len == 0 {
         return;
     }
     assert!(columns > 0 && len.is_multiple_of(columns), "norm: {len} values in rows of {columns}");
-    let (x, out) = (SharedRows(x), SharedRows(out.as_mut_ptr()));
+    let out = SharedRows(out.as_mut_ptr());
     in_pieces(pool, len / columns, columns, &|rows| {
-        dispatch(isa, Norm { x: &x, y, weights, centered, rows, out: &out });
+        dispatch(isa, Norm { x, weights, centered, residual, rows, out: &out });
     });
 }
 
-/// Norms some rows. `x` is written only where there is a `y`.
+/// Norms some rows.
 struct Norm<'a> {
-    x: &'a SharedRows,
-    y: Option<&'a [f32]>,
+    x: &'a [f32],
     weights: NormWeights<'a>,
     centered: bool,
+    residual: Option<&'a [f32]>,
     rows: Range<usize>,
     out: &'a SharedRows,
 }
@@ -108,32 +107,24 @@ impl Kernel for Norm<'_> {
         for row in self.rows {
             // SAFETY: by the checks before, all are at least `columns` long from here; rows are this task's.
             unsafe {
-                let (x, out) = (self.x.0.add(row * columns), self.out.0.add(row * columns));
-                if let Some(y) = self.y {
-                    let y = y.as_ptr().add(row * columns);
-                    let mut at = 0;
-                    while at + S::LANES <= columns {
-                        s.store(x.add(at), s.add(s.load(x.add(at)), s.load(y.add(at))));
-                        at += S::LANES;
-                    }
-                    let left = columns - at;
-                    let sum = s.add(s.load_first(x.add(at), left), s.load_first(y.add(at), left));
-                    s.store_first(x.add(at), sum, left);
-                }
+                let (x, out) = (self.x.as_ptr().add(row * columns), self.out.0.add(row * columns));
+                let residual = self.residual.map_or(std::ptr::null(), |residual| residual.as_ptr().add(row * columns));
                 let mean = if self.centered { sum(s, x, columns) / columns as f32 } else { 0.0 };
                 let variance = squares(s, x, columns, mean) / columns as f32;
                 let scale = s.splat(1.0 / (variance + self.weights.epsilon).sqrt());
                 let mean = s.splat(mean);
+                let offset = s.splat(self.weights.offset);
                 let mut at = 0;
                 while at < columns {
                     let count = S::LANES.min(columns - at);
                     let v = s.mul(s.sub(s.load_some(x.add(at), count), mean), scale);
-                    let weight = s.load_some(weight.as_ptr().add(at), count);
+                    let weight = s.add(s.load_some(weight.as_ptr().add(at), count), offset);
                     let v = if bias.is_null() {
                         s.mul(v, weight)
                     } else {
                         s.fma(v, weight, s.load_some(bias.add(at), count))
                     };
+                    let v = if residual.is_null() { v } else { s.add(v, s.load_some(residual.add(at), count)) };
                     s.store_some(out.add(at), v, count);
                     at += S::LANES;
                 }

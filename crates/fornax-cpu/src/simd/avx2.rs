@@ -75,6 +75,11 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn load_i8(self, from: *const i8) -> __m256 {
+        present!(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast()))))
+    }
+
+    #[inline(always)]
     unsafe fn store(self, to: *mut f32, v: __m256) {
         present!(_mm256_storeu_ps(to, v))
     }

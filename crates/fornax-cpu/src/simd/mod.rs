@@ -11,7 +11,7 @@ mod portable;
 
 use half::{bf16, f16};
 
-pub(crate) use math::{erfc_positive, exp, exp2, sigmoid, tanh};
+pub(crate) use math::{erfc_positive, exp2, sigmoid, tanh};
 pub(crate) use portable::Portable;
 
 use crate::Isa;
@@ -37,6 +37,7 @@ pub(crate) trait Simd: Copy {
     unsafe fn load_first(self, from: *const f32, count: usize) -> Self::V;
     unsafe fn load_f16(self, from: *const f16) -> Self::V;
     unsafe fn load_bf16(self, from: *const bf16) -> Self::V;
+    unsafe fn load_i8(self, from: *const i8) -> Self::V;
     unsafe fn store(self, to: *mut f32, v: Self::V);
     /// Writes `count ≤ LANES` values.
     unsafe fn store_first(self, to: *mut f32, v: Self::V, count: usize);
@@ -178,6 +179,8 @@ pub(crate) trait Element: Copy + 'static {
     /// # Safety
     /// As [`Simd::load`].
     unsafe fn load<S: Simd>(s: S, from: *const Self) -> S::V;
+    /// Rounds to the type; integers hold -127 to 127.
+    ///
     /// # Safety
     /// As [`Simd::store`].
     unsafe fn store<S: Simd>(s: S, to: *mut Self, v: S::V);
@@ -238,5 +241,28 @@ impl Element for bf16 {
     #[inline(always)]
     fn to_f32(self) -> f32 {
         bf16::to_f32(self)
+    }
+}
+
+impl Element for i8 {
+    #[inline(always)]
+    unsafe fn load<S: Simd>(s: S, from: *const Self) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe { s.load_i8(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn store<S: Simd>(s: S, to: *mut Self, v: S::V) {
+        // What is no number becomes 0 in the conversion.
+        let lanes = s.lanes(s.round(v));
+        for (lane, &x) in lanes.iter().enumerate().take(S::LANES) {
+            // SAFETY: the caller's promise.
+            unsafe { to.add(lane).write(x as i8) };
+        }
+    }
+
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        f32::from(self)
     }
 }

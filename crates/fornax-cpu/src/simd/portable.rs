@@ -70,6 +70,12 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    unsafe fn load_i8(self, from: *const i8) -> Self::V {
+        // SAFETY: the caller's promise.
+        lanes!(lane => f32::from(unsafe { from.add(lane).read() }))
+    }
+
+    #[inline(always)]
     unsafe fn store(self, to: *mut f32, v: Self::V) {
         // SAFETY: the caller's promise.
         unsafe { to.cast::<Self::V>().write(v) }

@@ -292,11 +292,12 @@ fn maps_of_one_call_may_want_different_activations() {
         for isa in Isa::available() {
             let alone: Vec<Vec<f32>> = weights.iter().map(|weight| product(isa, weight, &x, rows, 1)).collect();
             let maps: Vec<LinearMap> = weights.iter().map(map).collect();
-            let mut found = vec![vec![0.0; rows * out_features]; weights.len()];
-            let mut outs: Vec<&mut [f32]> = found.iter_mut().map(Vec::as_mut_slice).collect();
-            linear(&pool, isa, &x, rows, &maps, &mut outs, |_, _, _, _| {});
-            for (index, (found, alone)) in found.iter().zip(&alone).enumerate() {
-                assert_eq!(bits(found), bits(alone), "map {index}, {isa}, {rows} rows");
+            let mut found = vec![0.0; rows * out_features * weights.len()];
+            linear(&pool, isa, &x, rows, &maps, &mut found, |_, _, _, _| {});
+            for (index, alone) in alone.iter().enumerate() {
+                let side_by_side = found.chunks_exact(out_features).skip(index).step_by(weights.len());
+                let found: Vec<f32> = side_by_side.flatten().copied().collect();
+                assert_eq!(bits(&found), bits(alone), "map {index}, {isa}, {rows} rows");
             }
             for (gate, up) in [(7, 3), (3, 7), (9, 10), (0, 9)] {
                 let mut sums = vec![0.0; rows * out_features];
