@@ -5,8 +5,10 @@
 //! reference that runs on every backend, and the faster kernels of single backends beside it.
 //! There are no layers and no parameters here: those are the next crate up.
 
+mod buffers;
 mod device;
 mod dtype;
+pub mod kv;
 pub mod ops;
 mod threads;
 mod values;

@@ -21,6 +21,11 @@ pub fn values<const D: usize>(tensor: &Tensor<D>) -> Option<Values> {
     cpu::values(tensor)
 }
 
+/// The memory of an `f32` tensor of the CPU that nobody else holds; `None`, and the tensor is dropped, for any other.
+pub(crate) fn into_vec<const D: usize>(tensor: Tensor<D>) -> Option<Vec<f32>> {
+    cpu::into_vec(tensor)
+}
+
 /// A tensor of these numbers, which are moved, not copied, where the device is the CPU.
 pub fn from_values<const D: usize>(values: Vec<f32>, shape: [usize; D], device: &Device) -> Tensor<D> {
     Tensor::from_data(TensorData::new(values, shape), (device, DType::F32))
@@ -53,6 +58,15 @@ mod cpu {
         let tensor = tensor.clone().try_into_primitive::<Flex>().ok()?;
         Some(Values(if tensor.is_contiguous() { tensor } else { tensor.to_contiguous() }))
     }
+
+    pub fn into_vec<const D: usize>(tensor: Tensor<D>) -> Option<Vec<f32>> {
+        if tensor.dtype() != DType::F32 {
+            return None;
+        }
+        let tensor = tensor.try_into_primitive::<Flex>().ok()?;
+        let whole = tensor.is_unique() && tensor.is_contiguous() && tensor.layout().start_offset() == 0;
+        if whole { tensor.into_data().try_into_vec().ok() } else { None }
+    }
 }
 
 #[cfg(not(feature = "cpu"))]
@@ -74,6 +88,10 @@ mod cpu {
     }
 
     pub fn values<const D: usize>(_tensor: &Tensor<D>) -> Option<Values> {
+        None
+    }
+
+    pub fn into_vec<const D: usize>(_tensor: Tensor<D>) -> Option<Vec<f32>> {
         None
     }
 }

@@ -3,13 +3,12 @@
 
 use std::time::Instant;
 
-use burn::tensor::{Int, Tensor};
 use fornax_models::AutoModel;
-use fornax_nn::KvCache;
+use fornax_nn::{Batch, BatchSequence, KvPoolConfig, Outputs};
 
 use crate::EngineError;
 use crate::error::to_host;
-use crate::generator::{PREFILL_CHUNK, last_logits, token_tensor};
+use crate::local::PREFILL_CHUNK;
 
 /// What to measure.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,32 +77,43 @@ pub fn bench(model: &AutoModel, options: &BenchOptions) -> Result<BenchRun, Engi
     let vocab_size = decoder.config().vocab_size;
     // Any tokens will do; different ones, so that their vectors come from different places.
     let token = |index: usize| ((index * 7 + 3) % vocab_size) as u32;
-    let piece = |from: usize, len: usize| -> Tensor<2, Int> {
-        let tokens: Vec<u32> =
-            (0..batch).flat_map(|sequence| (from..from + len).map(move |at| token(at + 31 * sequence))).collect();
-        token_tensor(decoder, &tokens, batch)
+    let texts: Vec<Vec<u32>> =
+        (0..batch).map(|sequence| (0..length).map(|at| token(at + 31 * sequence)).collect()).collect();
+    let config = decoder.kv_config();
+    let each = length.div_ceil(KvPoolConfig::BLOCK_TOKENS);
+    let mut pool = config.init(batch * each, &decoder.device())?;
+    let tables: Vec<Vec<u32>> =
+        (0..batch).map(|sequence| ((sequence * each) as u32..((sequence + 1) * each) as u32).collect()).collect();
+    let piece = |from: usize, len: usize, outputs: Outputs| {
+        Batch::cached(texts.iter().zip(&tables).map(|(text, blocks)| BatchSequence {
+            tokens: &text[from..from + len],
+            past: from,
+            blocks,
+            len: prompt_tokens,
+            outputs,
+        }))
     };
 
-    let mut cache: KvCache = decoder.new_cache(batch, length);
     let start = Instant::now();
     let mut hidden = None;
     for from in (0..prompt_tokens).step_by(PREFILL_CHUNK) {
         let len = PREFILL_CHUNK.min(prompt_tokens - from);
-        hidden = Some(decoder.forward_piece(piece(from, len), Some(&mut cache), prompt_tokens));
+        let outputs = if from + len == prompt_tokens { Outputs::Last } else { Outputs::None };
+        hidden = Some(decoder.forward(&piece(from, len, outputs), Some(&mut pool)));
     }
-    let logits = last_logits(decoder, hidden.ok_or(EngineError::EmptyPrompt)?)?;
+    let logits = to_host(decoder.logits(hidden.ok_or(EngineError::EmptyPrompt)?))?;
     let first_token_s = start.elapsed().as_secs_f64();
     debug_assert_eq!(logits.len(), batch * vocab_size);
 
     let start = Instant::now();
     for at in 0..new_tokens {
-        let hidden = decoder.forward(piece(prompt_tokens + at, 1), Some(&mut cache));
+        let hidden = decoder.forward(&piece(prompt_tokens + at, 1, Outputs::Last), Some(&mut pool));
         to_host(decoder.logits(hidden))?;
     }
     let decode_s = start.elapsed().as_secs_f64();
 
     let mean_context = prompt_tokens + new_tokens.div_ceil(2);
-    let cache_bytes = decoder.cache_config(1, mean_context).bytes();
+    let cache_bytes = config.block_bytes() * mean_context.div_ceil(KvPoolConfig::BLOCK_TOKENS);
     Ok(BenchRun {
         prefill_tokens_per_s: (batch * prompt_tokens) as f64 / first_token_s,
         decode_tokens_per_s: (batch * new_tokens) as f64 / decode_s,

@@ -60,6 +60,9 @@ pub enum EngineError {
     /// The model is not of the kind that the call needs.
     #[error(transparent)]
     Model(#[from] fornax_models::ModelError),
+    /// There is no memory for keys and values.
+    #[error(transparent)]
+    Kv(#[from] fornax_nn::KvError),
     /// The device failed while computing.
     #[error("the device {device} failed: {reason}")]
     Device {

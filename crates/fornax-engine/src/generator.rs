@@ -2,21 +2,16 @@
 
 use std::fmt;
 
-use burn::tensor::{Int, Tensor};
 use fornax_models::AutoModel;
-use fornax_nn::{Decoder, KvCache};
+use fornax_nn::Decoder;
 use fornax_text::Tokenizer;
 
 use crate::beam::{BeamConfig, BeamSearch};
-use crate::error::to_host;
+use crate::local::LocalSequences;
 use crate::sampling::{History, Sampled, Sampler, SamplingParams, log_softmax};
 use crate::stop::StopChecker;
 use crate::stream::Stream;
 use crate::{EngineError, Prompt};
-
-/// Tokens of a prompt that run through the layers at once: enough for the widest kernels, and what lies between layers stays
-/// small.
-pub(crate) const PREFILL_CHUNK: usize = 512;
 
 /// Why a sequence ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,9 +138,9 @@ impl<'a> Generator<'a> {
         let mut search = BeamSearch::new(config)?;
         let mut processor = Sampler::new(params, vocab_size, 0)?.with_eos(&ends);
 
-        let mut cache = decoder.new_cache(1, prompt.len() + limit);
-        let mut rows = prefill(decoder, prompt, &mut cache)?;
-        cache.select_sequences(&vec![0; params.num_beams]);
+        let mut sequences = LocalSequences::new(decoder, params.num_beams, prompt.len() + limit)?;
+        let mut rows = sequences.prefill(prompt)?.repeat(params.num_beams);
+        sequences.select(&vec![0; params.num_beams]);
         // transformers feeds the log-probabilities, not the logits, to the processors of a beam search.
         loop {
             let histories: Vec<History> = search.running().map(|tokens| history(prompt, tokens)).collect();
@@ -157,8 +152,8 @@ impl<'a> Generator<'a> {
             if step.done {
                 break;
             }
-            cache.select_sequences(&step.parents);
-            rows = forward_last(decoder, &step.tokens, step.tokens.len(), &mut cache)?;
+            sequences.select(&step.parents);
+            rows = sequences.step(&step.tokens)?;
         }
         search
             .finish()
@@ -219,37 +214,4 @@ fn history(prompt: &[u32], generated: &[u32]) -> History {
     let mut history = History::new(prompt);
     generated.iter().for_each(|&token| history.push(token));
     history
-}
-
-/// Feeds a prompt and returns the logits after its last token, `[vocab_size]`.
-pub(crate) fn prefill(decoder: &Decoder, prompt: &[u32], cache: &mut KvCache) -> Result<Vec<f32>, EngineError> {
-    let mut last = None;
-    for chunk in prompt.chunks(PREFILL_CHUNK) {
-        last = Some(decoder.forward_piece(token_tensor(decoder, chunk, 1), Some(cache), prompt.len()));
-    }
-    let hidden = last.ok_or(EngineError::EmptyPrompt)?;
-    last_logits(decoder, hidden)
-}
-
-/// Feeds `tokens` as `batch` rows and returns the logits after each row's last token, `[batch · vocab_size]`.
-pub(crate) fn forward_last(
-    decoder: &Decoder,
-    tokens: &[u32],
-    batch: usize,
-    cache: &mut KvCache,
-) -> Result<Vec<f32>, EngineError> {
-    last_logits(decoder, decoder.forward(token_tensor(decoder, tokens, batch), Some(cache)))
-}
-
-/// `hidden: [batch, seq, hidden_size]` → the logits after each row's last token.
-pub(crate) fn last_logits(decoder: &Decoder, hidden: Tensor<3>) -> Result<Vec<f32>, EngineError> {
-    let [batch, seq, size] = hidden.dims();
-    let last: Tensor<2> = hidden.narrow(1, seq - 1, 1).reshape([batch, size]);
-    to_host(decoder.logits(last))
-}
-
-/// `[batch, seq]` on the decoder's device.
-pub(crate) fn token_tensor(decoder: &Decoder, tokens: &[u32], batch: usize) -> Tensor<2, Int> {
-    let ids: Vec<i32> = tokens.iter().map(|&token| token as i32).collect();
-    Tensor::<1, Int>::from_data(ids.as_slice(), &decoder.device()).reshape([batch, tokens.len() / batch])
 }

@@ -23,6 +23,7 @@ mod chat;
 mod embed;
 mod error;
 mod generator;
+mod local;
 mod prompt;
 pub mod sampling;
 mod score;

@@ -1,9 +1,9 @@
 //! How likely a model finds a text: the log-probability of each token given those before it, and the perplexity.
 
 use fornax_models::AutoModel;
+use fornax_nn::Batch;
 
 use crate::error::to_host;
-use crate::generator::token_tensor;
 use crate::sampling::log_sum_exp;
 use crate::{EngineError, Prompt};
 
@@ -48,14 +48,14 @@ pub fn score(model: &AutoModel, text: impl Into<Prompt>) -> Result<Score, Engine
         let end = (start + context).min(token_ids.len());
         // The last token's successor is not asked for, so it is not fed.
         let window = &token_ids[start..end - 1];
-        let mut cache = decoder.new_cache(1, window.len().max(1));
-        for (index, fed) in window.chunks(ROWS).enumerate() {
-            let hidden = decoder.forward_piece(token_tensor(decoder, fed, 1), Some(&mut cache), end - start);
-            let next = start + index * ROWS + 1;
-            if next + fed.len() <= logprobs.len() {
+        let hidden = decoder.forward(&Batch::uncached(&[window]), None);
+        for first in (0..window.len()).step_by(ROWS) {
+            let next = start + first + 1;
+            let count = ROWS.min(window.len() - first);
+            if next + count <= logprobs.len() {
                 continue;
             }
-            let rows = to_host(decoder.logits(hidden))?;
+            let rows = to_host(decoder.logits(hidden.clone().narrow(0, first, count)))?;
             for (row, logits) in rows.chunks_exact(vocab_size).enumerate() {
                 if next + row == logprobs.len() {
                     let logit = logits[token_ids[next + row] as usize];

@@ -5,11 +5,12 @@ use std::collections::VecDeque;
 use std::fmt;
 
 use fornax_models::AutoModel;
-use fornax_nn::{Decoder, KvCache};
+use fornax_nn::Decoder;
 use fornax_text::{StreamDecoder, TextError};
 
 use crate::EngineError;
-use crate::generator::{FinishReason, Generation, forward_last, prefill};
+use crate::generator::{FinishReason, Generation};
+use crate::local::LocalSequences;
 use crate::sampling::{History, Sampled, Sampler, SamplingParams};
 use crate::stop::StopChecker;
 
@@ -66,9 +67,9 @@ impl<'a> Stream<'a> {
             })
             .collect::<Result<Vec<_>, EngineError>>()?;
 
-        let mut cache = decoder.new_cache(1, prompt.len() + limit);
-        let first = prefill(decoder, prompt, &mut cache)?;
-        cache.select_sequences(&vec![0; count]);
+        let mut cache = LocalSequences::new(decoder, count, prompt.len() + limit)?;
+        let first = cache.prefill(prompt)?;
+        cache.select(&vec![0; count]);
         let results = vec![
             Generation {
                 text: String::new(),
@@ -79,7 +80,7 @@ impl<'a> Stream<'a> {
             };
             count
         ];
-        let batch = Batch { decoder, cache, logits: first.repeat(count), sequences, eos: eos.to_vec(), params, limit };
+        let batch = Batch { vocab_size: decoder.config().vocab_size, cache, logits: first.repeat(count), sequences, eos: eos.to_vec(), params, limit };
         Ok(Self { batch: Some(batch), ready: VecDeque::new(), results })
     }
 
@@ -136,8 +137,8 @@ impl Iterator for Stream<'_> {
 /// The sequences that still run, in the order of the cache's rows.
 #[derive(Debug)]
 struct Batch<'a> {
-    decoder: &'a Decoder,
-    cache: KvCache,
+    vocab_size: usize,
+    cache: LocalSequences<'a>,
     /// `[sequences · vocab_size]`: what the model says comes next.
     logits: Vec<f32>,
     sequences: Vec<Sequence>,
@@ -158,7 +159,7 @@ struct Sequence {
 impl Batch<'_> {
     /// Chooses a token for every sequence, lets those leave that have ended, and runs the model for the others.
     fn step(&mut self) -> Result<Vec<Chunk>, EngineError> {
-        let vocab_size = self.decoder.config().vocab_size;
+        let vocab_size = self.vocab_size;
         let mut chunks = Vec::with_capacity(self.sequences.len());
         for (sequence, logits) in self.sequences.iter_mut().zip(self.logits.chunks_exact_mut(vocab_size)) {
             let sampled = sequence.sampler.sample(logits, &sequence.history)?;
@@ -174,8 +175,8 @@ impl Batch<'_> {
             chunks[row - 1].finish_reason.is_none()
         });
         if !tokens.is_empty() {
-            self.cache.select_sequences(&stay);
-            self.logits = forward_last(self.decoder, &tokens, tokens.len(), &mut self.cache)?;
+            self.cache.select(&stay);
+            self.logits = self.cache.step(&tokens)?;
         }
         Ok(chunks)
     }

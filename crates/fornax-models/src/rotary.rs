@@ -1,7 +1,7 @@
 //! From the values of a configuration to the decoder that Llama and its descendants share: root mean square norms,
 //! rotary positions, grouped queries, a gated MLP. The keys and their defaults are each family's own.
 
-use fornax_nn::{AttentionConfig, DecoderConfig, MlpConfig, NormConfig, Position};
+use fornax_nn::{AttentionConfig, DecoderConfig, Mask, MlpConfig, NormConfig, Position};
 
 use crate::ModelError;
 use crate::config::{Heads, RopeParameters, activation, check, check_epsilon, check_initializer_range, limits};
@@ -54,8 +54,8 @@ impl RotaryDecoder<'_> {
             qkv_bias: self.qkv_bias,
             output_bias: self.output_bias,
             qk_norm: self.qk_norm.then_some(epsilon),
-            causal: true,
-            window,
+            mask: window.map_or(Mask::Causal, Mask::Window),
+            soft_cap: None,
             scale: 1.0 / (head_dim as f64).sqrt(),
             initializer_range,
         };
@@ -71,7 +71,10 @@ impl RotaryDecoder<'_> {
                 bias: self.mlp_bias,
                 initializer_range,
             },
-            norm: NormConfig::Rms { epsilon },
+            norm: NormConfig::Rms { epsilon, offset: 0.0 },
+            post_norms: false,
+            embedding_scale: None,
+            logit_soft_cap: None,
             position: Position::Rope(rope),
             max_positions,
             tie_embeddings: self.tie_embeddings,

@@ -1,10 +1,12 @@
-//! Multi-head attention with its projections: grouped queries, rotary embeddings, norms of queries and keys, windows.
+//! Multi-head attention with its projections: grouped queries, rotary embeddings, norms of queries and keys, windows, soft
+//! caps.
 
 use burn::module::Module;
-use burn::tensor::{Bool, Device, Tensor};
-use fornax_backend::ops::{self, AttentionOptions};
+use burn::tensor::{Device, Tensor};
+use fornax_backend::kv::KvLayer;
+use fornax_backend::ops::{self, AttentionOptions, HeadNorms, Mask, RopeTables, Sequences};
 
-use crate::{LayerCache, Linear, LinearConfig, RmsNorm, RopeTables, Weight, Weights};
+use crate::{Linear, LinearConfig, RmsNorm, Weight, Weights};
 
 /// Configuration of an [`Attention`].
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -23,10 +25,10 @@ pub struct AttentionConfig {
     pub output_bias: bool,
     /// ε of the norms of queries and keys, for models that have them (Qwen 3).
     pub qk_norm: Option<f64>,
-    /// Whether a token sees only itself and those before it.
-    pub causal: bool,
-    /// With `causal`: how many tokens it sees, itself included.
-    pub window: Option<usize>,
+    /// Which tokens of its sequence a token sees.
+    pub mask: Mask,
+    /// Bounds scores smoothly: `cap · tanh(score / cap)` (Gemma 2).
+    pub soft_cap: Option<f64>,
     /// Factor of the scores.
     pub scale: f64,
     /// Standard deviation of the initial weights.
@@ -45,8 +47,8 @@ impl AttentionConfig {
             qkv_bias: false,
             output_bias: false,
             qk_norm: None,
-            causal: true,
-            window: None,
+            mask: Mask::Causal,
+            soft_cap: None,
             scale: 1.0 / (head_dim as f64).sqrt(),
             initializer_range: 0.02,
         }
@@ -71,7 +73,7 @@ impl AttentionConfig {
     }
 }
 
-/// Attention of a sequence to itself.
+/// Attention of sequences to themselves.
 #[derive(Module, Debug)]
 pub struct Attention {
     /// Hidden size to `heads · head_dim`.
@@ -96,48 +98,44 @@ impl Attention {
         &self.config
     }
 
-    /// - `x`: `[batch, seq, hidden_size]`
-    /// - `rope`: the tables of the positions of `x`, for models that turn queries and keys
-    /// - `cache`: keys and values of the tokens before `x`, which those of `x` are appended to
-    /// - `visible`: `[batch, keys]`, true where a token takes part
-    /// - returns `[batch, seq, hidden_size]`
+    /// Attends, and projects the result.
+    ///
+    /// - `x`: `[rows, hidden_size]`
+    /// - `sequences`: how the rows fall into sequences
+    /// - `rope`: the angles of the rows, for models that rotate queries and keys
+    /// - `kv`: the layer's memory, for sequences that are kept in a pool
+    /// - returns `[rows, hidden_size]`
     ///
     /// # Panics
-    /// When the cache is one of pages, which whole models on the CPU keep, or its capacity is exceeded.
+    /// When `sequences` have another number of rows than `x`, or continue without `kv`.
     pub fn forward(
         &self,
-        x: Tensor<3>,
+        x: Tensor<2>,
+        sequences: &Sequences,
         rope: Option<&RopeTables>,
-        cache: Option<&mut LayerCache>,
-        visible: Option<Tensor<2, Bool>>,
-    ) -> Tensor<3> {
-        let [batch, seq, _] = x.dims();
-        let AttentionConfig { heads, kv_heads, head_dim, .. } = self.config;
-        // [batch, seq, heads · dim] → [batch, heads, seq, dim]
-        let query = self.query.forward(x.clone()).reshape([batch, seq, heads, head_dim]);
-        let key = self.key.forward(x.clone()).reshape([batch, seq, kv_heads, head_dim]);
-        let value = self.value.forward(x).reshape([batch, seq, kv_heads, head_dim]).swap_dims(1, 2);
-        let mut query = normed(query, self.query_norm.as_ref()).swap_dims(1, 2);
-        let mut key = normed(key, self.key_norm.as_ref()).swap_dims(1, 2);
-        if let Some(RopeTables { cos, sin }) = rope {
-            query = ops::rope(query, cos.clone(), sin.clone());
-            key = ops::rope(key, cos.clone(), sin.clone());
-        }
-        let (key, value) = match cache {
-            Some(cache) => cache.tensors().append(key, value),
-            None => (key, value),
-        };
-        let options =
-            AttentionOptions { scale: self.config.scale, causal: self.config.causal, window: self.config.window };
-        let mixed = ops::attention(query, key, value, visible, &options);
-        self.output.forward(mixed.swap_dims(1, 2).reshape([batch, seq, heads * head_dim]))
+        kv: Option<&mut KvLayer>,
+    ) -> Tensor<2> {
+        self.output.forward(self.mix(x, sequences, rope, kv))
     }
-}
 
-fn normed(x: Tensor<4>, norm: Option<&RmsNorm>) -> Tensor<4> {
-    match norm {
-        Some(norm) => norm.forward(x),
-        None => x,
+    /// As [`forward`](Self::forward), before the output projection: `[rows, heads · head_dim]`.
+    pub fn mix(
+        &self,
+        x: Tensor<2>,
+        sequences: &Sequences,
+        rope: Option<&RopeTables>,
+        kv: Option<&mut KvLayer>,
+    ) -> Tensor<2> {
+        let AttentionConfig { heads, kv_heads, head_dim, scale, mask, soft_cap, .. } = self.config;
+        let [query, key, value] = [&self.query, &self.key, &self.value].map(Linear::as_ref);
+        let qkv = ops::linears(x, [&query, &key, &value]);
+        let norms = self.query_norm.as_ref().zip(self.key_norm.as_ref()).map(|(query, key)| HeadNorms {
+            query: query.weight.val(),
+            key: key.weight.val(),
+            epsilon: query.epsilon,
+        });
+        let options = AttentionOptions { heads, kv_heads, head_dim, scale, mask, soft_cap };
+        ops::attention(qkv, sequences, kv, rope, norms.as_ref(), &options)
     }
 }
 

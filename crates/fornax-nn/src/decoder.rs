@@ -3,21 +3,20 @@
 //! model's own; a model of another shape brings its own stack.
 
 use burn::module::Module;
-use burn::tensor::{DType, Device, Int, Tensor};
-use fornax_backend::from_values;
+use burn::tensor::{DType, Device, Tensor};
+use fornax_backend::kv::{CacheType, KvFormat, KvLayer};
+use fornax_backend::ops;
 use fornax_cpu::WeightType;
-use fornax_cpu::cache::CacheType;
 
-use crate::slices::{Keys, Scratch, Step};
 use crate::{
-    Attention, AttentionConfig, CacheFormat, Embedding, EmbeddingConfig, KvCache, KvCacheConfig, LayerCache, Linear,
-    LinearConfig, Mlp, MlpConfig, Norm, NormConfig, RopeConfig, RopeScaling, RopeTables, Weight, Weights,
+    Attention, AttentionConfig, Batch, Embedding, EmbeddingConfig, KvPool, KvPoolConfig, Linear, LinearConfig, Mlp,
+    MlpConfig, Norm, NormConfig, RopeConfig, RopeScaling, RopeTables, Weight, Weights,
 };
 
 /// How the stack knows where a token stands.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Position {
-    /// Queries and keys are turned by the token's position.
+    /// Queries and keys are rotated by the token's position.
     Rope(RopeConfig),
     /// A learned vector for each position is added to the token's.
     Learned {
@@ -39,6 +38,12 @@ pub struct DecoderConfig {
     pub mlp: MlpConfig,
     /// The norms of every layer and of the output.
     pub norm: NormConfig,
+    /// Whether attention and MLP are normed after they are computed too, before they are added (Gemma 2).
+    pub post_norms: bool,
+    /// Factor of the token vectors.
+    pub embedding_scale: Option<f64>,
+    /// Bounds logits smoothly: `cap · tanh(logit / cap)` (Gemma 2).
+    pub logit_soft_cap: Option<f64>,
     /// How positions enter.
     pub position: Position,
     /// Longest sequence that the model was configured for, in tokens, before any stretching of its positions.
@@ -78,11 +83,14 @@ impl DecoderConfig {
             Position::Learned { max_positions } => Some(table(max_positions)),
             Position::Rope(_) => None,
         };
+        let norm = || self.norm.init(self.hidden_size, device);
         let layer = |attention: &AttentionConfig| DecoderLayer {
-            attention_norm: self.norm.init(self.hidden_size, device),
+            attention_norm: norm(),
             attention: attention.init(device),
-            mlp_norm: self.norm.init(self.hidden_size, device),
+            attention_post_norm: self.post_norms.then(norm),
+            mlp_norm: norm(),
             mlp: self.mlp.init(device),
+            mlp_post_norm: self.post_norms.then(norm),
         };
         let output = (!self.tie_embeddings).then(|| {
             let initializer_range = self.initializer_range;
@@ -106,18 +114,39 @@ pub struct DecoderLayer {
     pub attention_norm: Norm,
     /// Mixes tokens.
     pub attention: Attention,
+    /// Norm of what the attention adds.
+    pub attention_post_norm: Option<Norm>,
     /// Norm before the MLP.
     pub mlp_norm: Norm,
     /// Works on each token alone.
     pub mlp: Mlp,
+    /// Norm of what the MLP adds.
+    pub mlp_post_norm: Option<Norm>,
 }
 
 impl DecoderLayer {
-    /// `x: [batch, seq, hidden_size]` → the same shape.
-    pub fn forward(&self, x: Tensor<3>, rope: Option<&RopeTables>, cache: Option<&mut LayerCache>) -> Tensor<3> {
-        let mixed = self.attention.forward(self.attention_norm.forward(x.clone()), rope, cache, None);
-        let x = x + mixed;
-        x.clone() + self.mlp.forward(self.mlp_norm.forward(x))
+    /// `x: [rows, hidden_size]` → the same shape, or `[outputs, hidden_size]` where only some rows are needed any more.
+    pub fn forward(
+        &self,
+        mut x: Tensor<2>,
+        batch: &Batch,
+        rope: Option<&RopeTables>,
+        kv: Option<&mut KvLayer>,
+        outputs: Option<&[u32]>,
+    ) -> Tensor<2> {
+        let mut mixed = self.attention.mix(self.attention_norm.forward(x.clone()), batch.sequences(), rope, kv);
+        if let Some(outputs) = outputs {
+            (x, mixed) = (ops::rows(x, outputs), ops::rows(mixed, outputs));
+        }
+        x = match &self.attention_post_norm {
+            None => self.attention.output.forward_add(mixed, x),
+            Some(norm) => norm.forward_add(self.attention.output.forward(mixed), x),
+        };
+        let normed = self.mlp_norm.forward(x.clone());
+        match &self.mlp_post_norm {
+            None => self.mlp.forward_add(normed, x),
+            Some(norm) => norm.forward_add(self.mlp.forward(normed), x),
+        }
     }
 }
 
@@ -154,27 +183,22 @@ impl Decoder {
         self.norm.dtype()
     }
 
-    /// An empty cache for `batch` sequences of up to `capacity` tokens.
-    pub fn new_cache(&self, batch: usize, capacity: usize) -> KvCache {
-        self.cache_config(batch, capacity).init(&self.device())
-    }
-
-    /// The sizes of such a cache, for knowing its bytes beforehand. On the CPU keys and values are kept in 16 bits where the
-    /// weights are packed (bf16 beside bf16 weights, else f16), and in `f32` where they are dense.
-    pub fn cache_config(&self, batch: usize, capacity: usize) -> KvCacheConfig {
-        let (kv_heads, head_dim) =
-            self.config.attention.first().map_or((0, 0), |attention| (attention.kv_heads, attention.head_dim));
+    /// What a pool for this model's keys and values has to hold. On the CPU they are kept in 16 bits where the weights are
+    /// packed (bf16 beside bf16 weights, else f16), and in `f32` where they are dense.
+    pub fn kv_config(&self) -> KvPoolConfig {
+        let plain = self.layers.first().is_some_and(|layer| layer.attention_norm.is_plain());
         let key = self.layers.first().map(|layer| &layer.attention.key.weight);
-        let format = match (self.norm.is_on_slices(), key) {
-            (false, _) => CacheFormat::Tensors(self.dtype()),
-            (true, Some(Weight::Packed(key))) => CacheFormat::Pages(match key.weight.weight_type() {
+        let format = match (plain, key) {
+            (false, _) => KvFormat::Tensors(self.dtype()),
+            (true, Some(Weight::Packed(key))) => KvFormat::Arena(match key.weight.weight_type() {
                 WeightType::BF16 => CacheType::BF16,
                 _ => CacheType::F16,
             }),
             // Whoever holds weights in full asks for exactness.
-            (true, _) => CacheFormat::Pages(CacheType::F32),
+            (true, _) => KvFormat::Arena(CacheType::F32),
         };
-        KvCacheConfig { layers: self.layers.len(), kv_heads, head_dim, batch, capacity, format }
+        let layers = self.config.attention.iter().map(|attention| [attention.kv_heads, attention.head_dim]);
+        KvPoolConfig { layers: layers.collect(), format }
     }
 
     /// Bytes of weights that a step reads at the least, however many tokens it computes: all of them but the embedding,
@@ -195,83 +219,43 @@ impl Decoder {
 
     /// Runs the layers.
     ///
-    /// - `tokens`: `[batch, seq]`, ids below the vocabulary's size, at the positions after those in the cache
-    /// - returns the normed hidden states, `[batch, seq, hidden_size]`
-    pub fn forward(&self, tokens: Tensor<2, Int>, cache: Option<&mut KvCache>) -> Tensor<3> {
-        let len = cache.as_ref().map_or(0, |cache| cache.len()) + tokens.dims()[1];
-        self.forward_piece(tokens, cache, len)
-    }
-
-    /// As [`forward`](Self::forward), for a piece of a longer text that is fed in several: `len` is the number of tokens of
-    /// the whole, by which dynamic and LongRoPE scalings choose the angles of every piece alike.
-    pub fn forward_piece(&self, tokens: Tensor<2, Int>, mut cache: Option<&mut KvCache>, len: usize) -> Tensor<3> {
-        if self.norm.is_on_slices() {
-            return self.forward_slices(tokens, cache, len);
+    /// - `batch`: token ids below the vocabulary's size, at positions below the context length
+    /// - `kv`: the pool that the batch's blocks are of, for a batch that has some
+    /// - returns the normed hidden states of the rows that the batch wants, `[outputs, hidden_size]`
+    ///
+    /// # Panics
+    /// When an id is not in the vocabulary, a learned position not in its table, or a block not in the pool.
+    pub fn forward(&self, batch: &Batch, mut kv: Option<&mut KvPool>) -> Tensor<2> {
+        let device = self.device();
+        let mut x = self.embedding.forward(batch.tokens(), &device);
+        if let Some(scale) = self.config.embedding_scale {
+            x = x.mul_scalar(scale);
         }
-        let [_, seq] = tokens.dims();
-        let start = cache.as_ref().map_or(0, |cache| cache.len());
-        let mut x = self.embedding.forward(tokens);
-        let (dtype, device) = (x.dtype(), x.device());
         if let Some(positions) = &self.positions {
-            let ids = Tensor::<1, Int>::arange(start as i64..(start + seq) as i64, &device);
-            x = x + positions.forward(ids.unsqueeze());
+            x = x + positions.forward(batch.positions(), &device);
         }
         let rope = match &self.config.position {
-            Position::Rope(rope) => Some(rope.tables(start..start + seq, len, dtype, &device)),
+            Position::Rope(rope) => Some(rope.tables(batch, x.dtype(), &device)),
             Position::Learned { .. } => None,
         };
         for (index, layer) in self.layers.iter().enumerate() {
-            let cache = cache.as_mut().map(|cache| &mut cache.layers_mut()[index]);
-            x = layer.forward(x, rope.as_ref(), cache);
+            // Of the last layer's tokens, only the wanted ones go on once they have been attended to.
+            let outputs = batch.outputs().filter(|_| index + 1 == self.layers.len());
+            let kv = kv.as_mut().map(|pool| pool.layer_mut(index));
+            x = layer.forward(x, batch, rope.as_ref(), kv, outputs);
         }
         self.norm.forward(x)
     }
 
-    /// As [`forward_piece`](Self::forward_piece), on the CPU without gradients.
-    fn forward_slices(&self, tokens: Tensor<2, Int>, mut cache: Option<&mut KvCache>, len: usize) -> Tensor<3> {
-        let ([batch, seq], device) = (tokens.dims(), tokens.device());
-        let ids: Vec<usize> = tokens.into_data().iter::<i64>().map(|id| id as usize).collect();
-        let start = cache.as_ref().map_or(0, |cache| cache.len());
-        if let Some(cache) = &cache {
-            let (end, capacity) = (start + seq, cache.capacity());
-            assert!(end <= capacity, "kv cache: {end} tokens exceed the capacity of {capacity}");
-        }
-        let mut x = self.embedding.rows(&ids);
-        if let Some(table) = &self.positions {
-            let positions: Vec<usize> = (0..batch).flat_map(|_| start..start + seq).collect();
-            x.iter_mut().zip(table.rows(&positions)).for_each(|(x, position)| *x += position);
-        }
-        let tables = match &self.config.position {
-            Position::Rope(rope) => Some(rope.values(start..start + seq, len)),
-            Position::Learned { .. } => None,
-        };
-        let rope = tables.as_ref().map(|(cos, sin)| (cos.as_slice(), sin.as_slice()));
-        let (step, mut scratch) = (Step::new(batch * seq), Scratch::default());
-        let (mut normed, mut sum) = (Vec::new(), Vec::new());
-        // A pass without a cache needs one layer's at a time.
-        let config = self.cache_config(batch, seq);
-        for (index, layer) in self.layers.iter().enumerate() {
-            let mut own = None;
-            let cache = match cache.as_mut() {
-                Some(cache) => cache.layers_mut()[index].pages(),
-                None => own.insert(config.pages()),
-            };
-            layer.attention_norm.apply_to(&step, &x, &mut normed);
-            layer.attention.add_to(&step, &normed, &x, &mut sum, Keys::Cached { cache, seq, rope }, &mut scratch);
-            std::mem::swap(&mut x, &mut sum);
-            layer.mlp_norm.apply_to(&step, &x, &mut normed);
-            layer.mlp.add_to(&step, &normed, &x, &mut sum, &mut scratch);
-            std::mem::swap(&mut x, &mut sum);
-        }
-        self.norm.apply_to(&step, &x, &mut normed);
-        from_values(normed, [batch, seq, self.config.hidden_size], &device)
-    }
-
     /// Scores of every token of the vocabulary to come next: `hidden: [..., hidden_size]` → `[..., vocab_size]`.
     pub fn logits<const D: usize>(&self, hidden: Tensor<D>) -> Tensor<D> {
-        match &self.output {
+        let logits = match &self.output {
             Some(output) => output.forward(hidden),
             None => self.embedding.project(hidden),
+        };
+        match self.config.logit_soft_cap {
+            Some(cap) => logits.div_scalar(cap).tanh().mul_scalar(cap),
+            None => logits,
         }
     }
 }

@@ -1,8 +1,8 @@
 //! A table of vectors, looked up by token id or position. Checking that ids are inside it is the caller's part.
 
 use burn::module::Module;
-use burn::tensor::{Device, Int, Tensor};
-use fornax_backend::{from_values, values};
+use burn::tensor::{Device, Tensor};
+use fornax_backend::ops::{self, LinearRef};
 
 use crate::{Weight, Weights};
 
@@ -37,42 +37,17 @@ pub struct Embedding {
 }
 
 impl Embedding {
-    /// `ids: [batch, seq]` → `[batch, seq, dim]`.
-    pub fn forward(&self, ids: Tensor<2, Int>) -> Tensor<3> {
-        match &self.weight {
-            Weight::Dense(param) => burn::tensor::module::embedding(param.val(), ids),
-            Weight::Packed(_) => {
-                let ([batch, seq], device) = (ids.dims(), ids.device());
-                let ids: Vec<usize> = ids.into_data().iter::<i64>().map(|id| id as usize).collect();
-                from_values(self.rows(&ids), [batch, seq, self.weight.dims()[1]], &device)
-            }
-        }
-    }
-
-    /// The vectors of these ids, one after the other, from a table that is on the CPU, without gradients.
+    /// The vectors of `ids`, on `device`: `[ids, dim]`.
     ///
     /// # Panics
-    /// When the table is elsewhere, or an id is outside of it.
-    pub(crate) fn rows(&self, ids: &[usize]) -> Vec<f32> {
-        let size = self.weight.dims()[1];
-        match &self.weight {
-            Weight::Dense(param) => {
-                let table = values(&param.val()).expect("layers that run on slices are on the CPU, in f32");
-                ids.iter().flat_map(|id| &table[id * size..(id + 1) * size]).copied().collect()
-            }
-            Weight::Packed(packed) => {
-                let mut rows = vec![0.0; ids.len() * size];
-                for (row, &id) in rows.chunks_exact_mut(size.max(1)).zip(ids) {
-                    packed.weight.read_row(id, row);
-                }
-                rows
-            }
-        }
+    /// When an id is not in the table.
+    pub fn forward(&self, ids: &[u32], device: &Device) -> Tensor<2> {
+        ops::embedding(ids, &self.weight.as_ref(), device)
     }
 
     /// The table as an output layer, for models that tie the two: `x: [..., dim]` → `[..., num_embeddings]`.
     pub fn project<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        self.weight.linear(x, None)
+        ops::linear(x, &LinearRef { weight: self.weight.as_ref(), bias: None })
     }
 }
 

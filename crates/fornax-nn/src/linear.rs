@@ -2,6 +2,7 @@
 
 use burn::module::{Initializer, Module, Param};
 use burn::tensor::{Device, Tensor};
+use fornax_backend::ops::{self, LinearRef};
 
 use crate::{Weight, Weights};
 
@@ -62,7 +63,17 @@ pub struct Linear {
 impl Linear {
     /// `x: [..., in_features]` → `[..., out_features]`.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        self.weight.linear(x, self.bias.as_ref().map(Param::val))
+        ops::linear(x, &self.as_ref())
+    }
+
+    /// The map added to a residual: `x: [rows, in_features]`, `residual: [rows, out_features]` → the residual's shape.
+    pub fn forward_add(&self, x: Tensor<2>, residual: Tensor<2>) -> Tensor<2> {
+        ops::linear_add(x, &self.as_ref(), residual)
+    }
+
+    /// The map as an operand.
+    pub fn as_ref(&self) -> LinearRef<'_> {
+        LinearRef { weight: self.weight.as_ref(), bias: self.bias.as_ref().map(Param::val) }
     }
 }
 

@@ -54,13 +54,20 @@ pub struct Mlp {
 }
 
 impl Mlp {
-    /// `x: [..., hidden_size]` → the same shape.
-    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        let inner = match &self.gate {
-            Some(gate) => ops::gated(gate.forward(x.clone()), self.up.forward(x), self.activation),
-            None => self.activation.apply(self.up.forward(x)),
-        };
-        self.down.forward(inner)
+    /// `x: [rows, hidden_size]` → the same shape.
+    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        self.down.forward(self.inner(x))
+    }
+
+    /// The layer added to a residual: `residual + mlp(x)`, all `[rows, hidden_size]`.
+    pub fn forward_add(&self, x: Tensor<2>, residual: Tensor<2>) -> Tensor<2> {
+        self.down.forward_add(self.inner(x), residual)
+    }
+
+    /// `[rows, hidden_size]` → `[rows, intermediate_size]`
+    fn inner(&self, x: Tensor<2>) -> Tensor<2> {
+        let gate = self.gate.as_ref().map(Linear::as_ref);
+        ops::gated_linear(x, gate.as_ref(), &self.up.as_ref(), self.activation)
     }
 }
 

@@ -2,7 +2,8 @@
 
 use burn::module::{Initializer, Module, Param};
 use burn::tensor::{DType, Device, Tensor};
-use fornax_backend::{ops, values};
+use fornax_backend::ops::{self, RmsNormOptions};
+use fornax_backend::values;
 
 /// Which normalization, and its ε.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -11,6 +12,8 @@ pub enum NormConfig {
     Rms {
         /// Added to the mean square.
         epsilon: f64,
+        /// Added to the weights: 1 for models that keep them around 0 (Gemma), else 0.
+        offset: f64,
     },
     /// [`LayerNorm`].
     Layer {
@@ -23,7 +26,7 @@ impl NormConfig {
     /// Makes the layer for vectors of this length, with weights of 1 and biases of 0.
     pub fn init(&self, features: usize, device: &Device) -> Norm {
         match *self {
-            Self::Rms { epsilon } => Norm::Rms(RmsNorm::init(features, epsilon, device)),
+            Self::Rms { epsilon, offset } => Norm::Rms(RmsNorm::with_offset(features, epsilon, offset, device)),
             Self::Layer { epsilon } => Norm::Layer(LayerNorm::init(features, epsilon, device)),
         }
     }
@@ -49,8 +52,8 @@ impl Norm {
         self.weight().val().dtype()
     }
 
-    /// Whether it is on the CPU, computing in `f32` without gradients, so that its layers run on slices.
-    pub(crate) fn is_on_slices(&self) -> bool {
+    /// Whether it is on the CPU, in `f32` without gradients, so that its layer is computed by the CPU's kernels.
+    pub(crate) fn is_plain(&self) -> bool {
         values(&self.weight().val()).is_some()
     }
 
@@ -68,9 +71,17 @@ impl Norm {
             Self::Layer(norm) => norm.forward(x),
         }
     }
+
+    /// The norm added to a residual: `residual + norm(x)`, both `[..., features]`.
+    pub fn forward_add<const D: usize>(&self, x: Tensor<D>, residual: Tensor<D>) -> Tensor<D> {
+        match self {
+            Self::Rms(norm) => ops::rms_norm(x, norm.weight.val(), Some(residual), norm.options()),
+            Self::Layer(norm) => residual + norm.forward(x),
+        }
+    }
 }
 
-/// `x / sqrt(mean(x²) + ε) · weight` (<https://arxiv.org/abs/1910.07467>).
+/// `x / sqrt(mean(x²) + ε) · (offset + weight)` (<https://arxiv.org/abs/1910.07467>).
 #[derive(Module, Debug)]
 pub struct RmsNorm {
     /// `[features]`.
@@ -78,17 +89,30 @@ pub struct RmsNorm {
     /// Added to the mean square.
     #[module(skip)]
     pub epsilon: f64,
+    /// Added to the weight.
+    #[module(skip)]
+    pub offset: f64,
 }
 
 impl RmsNorm {
-    /// A norm of vectors of this length, with weights of 1.
+    /// A norm of vectors of this length, with weights of 1 and no offset.
     pub fn init(features: usize, epsilon: f64, device: &Device) -> Self {
-        Self { weight: Initializer::Ones.init([features], device), epsilon }
+        Self::with_offset(features, epsilon, 0.0, device)
+    }
+
+    /// A norm whose weights have this added to them; they start where the sum is 1.
+    pub fn with_offset(features: usize, epsilon: f64, offset: f64, device: &Device) -> Self {
+        let value = 1.0 - offset;
+        Self { weight: Initializer::Constant { value }.init([features], device), epsilon, offset }
     }
 
     /// `x: [..., features]` → the same shape.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        ops::rms_norm(x, self.weight.val(), self.epsilon)
+        ops::rms_norm(x, self.weight.val(), None, self.options())
+    }
+
+    fn options(&self) -> RmsNormOptions {
+        RmsNormOptions { epsilon: self.epsilon, offset: self.offset }
     }
 }
 

@@ -1,19 +1,21 @@
 //! The angles of rotary position embeddings, with the ways in use of stretching them to longer contexts.
-//! Turning the heads by them is an operation of the backend.
+//! Rotating the heads by them is an operation of the backend.
 //!
 //! Angles are computed in `f32`, step by step as transformers does it, since they are part of what a model was
 //! trained with: at position 100,000 a more precise angle is a different one.
 
-use std::ops::Range;
-
 use burn::tensor::{DType, Device, Tensor, TensorData};
+use fornax_backend::from_values;
+use fornax_backend::ops::RopeTables;
+
+use crate::Batch;
 
 /// How positions become angles.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RopeConfig {
     /// Base of the wavelengths.
     pub theta: f64,
-    /// How many of a head's dimensions turn; even.
+    /// How many of a head's dimensions are rotated; even.
     pub rotary_dim: usize,
     /// Longest sequence that the model was configured for.
     pub max_positions: usize,
@@ -77,41 +79,40 @@ pub enum RopeScaling {
     },
 }
 
-/// Cosines and sines of a run of positions.
-#[derive(Debug, Clone)]
-pub struct RopeTables {
-    /// `[positions, rotary_dim / 2]`
-    pub cos: Tensor<2>,
-    /// `[positions, rotary_dim / 2]`
-    pub sin: Tensor<2>,
-}
-
 impl RopeConfig {
-    /// The tables for `positions` of a text of `len` tokens, by which some scalings choose their angles.
-    pub fn tables(&self, positions: Range<usize>, len: usize, dtype: DType, device: &Device) -> RopeTables {
-        let (count, pairs) = (positions.len(), self.rotary_dim / 2);
-        let (cos, sin) = self.values(positions, len);
-        let table = |values| {
-            let data = TensorData::new(values, [count, pairs]);
+    /// The angles of a batch's rows, each by its position and by the length of its text, by which some scalings choose them.
+    pub fn tables(&self, batch: &Batch, dtype: DType, device: &Device) -> RopeTables {
+        let pairs = self.rotary_dim / 2;
+        let (mut cos, mut sin) = (Vec::with_capacity(batch.rows() * pairs), Vec::with_capacity(batch.rows() * pairs));
+        let mut known: Option<(usize, Vec<f32>, f32)> = None;
+        for sequence in 0..batch.sequences().len() {
+            let len = batch.len_of(sequence);
+            if known.as_ref().is_none_or(|(known, ..)| *known != len && self.depends_on_length()) {
+                let (frequencies, scale) = self.frequencies(len);
+                known = Some((len, frequencies, scale));
+            }
+            let Some((_, frequencies, scale)) = &known else { continue };
+            for &position in &batch.positions()[batch.sequences().rows_of(sequence)] {
+                for frequency in frequencies {
+                    let angle = position as f32 * frequency;
+                    cos.push(angle.cos() * scale);
+                    sin.push(angle.sin() * scale);
+                }
+            }
+        }
+        let table = |values: Vec<f32>| {
+            if dtype == DType::F32 {
+                return from_values(values, [batch.rows(), pairs], device);
+            }
+            let data = TensorData::new(values, [batch.rows(), pairs]);
             Tensor::from_data(data.convert_dtype(dtype), (device, dtype))
         };
         RopeTables { cos: table(cos), sin: table(sin) }
     }
 
-    /// The numbers of the tables: cosines and sines, each `[positions, rotary_dim / 2]`.
-    pub(crate) fn values(&self, positions: Range<usize>, len: usize) -> (Vec<f32>, Vec<f32>) {
-        let (frequencies, scale) = self.frequencies(len);
-        let count = positions.len();
-        let mut cos = Vec::with_capacity(count * frequencies.len());
-        let mut sin = Vec::with_capacity(count * frequencies.len());
-        for position in positions {
-            for frequency in &frequencies {
-                let angle = position as f32 * frequency;
-                cos.push(angle.cos() * scale);
-                sin.push(angle.sin() * scale);
-            }
-        }
-        (cos, sin)
+    /// Whether a text's length changes its angles.
+    fn depends_on_length(&self) -> bool {
+        matches!(self.scaling, RopeScaling::Dynamic { .. } | RopeScaling::LongRope { .. })
     }
 
     /// Radians per position of each pair of dimensions, and the factor of cosines and sines, for a sequence of `len`.

@@ -3,7 +3,7 @@
 
 use burn::module::{Initializer, Module, Param};
 use burn::tensor::{Device, Tensor};
-use fornax_backend::ops;
+use fornax_backend::ops::WeightRef;
 use fornax_cpu::PackedWeight;
 
 /// A matrix `[out_features, in_features]`.
@@ -55,11 +55,11 @@ impl Weight {
         }
     }
 
-    /// `x: [..., in_features]`, `bias: [out_features]` → `x Wᵀ + b: [..., out_features]`.
-    pub fn linear<const D: usize>(&self, x: Tensor<D>, bias: Option<Tensor<1>>) -> Tensor<D> {
+    /// The matrix as an operand.
+    pub fn as_ref(&self) -> WeightRef<'_> {
         match self {
-            Self::Dense(param) => ops::linear(x, param.val(), bias),
-            Self::Packed(Packed { weight }) => ops::packed_linear(x, weight, bias),
+            Self::Dense(param) => WeightRef::Dense(param.val()),
+            Self::Packed(Packed { weight }) => WeightRef::Packed(weight),
         }
     }
 }

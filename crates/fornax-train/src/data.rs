@@ -1,6 +1,6 @@
 //! Training sequences cut at random from one long stream of tokens. Files and datasets are not read here.
 
-use burn::tensor::{Device, Int, Tensor};
+use fornax_nn::Batch;
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -39,17 +39,12 @@ impl TokenWindows {
         self.tokens.iter().copied().max().unwrap_or(0)
     }
 
-    /// `batch` windows as inputs and targets, each `[batch, length]`; a target is the token after its input.
-    pub fn draw(&mut self, batch: usize, device: &Device) -> (Tensor<2, Int>, Tensor<2, Int>) {
-        let mut inputs: Vec<i32> = Vec::new();
-        let mut targets: Vec<i32> = Vec::new();
-        for _ in 0..batch {
-            let start = self.rng.random_range(0..self.tokens.len() - self.length);
-            let window = &self.tokens[start..=start + self.length];
-            inputs.extend(window[..self.length].iter().map(|&token| token as i32));
-            targets.extend(window[1..].iter().map(|&token| token as i32));
-        }
-        let tensor = |ids: Vec<i32>| Tensor::<1, Int>::from_data(ids.as_slice(), device).reshape([batch, self.length]);
-        (tensor(inputs), tensor(targets))
+    /// `batch` windows as inputs, and for each row of them the token after it.
+    pub fn draw(&mut self, batch: usize) -> (Batch, Vec<u32>) {
+        let starts: Vec<usize> =
+            (0..batch).map(|_| self.rng.random_range(0..self.tokens.len() - self.length)).collect();
+        let window = |start: usize| &self.tokens[start..start + self.length];
+        let inputs: Vec<&[u32]> = starts.iter().map(|&start| window(start)).collect();
+        (Batch::uncached(&inputs), starts.iter().flat_map(|&start| window(start + 1)).copied().collect())
     }
 }

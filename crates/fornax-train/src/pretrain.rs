@@ -95,7 +95,6 @@ pub fn pretrain(
     let mut windows = TokenWindows::new(tokens, args.sequence_length, args.seed)?;
     check(args, &decoder, &windows)?;
     let mut decoder = decoder.train();
-    let device = decoder.device();
     let mut optimizer = AdamWConfig::new()
         .with_beta_2(0.95)
         .with_epsilon(1e-8)
@@ -107,9 +106,9 @@ pub fn pretrain(
     let mut losses = Vec::new();
     let per_step = args.batch_size * args.sequence_length;
     for step in 1..=args.steps {
-        let (inputs, targets) = windows.draw(args.batch_size, &device);
-        let hidden = decoder.forward(inputs, None);
-        let loss = causal_lm_loss(decoder.logits(hidden), targets);
+        let (inputs, targets) = windows.draw(args.batch_size);
+        let hidden = decoder.forward(&inputs, None);
+        let loss = causal_lm_loss(decoder.logits(hidden), &targets);
         let value =
             loss.clone().try_into_scalar::<f32>().map_err(|error| TrainError::Device { reason: error.to_string() })?;
         if !value.is_finite() {

@@ -27,7 +27,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         None => untrained(&device)?,
     });
     let decoder = model.decoder()?;
-    let kilobytes = |tokens| decoder.cache_config(1, tokens).bytes().div_ceil(1000) as u64;
+    let kv = decoder.kv_config();
+    let kilobytes = |tokens: usize| (tokens.div_ceil(32) * kv.block_bytes()).div_ceil(1000) as u64;
 
     let jobs: [(&str, usize, Job); 7] = [
         ("a story of a dragon", 200, |model, context| write(model, context, 1, "Once there was a dragon")),

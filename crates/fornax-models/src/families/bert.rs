@@ -2,17 +2,12 @@
 //! its sequence-classification head, and the sentence encoders built on it (MiniLM, BGE, E5 and others).
 //! Layers are normed after the addition, so they are not the decoders' layers.
 
-use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
-
 use burn::module::{Initializer, Module, Param};
-use burn::tensor::{Bool, Device, Int, Tensor};
-use fornax_backend::{from_values, values};
-use fornax_cpu::Pool;
-use fornax_nn::slices::{Keys, Scratch, Step};
+use burn::tensor::{Device, Tensor};
+use fornax_backend::ops;
 use fornax_nn::{
-    Attention, AttentionConfig, Embedding, EmbeddingConfig, LayerNorm, Linear, LinearConfig, Mlp, MlpConfig, Weight,
-    Weights,
+    Attention, AttentionConfig, Batch, Embedding, EmbeddingConfig, LayerNorm, Linear, LinearConfig, Mask, Mlp,
+    MlpConfig, Sequences, Weight, Weights,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -182,8 +177,8 @@ impl BertConfig {
                 qkv_bias: true,
                 output_bias: true,
                 qk_norm: None,
-                causal: false,
-                window: None,
+                mask: Mask::Full,
+                soft_cap: None,
                 scale: 1.0 / (head_dim as f64).sqrt(),
                 initializer_range,
             },
@@ -297,105 +292,45 @@ impl Bert {
         self.norm.weight.lazy_device()
     }
 
-    /// Runs the layers.
+    /// Runs the layers: the last layer's states of all rows of the batch, `[rows, hidden_size]`.
     ///
-    /// - `tokens`: `[batch, seq]`
-    /// - `token_types`: `[batch, seq]`, 0 for the first segment and 1 for the second; all 0 without
-    /// - `visible`: `[batch, seq]`, false for padding; all visible without
-    /// - returns the last layer's states, `[batch, seq, hidden_size]`; those of padding mean nothing
-    pub fn forward(
-        &self,
-        tokens: Tensor<2, Int>,
-        token_types: Option<Tensor<2, Int>>,
-        visible: Option<Tensor<2, Bool>>,
-    ) -> Tensor<3> {
-        let [_, seq] = tokens.dims();
-        let device = tokens.device();
-        let positions = Tensor::<1, Int>::arange(0..seq as i64, &device).unsqueeze();
-        let token_types = token_types.unwrap_or_else(|| tokens.zeros_like());
-        let x = self.words.forward(tokens) + self.token_types.forward(token_types) + self.positions.forward(positions);
+    /// # Panics
+    /// When the batch's sequences are kept in a pool, or an id, a position or a token type is not in its table.
+    pub fn forward(&self, batch: &Batch) -> Tensor<2> {
+        let device = self.device();
+        let first = vec![0; batch.rows()];
+        let token_types = if batch.token_types().is_empty() { &first } else { batch.token_types() };
+        let x = self.words.forward(batch.tokens(), &device)
+            + self.token_types.forward(token_types, &device)
+            + self.positions.forward(batch.positions(), &device);
         let mut x = self.norm.forward(x);
-        if values(&x).is_some()
-            && let Some(lengths) = lengths(visible.as_ref(), x.dims())
-        {
-            return self.layers_on_slices(&x, &lengths);
-        }
         for layer in &self.layers {
-            let mixed = layer.attention.forward(x.clone(), None, None, visible.clone());
-            x = layer.attention_norm.forward(x + mixed);
-            x = layer.mlp_norm.forward(x.clone() + layer.mlp.forward(x));
+            let mixed = layer.attention.mix(x.clone(), batch.sequences(), None, None);
+            x = layer.attention_norm.forward(layer.attention.output.forward_add(mixed, x));
+            x = layer.mlp_norm.forward(layer.mlp.forward_add(x.clone(), x));
         }
         x
     }
 
-    /// The layers on slices, over sequences of these lengths. A thread takes a few sequences through all layers, so
-    /// that their rows stay in its cache; padding is left out, and comes back as zeros.
-    fn layers_on_slices(&self, x: &Tensor<3>, lengths: &[usize]) -> Tensor<3> {
-        let ([batch, seq, size], device) = (x.dims(), x.device());
-        let x = values(x).expect("asked of values on the CPU");
-        let parts = parts(lengths);
-        let done: Vec<Mutex<Vec<f32>>> = parts.iter().map(|_| Mutex::default()).collect();
-        let run = |part: usize| {
-            let (sequences, mut rows, mut starts) = (parts[part].clone(), Vec::new(), vec![0]);
-            for sequence in sequences {
-                let from = sequence * seq * size;
-                rows.extend_from_slice(&x[from..from + lengths[sequence] * size]);
-                starts.push(rows.len() / size);
-            }
-            *done[part].lock().unwrap_or_else(PoisonError::into_inner) = self.layers_on_rows(rows, &starts);
-        };
-        let pool = Pool::global();
-        if parts.len() < pool.threads() {
-            // Too few for all threads: one after another, each layer's products on all of them.
-            (0..parts.len()).for_each(run);
-        } else {
-            pool.run(parts.len(), run);
-        }
-        let mut out = vec![0.0; batch * seq * size];
-        for (part, done) in parts.into_iter().zip(done) {
-            let rows = done.into_inner().unwrap_or_else(PoisonError::into_inner);
-            let mut rows = rows.as_slice();
-            for sequence in part {
-                let (own, others) = rows.split_at(lengths[sequence] * size);
-                out[sequence * seq * size..][..own.len()].copy_from_slice(own);
-                rows = others;
-            }
-        }
-        from_values(out, [batch, seq, size], &device)
-    }
-
-    /// `x: [rows, hidden_size]` of the sequences between `starts` through all layers.
-    fn layers_on_rows(&self, mut x: Vec<f32>, starts: &[usize]) -> Vec<f32> {
-        let rows = starts.last().copied().unwrap_or(0);
-        let (step, mut scratch, mut sum) = (Step::new(rows), Scratch::default(), Vec::new());
-        for layer in &self.layers {
-            layer.attention.add_to(&step, &x, &x, &mut sum, Keys::Own { starts }, &mut scratch);
-            layer.attention_norm.apply_to(&step, &sum, &mut x);
-            layer.mlp.add_to(&step, &x, &x, &mut sum, &mut scratch);
-            layer.mlp_norm.apply_to(&step, &sum, &mut x);
-        }
-        x
-    }
-
-    /// The first token's state through the pooler: `hidden: [batch, seq, hidden_size]` → `[batch, hidden_size]`.
-    /// `None` when the checkpoint has no pooler.
-    pub fn pooled(&self, hidden: Tensor<3>) -> Option<Tensor<2>> {
-        let [batch, _, size] = hidden.dims();
+    /// The first token's state of each sequence through the pooler: `hidden: [rows, hidden_size]` →
+    /// `[sequences, hidden_size]`. `None` when the checkpoint has no pooler.
+    pub fn pooled(&self, hidden: Tensor<2>, sequences: &Sequences) -> Option<Tensor<2>> {
         let pooler = self.pooler.as_ref()?;
-        Some(pooler.forward(hidden.narrow(1, 0, 1).reshape([batch, size])).tanh())
+        let firsts: Vec<u32> = (0..sequences.len()).map(|sequence| sequences.rows_of(sequence).start as u32).collect();
+        Some(pooler.forward(ops::rows(hidden, &firsts)).tanh())
     }
 
-    /// Scores of the vocabulary at every position: `[batch, seq, vocab_size]`. `None` without a masked-LM head.
-    pub fn masked_lm_logits(&self, hidden: Tensor<3>) -> Option<Tensor<3>> {
+    /// Scores of the vocabulary at every row: `[rows, vocab_size]`. `None` without a masked-LM head.
+    pub fn masked_lm_logits(&self, hidden: Tensor<2>) -> Option<Tensor<2>> {
         let head = self.masked_lm.as_ref()?;
         let transformed = self.config.mlp.activation.apply(head.transform.forward(hidden));
         Some(self.words.project(head.norm.forward(transformed)) + head.bias.val().unsqueeze())
     }
 
-    /// Scores of the labels: `[batch, labels]`. `None` without a classification head.
-    pub fn class_logits(&self, hidden: Tensor<3>) -> Option<Tensor<2>> {
+    /// Scores of the labels: `[sequences, labels]`. `None` without a classification head.
+    pub fn class_logits(&self, hidden: Tensor<2>, sequences: &Sequences) -> Option<Tensor<2>> {
         let classifier = self.classifier.as_ref()?;
-        Some(classifier.forward(self.pooled(hidden)?))
+        Some(classifier.forward(self.pooled(hidden, sequences)?))
     }
 }
 
@@ -413,35 +348,6 @@ impl Weights for Bert {
             head.transform.for_each_weight("masked_lm.transform", visit);
         }
     }
-}
-
-/// Cuts sequences of these lengths into runs that a thread takes at once.
-fn parts(lengths: &[usize]) -> Vec<Range<usize>> {
-    let (mut parts, mut first, mut rows) = (Vec::new(), 0, 0);
-    for (sequence, length) in lengths.iter().enumerate() {
-        if rows > 0 && rows + length > PART_ROWS {
-            parts.push(first..sequence);
-            (first, rows) = (sequence, 0);
-        }
-        rows += length;
-    }
-    parts.push(first..lengths.len());
-    parts
-}
-
-/// Rows of a part at most, unless a single sequence has more: with them the widest layer's values fit the second-level
-/// cache beside the weights that pass through, and tiles of 16 rows are mostly full.
-const PART_ROWS: usize = 160;
-
-/// How many tokens of each sequence are visible; `None` when some come after hidden ones, so that no length says which.
-fn lengths(visible: Option<&Tensor<2, Bool>>, [batch, seq, _]: [usize; 3]) -> Option<Vec<usize>> {
-    let Some(visible) = visible else { return Some(vec![seq; batch]) };
-    let visible: Vec<bool> = visible.to_data().iter::<bool>().collect();
-    let length = |row: &[bool]| {
-        let length = row.iter().take_while(|&&visible| visible).count();
-        (!row[length..].contains(&true)).then_some(length)
-    };
-    visible.chunks_exact(seq.max(1)).map(length).collect()
 }
 
 /// The first architecture that the configuration names.

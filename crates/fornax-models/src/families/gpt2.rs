@@ -2,7 +2,7 @@
 //! <https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf>):
 //! learned positions, layer norms, one projection to queries, keys and values together.
 
-use fornax_nn::{AttentionConfig, DecoderConfig, MlpConfig, NormConfig, Position};
+use fornax_nn::{AttentionConfig, DecoderConfig, Mask, MlpConfig, NormConfig, Position};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -126,8 +126,8 @@ impl Gpt2Config {
                 qkv_bias: true,
                 output_bias: true,
                 qk_norm: None,
-                causal: true,
-                window: None,
+                mask: Mask::Causal,
+                soft_cap: None,
                 scale: by_size * by_layer,
                 initializer_range,
             }
@@ -145,6 +145,9 @@ impl Gpt2Config {
                 initializer_range,
             },
             norm: NormConfig::Layer { epsilon: check_epsilon("layer_norm_epsilon", self.layer_norm_epsilon)? },
+            post_norms: false,
+            embedding_scale: None,
+            logit_soft_cap: None,
             position: Position::Learned { max_positions },
             max_positions,
             tie_embeddings: self.tie_word_embeddings,

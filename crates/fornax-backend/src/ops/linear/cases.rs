@@ -1,4 +1,6 @@
-//! Shapes of linear maps: those of known models, and those that catch a kernel's tails.
+//! Shapes of linear maps, dense and packed: those of known models, and those that catch a kernel's tails.
+
+use fornax_cpu::WeightType;
 
 use crate::ops::Cost;
 
@@ -54,4 +56,51 @@ pub const BENCHES: &[Case] = &[
 
 const fn case(rows: usize, in_features: usize, out_features: usize) -> Case {
     Case { rows, in_features, out_features }
+}
+
+/// One product with a packed weight.
+#[derive(Debug, Clone, Copy)]
+pub struct PackedCase {
+    /// What the weight's numbers are.
+    pub weight_type: WeightType,
+    /// Rows of the input: 1 in decoding, the prompt's length in prefill.
+    pub rows: usize,
+    /// Input features.
+    pub in_features: usize,
+    /// Output features.
+    pub out_features: usize,
+}
+
+impl PackedCase {
+    /// Its least work: the weight as a checkpoint holds it, the input and the result in `f32`.
+    pub fn cost(&self) -> Cost {
+        let Self { weight_type, rows, in_features, out_features } = *self;
+        let weight = out_features * weight_type.row_bytes(in_features);
+        let values = 4 * rows * (in_features + out_features);
+        Cost { bytes: (weight + values) as u64, flops: (2 * rows * in_features * out_features) as u64 }
+    }
+}
+
+/// Small shapes with every kind of remainder, for tests of packed weights; a type whose blocks do not divide the columns
+/// refuses a shape.
+pub const PACKED_TESTS: &[[usize; 3]] =
+    &[[1, 32, 1], [1, 64, 16], [2, 256, 17], [3, 512, 33], [17, 256, 48], [40, 768, 31]];
+
+/// The matrices of a Llama of 1.1 billion parameters: a token, eight sequences' tokens, a prompt.
+pub fn packed_benches() -> Vec<PackedCase> {
+    let types =
+        [WeightType::Q4_0, WeightType::Q4_K, WeightType::Q6_K, WeightType::Q8_0, WeightType::BF16, WeightType::F16];
+    let shapes = [(2048, 5632), (5632, 2048), (2048, 32_000)];
+    let mut cases = Vec::new();
+    for weight_type in types {
+        for (in_features, out_features) in shapes {
+            for rows in [1, 8, 512] {
+                // Of a prompt only the last token meets the output layer.
+                if rows < 512 || out_features < 32_000 {
+                    cases.push(PackedCase { weight_type, rows, in_features, out_features });
+                }
+            }
+        }
+    }
+    cases
 }

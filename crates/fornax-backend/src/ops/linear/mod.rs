@@ -1,59 +1,130 @@
-//! `y = x Wᵀ + b`. On the CPU without gradients `fornax-cpu` computes it, burn everywhere else. Weights are `[out, in]`, as checkpoints hold them, so that they can be used where they lie.
+//! Linear maps `y = x Wᵀ + b`: alone, several of one input side by side, and with a residual added. Weights are `[out, in]`,
+//! as checkpoints hold them, so that they can be used where they lie; dense ones are tensors of any device, packed ones
+//! are read where they lie by the CPU's kernels and unpacked for every call anywhere else.
 
 pub mod cases;
+mod cpu;
 pub mod reference;
 
 use burn::tensor::Tensor;
-use fornax_cpu::linear::{self, LinearMap, Matrix};
-use fornax_cpu::{Isa, Pool};
+use fornax_cpu::PackedWeight;
 
-use crate::{from_values, values};
+pub(crate) use cpu::Maps;
 
-/// Applies a linear map to the last dimension.
-///
-/// - `x`: `[..., in]`
-/// - `weight`: `[out, in]`, of the same dtype
-/// - `bias`: `[out]`
-/// - returns `[..., out]`
+use crate::{buffers, from_values};
+
+/// The matrix of a linear map, as an operand.
+#[derive(Debug, Clone)]
+pub enum WeightRef<'a> {
+    /// A tensor `[out, in]` of the input's dtype, which gradients can be recorded for.
+    Dense(Tensor<2>),
+    /// A packed weight, which is only read. The CPU rounds the input's rows as its kernels want it: to bf16 for float
+    /// weights, to int8 with a scale for each 32 values, or 256, for quantized ones.
+    Packed(&'a PackedWeight),
+}
+
+/// A linear map, as an operand.
+#[derive(Debug, Clone)]
+pub struct LinearRef<'a> {
+    /// `[out, in]`
+    pub weight: WeightRef<'a>,
+    /// `[out]`
+    pub bias: Option<Tensor<1>>,
+}
+
+impl WeightRef<'_> {
+    /// `[out, in]`
+    pub fn dims(&self) -> [usize; 2] {
+        match self {
+            Self::Dense(weight) => weight.dims(),
+            Self::Packed(weight) => [weight.out_features(), weight.in_features()],
+        }
+    }
+}
+
+impl LinearRef<'_> {
+    /// A map with a dense weight, without bias.
+    pub fn dense(weight: Tensor<2>) -> Self {
+        Self { weight: WeightRef::Dense(weight), bias: None }
+    }
+
+    /// The output's features, once the operands are found to fit.
+    #[track_caller]
+    pub(crate) fn check(&self, dims: &[usize]) -> usize {
+        let [out_features, in_features] = self.weight.dims();
+        let last = dims[dims.len() - 1];
+        let found = [out_features, in_features];
+        assert_eq!(last, in_features, "linear: x is {dims:?}, so the weight must be [out, {last}], found {found:?}");
+        if let Some(bias) = &self.bias {
+            assert_eq!(bias.dims(), [out_features], "linear: the bias of a weight {found:?}");
+        }
+        out_features
+    }
+}
+
+/// Applies a linear map to the last dimension: `x: [..., in]` → `[..., out]`.
 ///
 /// # Panics
-/// When the last dimension of `x` is not the weight's `in`, or the bias is not `[out]`.
-pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
-    let [out_features, in_features] = weight.dims();
+/// When the last dimension of `x` is not the weight's `in`, or the bias is not `[out]`, as for all operations here.
+pub fn linear<const D: usize>(x: Tensor<D>, map: &LinearRef<'_>) -> Tensor<D> {
     let mut dims = x.dims();
-    assert_eq!(
-        dims[D - 1],
-        in_features,
-        "linear: x is {dims:?}, so the weight must be [out, {}], found {:?}",
-        dims[D - 1],
-        [out_features, in_features]
-    );
-    if let Some(bias) = &bias {
-        assert_eq!(bias.dims(), [out_features], "linear: the bias of a weight [{out_features}, {in_features}]");
-    }
+    let out_features = map.check(&dims);
+    let rows = dims[..D - 1].iter().product();
     dims[D - 1] = out_features;
     if dims.contains(&0) {
         // burn's reshape reads a size of 0 as "the size before", so what is empty cannot be seen as a matrix.
         return Tensor::zeros(dims, (&x.device(), x.dtype()));
     }
-    let device = x.device();
-    let rows = dims[..D - 1].iter().product();
-    let bias_values = bias.as_ref().and_then(values);
-    if let (Some(x), Some(weight)) = (values(&x), values(&weight))
-        && bias_values.is_some() == bias.is_some()
-    {
-        let map = LinearMap {
-            weight: Matrix::Dense { values: &weight, out_features, in_features },
-            bias: bias_values.as_deref(),
-        };
-        let mut y = vec![0.0; rows * out_features];
-        linear::linear(Pool::global(), Isa::active(), &x, rows, &[map], &mut [&mut y], |_, _, _, _| {});
-        return from_values(y, dims, &device);
+    if let Some((values, maps)) = Maps::of(&x, [map]) {
+        let mut y = buffers::take(rows * out_features);
+        maps.linear(&values, rows, &mut y);
+        return from_values(y, dims, &x.device());
     }
-    let y = reference::linear(x, weight);
-    debug_assert_eq!(y.dims(), dims);
-    match bias {
-        Some(bias) => y + bias.unsqueeze::<D>(),
-        None => y,
+    reference::linear(x, map)
+}
+
+/// Applies several linear maps to one input: `x: [rows, in]` → `[rows, out₀ + out₁ + …]`, the results side by side.
+///
+/// The input is read, and rounded where weights are packed, once for all maps.
+///
+/// # Panics
+/// As [`linear`], and without maps.
+pub fn linears<const N: usize>(x: Tensor<2>, maps: [&LinearRef<'_>; N]) -> Tensor<2> {
+    let dims @ [rows, _] = x.dims();
+    let columns = maps.iter().map(|map| map.check(&dims)).sum();
+    if rows == 0 || columns == 0 {
+        return Tensor::zeros([rows, columns], (&x.device(), x.dtype()));
     }
+    if let Some((values, maps)) = Maps::of(&x, maps) {
+        let device = x.device();
+        let mut y = buffers::take(rows * columns);
+        maps.linear(&values, rows, &mut y);
+        drop(values);
+        buffers::recycle(x);
+        return from_values(y, [rows, columns], &device);
+    }
+    Tensor::cat(maps.into_iter().map(|map| reference::linear(x.clone(), map)).collect(), 1)
+}
+
+/// A linear map added to a residual: `residual + x Wᵀ + b` with `x: [rows, in]` and `residual: [rows, out]`.
+///
+/// # Panics
+/// As [`linear`], and when the residual has another shape than the result.
+pub fn linear_add(x: Tensor<2>, map: &LinearRef<'_>, residual: Tensor<2>) -> Tensor<2> {
+    let dims @ [rows, _] = x.dims();
+    let columns = map.check(&dims);
+    assert_eq!(residual.dims(), [rows, columns], "linear_add: the residual");
+    if rows == 0 || columns == 0 {
+        return residual;
+    }
+    if let (Some((values, maps)), Some(added)) = (Maps::of(&x, [map]), crate::values(&residual)) {
+        let device = x.device();
+        let mut y = buffers::take(rows * columns);
+        maps.linear_add(&values, rows, &added, &mut y);
+        drop((values, added));
+        buffers::recycle(x);
+        buffers::recycle(residual);
+        return from_values(y, [rows, columns], &device);
+    }
+    residual + reference::linear(x, map)
 }

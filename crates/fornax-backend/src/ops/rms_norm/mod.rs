@@ -8,28 +8,63 @@ use burn::tensor::Tensor;
 use fornax_cpu::rows::{self, NormWeights};
 use fornax_cpu::{Isa, Pool};
 
-use crate::{from_values, values};
+use crate::{buffers, from_values, values};
 
-/// Normalizes the last dimension by its root mean square and scales it.
+/// What is common to the vectors that are normalized.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RmsNormOptions {
+    /// Added to the mean square.
+    pub epsilon: f64,
+    /// Added to the weight: 1 for models that keep their weights around 0 (Gemma), else 0.
+    pub offset: f64,
+}
+
+impl RmsNormOptions {
+    /// Weights as they are.
+    pub fn new(epsilon: f64) -> Self {
+        Self { epsilon, offset: 0.0 }
+    }
+}
+
+/// Normalizes the last dimension by its root mean square, scales it, and adds the residual where there is one.
 ///
-/// - `x`: `[..., features]`
+/// - `x`, `residual`: `[..., features]`
 /// - `weight`: `[features]`
 /// - returns the shape and dtype of `x`; half-precision input is normalized in `f32`
 ///
 /// # Panics
-/// When the weight's length is not the last dimension of `x`.
-pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, epsilon: f64) -> Tensor<D> {
+/// When the weight's length is not the last dimension of `x`, or the residual has another shape than `x`.
+pub fn rms_norm<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<1>,
+    residual: Option<Tensor<D>>,
+    options: RmsNormOptions,
+) -> Tensor<D> {
     let dims = x.dims();
     assert_eq!(weight.dims(), [dims[D - 1]], "rms_norm: the weight for x {dims:?}");
+    if let Some(residual) = &residual {
+        assert_eq!(residual.dims(), dims, "rms_norm: the residual");
+    }
     if dims.contains(&0) {
         // burn's reshape reads a size of 0 as "the size before", so what is empty cannot be seen as a matrix.
         return x;
     }
-    if let (Some(x_values), Some(weight)) = (values(&x), values(&weight)) {
-        let mut y = vec![0.0; x_values.len()];
-        let weights = NormWeights { weight: &weight, bias: None, epsilon: epsilon as f32 };
-        rows::rms_norm_rows(Pool::global(), Isa::active(), &x_values, weights, &mut y);
-        return from_values(y, dims, &x.device());
+    let added = residual.as_ref().map(values);
+    if let (Some(x_values), Some(weight), None | Some(Some(_))) = (values(&x), values(&weight), &added) {
+        let mut y = buffers::take(x_values.len());
+        let (epsilon, offset) = (options.epsilon as f32, options.offset as f32);
+        let weights = NormWeights { weight: &weight, bias: None, epsilon, offset };
+        let added = added.flatten();
+        rows::rms_norm_rows(Pool::global(), Isa::active(), &x_values, weights, added.as_deref(), &mut y);
+        drop((x_values, added));
+        let device = x.device();
+        buffers::recycle(x);
+        residual.map(buffers::recycle);
+        return from_values(y, dims, &device);
     }
-    reference::rms_norm(x, weight, epsilon)
+    let y = reference::rms_norm(x, weight, options);
+    match residual {
+        Some(residual) => residual + y,
+        None => y,
+    }
 }

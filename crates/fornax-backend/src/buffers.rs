@@ -1,0 +1,70 @@
+//! Memory for results on the CPU that goes from one operation to a later one, so that a pass through a model neither asks
+//! the system for pages nor clears them again and again. Each thread keeps its own.
+
+use std::cell::RefCell;
+
+use burn::tensor::Tensor;
+
+use crate::values;
+
+/// Smaller results are left to the allocator, which has them at hand.
+const SMALL: usize = 16 << 10;
+/// Buffers that a thread keeps at most.
+const KEPT: usize = 12;
+
+thread_local! {
+    static BUFFERS: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// `len` numbers of any value, to be overwritten.
+pub(crate) fn take(len: usize) -> Vec<f32> {
+    if len < SMALL {
+        return vec![0.0; len];
+    }
+    let kept = BUFFERS.with_borrow_mut(|buffers| {
+        let fitting = buffers.iter().enumerate().filter(|(_, buffer)| (len..=4 * len).contains(&buffer.capacity()));
+        let (index, _) = fitting.min_by_key(|(_, buffer)| buffer.capacity())?;
+        Some(buffers.swap_remove(index))
+    });
+    let mut buffer = kept.unwrap_or_default();
+    buffer.resize(len, 0.0);
+    buffer
+}
+
+/// Keeps the memory of a result that nobody needs any more. A tensor that others hold too, or of another device, is dropped.
+pub(crate) fn recycle<const D: usize>(tensor: Tensor<D>) {
+    if tensor.dims().iter().product::<usize>() < SMALL {
+        return;
+    }
+    let Some(buffer) = values::into_vec(tensor) else { return };
+    BUFFERS.with_borrow_mut(|buffers| {
+        if buffers.len() == KEPT {
+            // The smallest is the cheapest to get anew.
+            let smallest = (0..KEPT).min_by_key(|&index| buffers[index].capacity());
+            smallest.map(|index| buffers.swap_remove(index));
+        }
+        buffers.push(buffer);
+    });
+}
+
+#[cfg(all(test, feature = "cpu"))]
+mod tests {
+    use super::*;
+    use crate::{Device, from_values};
+
+    #[test]
+    fn memory_goes_round_and_shared_tensors_stay_whole() {
+        let cpu = Device::cpu();
+        let mut buffer = take(SMALL);
+        buffer.fill(3.0);
+        let start = buffer.as_ptr();
+        let tensor: Tensor<1> = from_values(buffer, [SMALL], cpu.as_burn());
+        let copy = tensor.clone();
+        recycle(tensor);
+        assert_ne!(take(SMALL).as_ptr(), start, "held by another");
+        recycle(copy);
+        assert_eq!(take(SMALL - 1).len(), SMALL - 1, "a size of its own");
+        let again = take(SMALL);
+        assert_eq!((again.as_ptr(), again.len()), (start, SMALL));
+    }
+}

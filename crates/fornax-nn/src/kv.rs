@@ -1,0 +1,109 @@
+//! The keys and values of all sequences of a model, in blocks that the layers share the numbers of. Blocks are copied and
+//! moved as told; nobody counts here who owns one, that is the scheduler's part alone.
+
+use burn::tensor::{DType, Device};
+use fornax_backend::kv::{BLOCK_TOKENS, CacheType, KvError, KvFormat, KvLayer};
+
+/// What a [`KvPool`] has to hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KvPoolConfig {
+    /// `[kv_heads, head_dim]` of each layer, the first layer's first.
+    pub layers: Vec<[usize; 2]>,
+    /// In which form keys and values are kept.
+    pub format: KvFormat,
+}
+
+impl KvPoolConfig {
+    /// Tokens of a block, which the scheduler has to be given too.
+    pub const BLOCK_TOKENS: usize = BLOCK_TOKENS;
+
+    /// Bytes of a block, in all layers together.
+    pub fn block_bytes(&self) -> usize {
+        self.layers.iter().map(|&[kv_heads, head_dim]| self.format.block_bytes(kv_heads, head_dim)).sum()
+    }
+
+    /// The same with keys and values of another type.
+    ///
+    /// # Errors
+    /// [`KvError::Type`] for 8-bit keys and values on another device than the CPU.
+    pub fn with_type(self, cache_type: CacheType, device: &Device) -> Result<Self, KvError> {
+        let format = match (self.format, cache_type) {
+            (KvFormat::Arena(_), cache_type) => KvFormat::Arena(cache_type),
+            (KvFormat::Tensors(_), CacheType::F32) => KvFormat::Tensors(DType::F32),
+            (KvFormat::Tensors(_), CacheType::F16) => KvFormat::Tensors(DType::F16),
+            (KvFormat::Tensors(_), CacheType::BF16) => KvFormat::Tensors(DType::BF16),
+            (KvFormat::Tensors(_), found @ CacheType::I8) => {
+                return Err(KvError::Type { found, device: format!("{device:?}") });
+            }
+        };
+        Ok(Self { format, ..self })
+    }
+
+    /// Takes memory for `blocks` blocks. On the CPU a page of it is taken when it is first written.
+    ///
+    /// # Errors
+    /// [`KvError::Memory`] when there is not that much.
+    pub fn init(&self, blocks: usize, device: &Device) -> Result<KvPool, KvError> {
+        let layer = |&shape: &[usize; 2]| KvLayer::new(self.format, shape, blocks, device);
+        Ok(KvPool { layers: self.layers.iter().map(layer).collect::<Result<_, _>>()?, blocks })
+    }
+}
+
+/// Blocks for the keys and values of every layer of a model.
+#[derive(Debug)]
+pub struct KvPool {
+    layers: Vec<KvLayer>,
+    blocks: usize,
+}
+
+impl KvPool {
+    /// How many blocks there are.
+    pub fn blocks(&self) -> usize {
+        self.blocks
+    }
+
+    /// Tokens of a block.
+    pub fn block_tokens(&self) -> usize {
+        BLOCK_TOKENS
+    }
+
+    /// The memory of a layer.
+    ///
+    /// # Panics
+    /// When there is no such layer.
+    pub fn layer_mut(&mut self, layer: usize) -> &mut KvLayer {
+        &mut self.layers[layer]
+    }
+
+    /// Copies a block over another, in all layers.
+    ///
+    /// # Panics
+    /// When there is no such block.
+    pub fn copy_block(&mut self, from: u32, to: u32) {
+        self.layers.iter_mut().for_each(|layer| layer.copy_block(from, to));
+    }
+
+    /// What a block holds in all layers, to be kept in host memory.
+    ///
+    /// # Panics
+    /// When there is no such block.
+    pub fn save_block(&self, block: u32) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.layers.iter().for_each(|layer| layer.save_block(block, &mut bytes));
+        bytes
+    }
+
+    /// Puts back what was saved of a block, there or elsewhere in this pool.
+    ///
+    /// # Errors
+    /// [`KvError::Block`] when the bytes are not those of a block of this pool.
+    ///
+    /// # Panics
+    /// When there is no such block.
+    pub fn restore_block(&mut self, block: u32, mut bytes: &[u8]) -> Result<(), KvError> {
+        for layer in &mut self.layers {
+            bytes = layer.restore_block(block, bytes)?;
+        }
+        if bytes.is_empty() { Ok(()) } else { Err(KvError::Block { expected: 0, found: bytes.len() }) }
+    }
+}
