@@ -218,7 +218,7 @@ impl Layout {
     fn stored_shape(self, shape: &[usize]) -> Vec<usize> {
         let mut stored = shape.to_vec();
         match self {
-            Self::Same | Self::PairedRows => {}
+            Self::Same | Self::PairedRows | Self::OneAdded => {}
             Self::Transposed => stored.reverse(),
             Self::Part { of, .. } => stored[0] *= of,
             Self::TransposedPart { of, .. } => {
@@ -242,6 +242,7 @@ impl Layout {
             Self::Part { index, .. } => part(stored, index),
             Self::TransposedPart { index, of } => part(transposed(&stored, shape[0] * of, columns), index),
             Self::PairedRows => packing::halved_rows(&stored, columns, head_dim),
+            Self::OneAdded => stored.into_iter().map(|value| value - 1.0).collect(),
         }
     }
 }

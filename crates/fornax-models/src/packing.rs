@@ -139,8 +139,8 @@ pub(crate) fn pack(
                 return pack(&view.bytes[index * len..(index + 1) * len]);
             }
             Layout::PairedRows => return pack(&halved_rows(&view.bytes, row_bytes, head_dim)),
-            // Whose rows are not the file's.
-            Layout::Transposed | Layout::TransposedPart { .. } => {}
+            // Whose rows are not the file's, or not its numbers.
+            Layout::Transposed | Layout::TransposedPart { .. } | Layout::OneAdded => {}
         }
     }
     let values = layout.unpack(view.to_f32()?, &[out_features, in_features], head_dim);

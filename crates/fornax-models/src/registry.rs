@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::families::{bert, gpt2, llama, mistral, qwen2, qwen3};
+use crate::families::{bert, gemma2, gpt2, llama, mistral, qwen2, qwen3};
 use crate::gguf::GgufModel;
 use crate::weights::WeightMap;
 use crate::{ModelError, NetworkConfig};
@@ -11,6 +11,7 @@ use crate::{ModelError, NetworkConfig};
 /// Every family, one line each. `cargo xtask new model NAME` adds one.
 const FAMILIES: &[&Family] = &[
     &bert::FAMILY,
+    &gemma2::FAMILY,
     &gpt2::FAMILY,
     &llama::FAMILY,
     &mistral::FAMILY,

@@ -47,6 +47,8 @@ pub enum Layout {
     /// The rows of each head in pairs `(0, d/2), (1, d/2 + 1), …`, as llama.cpp turns neighbours where Hugging Face
     /// turns halves.
     PairedRows,
+    /// With 1 added to each number, as llama.cpp keeps the norms of models that add it while they compute (Gemma).
+    OneAdded,
 }
 
 /// A rule for a layer that is held as the network holds it.

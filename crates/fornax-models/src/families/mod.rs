@@ -2,6 +2,7 @@
 //! A family never uses another; what two need is moved down, to the layers or to this crate's shared readers.
 
 pub mod bert;
+pub mod gemma2;
 pub mod gpt2;
 pub mod llama;
 pub mod mistral;

@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use burn::tensor::{Int, Tensor};
+use burn::tensor::Tensor;
 use fornax_backend::Device;
 use fornax_checkpoint::Checkpoint;
 use fornax_models::AutoModel;
+use fornax_nn::{Batch, BatchSequence, Decoder, KvPoolConfig, Outputs};
 
 /// The device under test.
 pub fn device() -> Device {
@@ -20,6 +21,9 @@ pub fn tolerance(device: &Device) -> f32 {
 
 /// Every case that is a causal language model.
 pub const DECODERS: &[&str] = &[
+    "gemma2",
+    "gemma2_head_scale",
+    "gemma2_no_caps",
     "gpt2",
     "gpt2_options",
     "llama",
@@ -82,10 +86,80 @@ impl Expected {
         bytes.chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().expect("8 bytes"))).collect()
     }
 
-    pub fn id_tensor(&self, name: &str, device: &Device) -> Tensor<2, Int> {
-        let shape = self.shape(name);
-        Tensor::<1, Int>::from_data(self.ids(name).as_slice(), device.as_burn()).reshape([shape[0], shape[1]])
+    /// The rows of `input_ids`, as far as they are no padding.
+    pub fn texts(&self) -> Vec<Vec<u32>> {
+        self.unpadded("input_ids")
     }
+
+    /// The rows of a tensor of ids, as far as they are no padding.
+    pub fn unpadded(&self, name: &str) -> Vec<Vec<u32>> {
+        let width = self.shape("input_ids")[1];
+        let mask = if self.contains("attention_mask") { self.ids("attention_mask") } else { Vec::new() };
+        let rows = self.ids(name);
+        let kept = |row: usize, ids: &[i64]| -> Vec<u32> {
+            let seen = |at: usize| mask.get(row * width + at).is_none_or(|&mask| mask == 1);
+            ids.iter().enumerate().filter(|&(at, _)| seen(at)).map(|(_, &id)| id as u32).collect()
+        };
+        rows.chunks_exact(width).enumerate().map(|(row, ids)| kept(row, ids)).collect()
+    }
+
+    /// The same as a batch without a pool.
+    pub fn batch(&self) -> Batch {
+        batch(&self.texts())
+    }
+}
+
+pub fn batch(texts: &[Vec<u32>]) -> Batch {
+    Batch::uncached(&texts.iter().map(Vec::as_slice).collect::<Vec<_>>())
+}
+
+/// Logits at every token, `[rows, vocab_size]`.
+pub fn logits(decoder: &Decoder, batch: &Batch) -> Vec<f32> {
+    values(decoder.logits(decoder.forward(batch, None)))
+}
+
+/// Hidden states of texts fed in pieces through a pool, text after text. `piece(text, done)` says how many tokens come next;
+/// `whole` whether the pieces are known to be of a text of that length.
+pub fn in_pieces(
+    decoder: &Decoder,
+    texts: &[Vec<u32>],
+    whole: bool,
+    mut piece: impl FnMut(usize, usize) -> usize,
+) -> Vec<Tensor<2>> {
+    let blocks = |len: usize| len.div_ceil(KvPoolConfig::BLOCK_TOKENS);
+    let all: usize = texts.iter().map(|text| blocks(text.len())).sum();
+    let mut pool = decoder.kv_config().init(all, &decoder.device()).expect("memory");
+    // Blocks from both ends in turn, so that they lie in no order.
+    let mut free: std::collections::VecDeque<u32> = (0..all as u32).collect();
+    let mut take = |count: usize| -> Vec<u32> {
+        (0..count).map(|at| if at % 2 == 0 { free.pop_back() } else { free.pop_front() }.expect("enough")).collect()
+    };
+    let tables: Vec<Vec<u32>> = texts.iter().map(|text| take(blocks(text.len()))).collect();
+    let mut done = vec![0; texts.len()];
+    let mut states: Vec<Vec<Tensor<2>>> = vec![Vec::new(); texts.len()];
+    while done.iter().zip(texts).any(|(&done, text)| done < text.len()) {
+        let counts: Vec<usize> = texts
+            .iter()
+            .enumerate()
+            .map(|(index, text)| piece(index, done[index]).min(text.len() - done[index]))
+            .collect();
+        let fed = |index: usize| counts[index] > 0;
+        let sequences = (0..texts.len()).filter(|&index| fed(index)).map(|index| BatchSequence {
+            tokens: &texts[index][done[index]..done[index] + counts[index]],
+            past: done[index],
+            blocks: &tables[index],
+            len: if whole { texts[index].len() } else { 0 },
+            outputs: Outputs::All,
+        });
+        let hidden = decoder.forward(&Batch::cached(sequences), Some(&mut pool));
+        let mut row = 0;
+        for index in (0..texts.len()).filter(|&index| fed(index)) {
+            states[index].push(hidden.clone().narrow(0, row, counts[index]));
+            row += counts[index];
+            done[index] += counts[index];
+        }
+    }
+    states.into_iter().map(|states| Tensor::cat(states, 0)).collect()
 }
 
 pub fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {

@@ -1,8 +1,13 @@
-//! BERT with padding and token types, and each of its heads.
+//! BERT with texts of different lengths and token types, and each of its heads.
 
-use burn::tensor::{Bool, Tensor};
+use crate::common::{Expected, assert_close, batch, device, folder, load, tolerance, values};
 
-use crate::common::{Expected, assert_close, device, folder, load, tolerance, values};
+/// What a tensor `[batch, length, …]` holds at tokens, without the padding.
+pub fn seen(expected: &Expected, name: &str) -> Vec<f32> {
+    let (mask, floats) = (expected.ids("attention_mask"), expected.floats(name));
+    let rows = floats.chunks_exact(floats.len() / mask.len()).zip(&mask);
+    rows.filter(|&(_, &mask)| mask == 1).flat_map(|(row, _)| row.to_vec()).collect()
+}
 
 #[test]
 fn hidden_states_and_heads() {
@@ -10,40 +15,30 @@ fn hidden_states_and_heads() {
     for case in ["bert", "bert_odd", "bert_mlm", "bert_classifier"] {
         let (model, expected) = (load(&folder(case), &device), Expected::of(case));
         let bert = model.encoder().expect("an encoder");
-        let ids = |name| expected.id_tensor(name, &device);
-        let visible: Tensor<2, Bool> = ids("attention_mask").equal_elem(1);
-        let hidden = bert.forward(ids("input_ids"), Some(ids("token_type_ids")), Some(visible));
+        let batch = batch(&expected.texts()).with_token_types(expected.unpadded("token_type_ids").concat());
+        let hidden = bert.forward(&batch);
 
         let tolerance = tolerance(&device);
-        let check = |name: &str, found: Vec<f32>| {
-            assert_close(&format!("{case}, {name}"), &found, &expected.floats(name), tolerance);
+        let check = |name: &str, found: Vec<f32>, expected: &[f32]| {
+            assert_close(&format!("{case}, {name}"), &found, expected, tolerance);
         };
-        let mask = expected.ids("attention_mask");
-        let seen = |states: Vec<f32>| -> Vec<f32> {
-            let rows = states.chunks_exact(states.len() / mask.len()).zip(&mask);
-            rows.filter(|&(_, &mask)| mask == 1).flat_map(|(row, _)| row.to_vec()).collect()
-        };
-        // What stands at padding is nobody's business.
-        assert_close(
-            &format!("{case}, last_hidden_state"),
-            &seen(values(hidden.clone())),
-            &seen(expected.floats("last_hidden_state")),
-            tolerance,
-        );
+        check("last_hidden_state", values(hidden.clone()), &seen(&expected, "last_hidden_state"));
         if expected.contains("pooler_output") {
-            check("pooler_output", values(bert.pooled(hidden.clone()).expect("a pooler")));
+            let pooled = bert.pooled(hidden.clone(), batch.sequences()).expect("a pooler");
+            check("pooler_output", values(pooled), &expected.floats("pooler_output"));
         }
         match case {
-            "bert_mlm" => assert_close(
-                &format!("{case}, logits"),
-                &seen(values(bert.masked_lm_logits(hidden).expect("a head"))),
-                &seen(expected.floats("logits")),
-                tolerance,
-            ),
-            "bert_classifier" => check("logits", values(bert.class_logits(hidden).expect("a head"))),
+            "bert_mlm" => {
+                let logits = bert.masked_lm_logits(hidden).expect("a head");
+                check("logits", values(logits), &seen(&expected, "logits"));
+            }
+            "bert_classifier" => {
+                let logits = bert.class_logits(hidden, batch.sequences()).expect("a head");
+                check("logits", values(logits), &expected.floats("logits"));
+            }
             _ => {
                 assert!(bert.masked_lm_logits(hidden.clone()).is_none());
-                assert!(bert.class_logits(hidden).is_none());
+                assert!(bert.class_logits(hidden, batch.sequences()).is_none());
             }
         }
     }

@@ -7,7 +7,7 @@ use fornax_models::{AutoModel, NetworkConfig};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::common::{Expected, assert_close, device, folder, load, tolerance, values};
+use crate::common::{Expected, assert_close, device, folder, load, logits, tolerance};
 
 /// A copy of a case whose configuration was changed.
 fn changed(case: &str, change: impl FnOnce(&mut Value)) -> TempDir {
@@ -167,13 +167,11 @@ fn hostile_values_in_configurations() {
 /// alone is both.
 #[test]
 fn tying_is_what_the_weights_say() {
-    let logits = |path: &Path| {
-        let model = load(path, &device());
-        let decoder = model.decoder().expect("a decoder");
-        values(decoder.logits(decoder.forward(Expected::of("llama").id_tensor("input_ids", &device()), None)))
+    let of = |path: &Path| {
+        logits(load(path, &device()).decoder().expect("a decoder"), &Expected::of("llama").batch())
     };
     let tied = changed("llama", |config| config["tie_word_embeddings"] = json!(true));
-    assert_eq!(logits(tied.path()), logits(&folder("llama")));
+    assert_eq!(of(tied.path()), of(&folder("llama")));
 
     let whole = Checkpoint::open(folder("qwen2").join("model.safetensors")).expect("opens");
     let renamed = |name: &str| name.replace("model.embed_tokens.weight", "lm_head.weight");
@@ -186,9 +184,8 @@ fn tying_is_what_the_weights_say() {
     })
     .expect("written");
     let model = load(alone.path(), &device());
-    let decoder = model.decoder().expect("a decoder");
     let expected = Expected::of("qwen2");
-    let found = values(decoder.logits(decoder.forward(expected.id_tensor("input_ids", &device()), None)));
+    let found = logits(model.decoder().expect("a decoder"), &expected.batch());
     assert_close("qwen2, the head alone", &found, &expected.floats("logits"), tolerance(&device()));
 }
 

@@ -1,6 +1,7 @@
 //! The same models as GGUF files, whose heads of the `llama` architecture are ordered otherwise.
 
-use crate::common::{DECODERS, Expected, assert_close, device, folder, load, tolerance, values};
+use crate::common::{DECODERS, Expected, assert_close, device, folder, load, logits, tolerance, values};
+use crate::encoders::seen;
 
 #[test]
 fn logits_of_gguf_files() {
@@ -13,8 +14,7 @@ fn logits_of_gguf_files() {
         }
         seen += 1;
         let (model, expected) = (load(&path, &device), Expected::of(case));
-        let decoder = model.decoder().expect("a decoder");
-        let found = values(decoder.logits(decoder.forward(expected.id_tensor("input_ids", &device), None)));
+        let found = logits(model.decoder().expect("a decoder"), &expected.batch());
         let name = if expected.contains("gguf_logits") { "gguf_logits" } else { "logits" };
         assert_close(&format!("{case}, gguf"), &found, &expected.floats(name), tolerance(&device));
     }
@@ -26,13 +26,7 @@ fn hidden_states_of_a_gguf_bert() {
     let device = device();
     let (model, expected) = (load(&folder("bert").join("gguf/model.gguf"), &device), Expected::of("bert"));
     let bert = model.encoder().expect("an encoder");
-    let ids = |name| expected.id_tensor(name, &device);
-    let hidden = bert.forward(ids("input_ids"), Some(ids("token_type_ids")), Some(ids("attention_mask").equal_elem(1)));
-    let mask = expected.ids("attention_mask");
-    let size = hidden.dims()[2];
-    let seen = |states: Vec<f32>| -> Vec<f32> {
-        let rows = states.chunks_exact(size).zip(&mask);
-        rows.filter(|&(_, &mask)| mask == 1).flat_map(|(row, _)| row.to_vec()).collect()
-    };
-    assert_close("bert, gguf", &seen(values(hidden)), &seen(expected.floats("last_hidden_state")), tolerance(&device));
+    let batch = expected.batch().with_token_types(expected.unpadded("token_type_ids").concat());
+    let found = values(bert.forward(&batch));
+    assert_close("bert, gguf", &found, &seen(&expected, "last_hidden_state"), tolerance(&device));
 }

@@ -4,7 +4,7 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Gradients, Int, Tensor};
 use fornax_models::Network;
 
-use crate::common::{Expected, assert_close, device, folder, load, values};
+use crate::common::{Expected, assert_close, batch, device, folder, load, values};
 
 #[test]
 fn loss_and_gradients() {
@@ -12,17 +12,17 @@ fn loss_and_gradients() {
     if device.is_gpu() {
         return;
     }
-    for case in ["gpt2", "llama_gqa_tied"] {
+    for case in ["gpt2", "llama_gqa_tied", "gemma2"] {
         let expected = Expected::of(case);
         let model = load(&folder(case), &device);
         let names = model.family().weights;
         let Network::Decoder(decoder) = model.into_network() else { panic!("{case} is a decoder") };
         let decoder = decoder.train();
 
-        let tokens = expected.id_tensor("input_ids", &device.autodiff());
-        let [_, len] = tokens.dims();
-        let hidden = decoder.forward(tokens.clone().narrow(1, 0, len - 1), None);
-        let loss = cross_entropy(decoder.logits(hidden), tokens.narrow(1, 1, len - 1));
+        let texts = expected.texts();
+        let inputs: Vec<Vec<u32>> = texts.iter().map(|text| text[..text.len() - 1].to_vec()).collect();
+        let targets: Vec<u32> = texts.iter().flat_map(|text| &text[1..]).copied().collect();
+        let loss = cross_entropy(decoder.logits(decoder.forward(&batch(&inputs), None)), &targets);
         assert_close(&format!("{case}, loss"), &values(loss.clone()), &expected.floats("loss"), 1e-5);
 
         let mut collector = Collector { gradients: loss.backward(), path: Vec::new(), found: Vec::new() };
@@ -41,10 +41,10 @@ fn loss_and_gradients() {
     }
 }
 
-fn cross_entropy(logits: Tensor<3>, targets: Tensor<2, Int>) -> Tensor<1> {
-    let [batch, seq, vocab] = logits.dims();
-    let logits = burn::tensor::activation::log_softmax(logits.reshape([batch * seq, vocab]), 1);
-    logits.gather(1, targets.reshape([batch * seq, 1])).mean().neg()
+fn cross_entropy(logits: Tensor<2>, targets: &[u32]) -> Tensor<1> {
+    let targets: Vec<i32> = targets.iter().map(|&target| target as i32).collect();
+    let targets = Tensor::<1, Int>::from_data(targets.as_slice(), &logits.device()).reshape([targets.len(), 1]);
+    burn::tensor::activation::log_softmax(logits, 1).gather(1, targets).mean().neg()
 }
 
 struct Collector {

@@ -3,13 +3,12 @@
 
 use std::path::Path;
 
-use burn::tensor::{Int, Tensor};
+use burn::tensor::Tensor;
 use fornax_backend::Device;
 use fornax_cpu::WeightType;
 use fornax_models::{AutoModel, LoadOptions, ModelError, WeightFormat};
 
-use crate::common::{DECODERS, Expected, device, folder, load, values};
-use crate::logits::in_pieces;
+use crate::common::{DECODERS, Expected, batch, device, folder, in_pieces, load, logits, values};
 
 fn load_packed(path: &Path, weight_type: WeightType) -> Result<AutoModel, ModelError> {
     let options = LoadOptions { weights: WeightFormat::Packed(weight_type), ..LoadOptions::default() };
@@ -45,10 +44,7 @@ fn packed_models_are_near_the_dense_ones() {
     let mut compared = 0;
     for case in DECODERS {
         let expected = Expected::of(case);
-        let logits = |model: &AutoModel| {
-            let decoder = model.decoder().expect("a decoder");
-            values(decoder.logits(decoder.forward(expected.id_tensor("input_ids", &Device::cpu()), None)))
-        };
+        let logits = |model: &AutoModel| logits(model.decoder().expect("a decoder"), &expected.batch());
         for (weight_type, tolerance) in
             [(WeightType::F16, 0.02), (WeightType::BF16, 0.02), (WeightType::Q8_0, 0.06), (WeightType::Q4_0, 0.06)]
         {
@@ -74,13 +70,14 @@ fn a_text_is_the_same_in_pieces() {
         for weight_type in [WeightType::F16, WeightType::BF16, WeightType::Q8_0, WeightType::Q4_0] {
             let Some(model) = packed(case, weight_type) else { continue };
             let decoder = model.decoder().expect("a decoder");
-            let whole = decoder.forward(expected.id_tensor("input_ids", &Device::cpu()), None);
-            let whole = values(decoder.logits(whole));
+            let texts = expected.texts();
+            let hidden = |size: &dyn Fn(usize) -> usize| {
+                values(Tensor::cat(in_pieces(decoder, &texts, true, |text, _| size(text)), 0))
+            };
+            let whole = hidden(&|_| usize::MAX);
             for size in [1, 7] {
-                let pieces = in_pieces(&expected, size, &Device::cpu(), decoder, |piece, cache, len| {
-                    decoder.forward_piece(piece, Some(cache), len)
-                });
-                assert!(whole == pieces, "{case} as {weight_type}, in pieces of {size}");
+                assert!(whole == hidden(&|_| size), "{case} as {weight_type}, in pieces of {size}");
+                assert!(whole == hidden(&|text| size + text), "{case} as {weight_type}, in pieces of {size} and more");
             }
         }
     }
@@ -96,14 +93,17 @@ fn a_text_is_the_same_in_any_company() {
         for weight_type in [WeightType::F16, WeightType::BF16, WeightType::Q8_0, WeightType::Q4_0] {
             let Some(model) = packed(case, weight_type) else { continue };
             let decoder = model.decoder().expect("a decoder");
-            let tokens: Tensor<2, Int> = expected.id_tensor("input_ids", &Device::cpu()).narrow(0, 0, 1);
-            let alone = values(decoder.forward(tokens.clone(), None));
-            for batch in [3, 8, 40] {
-                // Others before it, of other tokens.
-                let others = tokens.clone().flip([1]).repeat_dim(0, batch - 1);
-                let hidden = decoder.forward(Tensor::cat(vec![others, tokens.clone()], 0), None);
-                let last = values(hidden.narrow(0, batch - 1, 1));
-                assert!(alone == last, "{case} as {weight_type}, with {} others", batch - 1);
+            let text = expected.texts().swap_remove(0);
+            let alone = values(decoder.forward(&batch(&[text.clone()]), None));
+            for count in [2, 7, 39] {
+                // Others before it, of other tokens and lengths.
+                let other = |index: usize| text.iter().rev().copied().cycle().take(1 + index % 23).collect();
+                let mut texts: Vec<Vec<u32>> = (0..count).map(other).collect();
+                texts.push(text.clone());
+                let hidden = decoder.forward(&batch(&texts), None);
+                let rows = hidden.dims()[0];
+                let last = values(hidden.narrow(0, rows - text.len(), text.len()));
+                assert!(alone == last, "{case} as {weight_type}, with {count} others");
             }
         }
     }
@@ -119,8 +119,8 @@ fn packed_models_are_saved_as_what_they_hold() {
         let model = packed("llama", weight_type).expect("its shapes are multiples of 32");
         model.save(saved.path()).expect("saved");
         let again = load_packed(saved.path(), weight_type).expect("loaded");
-        let tokens = || Expected::of("llama").id_tensor("input_ids", &Device::cpu());
-        let hidden = |model: &AutoModel| values(model.decoder().expect("a decoder").forward(tokens(), None));
+        let batch = Expected::of("llama").batch();
+        let hidden = |model: &AutoModel| values(model.decoder().expect("a decoder").forward(&batch, None));
         let distance = distance(&hidden(&model), &hidden(&again));
         assert!(distance < 1e-6, "{weight_type}: {distance}");
         assert_eq!(model.num_parameters(), again.num_parameters());

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use fornax_checkpoint::Checkpoint;
 
-use crate::common::{DECODERS, Expected, assert_close, device, folder, load, tolerance, values};
+use crate::common::{DECODERS, Expected, assert_close, device, folder, load, logits, tolerance};
 
 #[test]
 fn saved_tensors_are_the_loaded_ones() {
@@ -38,7 +38,6 @@ fn a_gguf_file_becomes_a_folder() {
     let copy = tempfile::tempdir().expect("a folder");
     load(&folder("llama").join("gguf/model.gguf"), &device).save(copy.path()).expect("saved");
     let (model, expected) = (load(copy.path(), &device), Expected::of("llama"));
-    let decoder = model.decoder().expect("a decoder");
-    let found = values(decoder.logits(decoder.forward(expected.id_tensor("input_ids", &device), None)));
+    let found = logits(model.decoder().expect("a decoder"), &expected.batch());
     assert_close("llama, saved from gguf", &found, &expected.floats("logits"), tolerance(&device));
 }
