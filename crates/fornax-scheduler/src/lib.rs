@@ -24,9 +24,8 @@
 //!
 //! # How it is built
 //! Waiting work stands in a queue (`queue.rs`) that keeps a policy's order at `O(log n)` a change, also for ranks that change
-//! with time (`tournament.rs`), so that a step costs what it touches and not what waits. Sequences that decode stand side by
-//! side (`batch/running.rs`), and a token for one costs a look at its record alone until a block is full. Identifiers are
-//! numbers of the caller; hash maps are looked up and never iterated. Amounts are whole numbers.
+//! with time (`tournament.rs`), so that a step costs what it touches and not what waits. Identifiers are numbers of the
+//! caller; hash maps are looked up and never iterated. Amounts are whole numbers.
 //!
 //! A policy is one file in `policy/` and one line in its list: `cargo xtask new policy NAME`.
 
@@ -34,10 +33,10 @@
 
 mod batch;
 mod error;
+mod hash;
 mod id;
 pub mod kv;
 pub mod policy;
-mod probing;
 mod queue;
 mod random;
 mod resources;

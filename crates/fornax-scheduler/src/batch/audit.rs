@@ -90,9 +90,8 @@ impl BatchScheduler {
             return;
         }
         let model = &self.models[usize::from(sequence.model)];
-        let fresh = self.tail(slot).len() as u32;
-        let (size, computed) = (model.kv.block_size(), (sequence.computed + fresh) as usize);
-        let (len, produced) = (sequence.len() + fresh as usize, sequence.produced + fresh);
+        let (size, computed) = (model.kv.block_size(), sequence.computed as usize);
+        let (len, produced) = (sequence.len(), sequence.produced);
         assert!(computed < len, "{}: the last token is always still to be computed", sequence.id);
         assert!(computed + 1 == len || sequence.state != State::Decoding, "{}: more than the last token", sequence.id);
         assert!(produced <= sequence.max_new, "{}: too many tokens", sequence.id);

@@ -1,7 +1,7 @@
 //! The part of a step that decodes: a token for every sequence that is past its prompt, and guesses with what is left.
 
 use super::sequence::State;
-use super::{BatchScheduler, CopyBlock, Plan};
+use super::{BatchScheduler, CopyBlock, Item, Plan};
 use crate::ModelId;
 
 impl BatchScheduler {
@@ -9,24 +9,25 @@ impl BatchScheduler {
     pub(super) fn plan_decodes(&mut self, plan: &mut Plan, budget: &mut usize) {
         plan.items.reserve(self.running.len());
         let mut next = 0;
-        loop {
-            let due = self.running.due(next, 0);
-            self.running.add_items(next..due, &mut plan.items);
-            *budget -= due - next;
-            if due == self.running.len() {
-                return;
-            }
-            let item = self.running.item(due);
-            let (slot, start) = (item.slot, item.start);
-            next = due + 1;
+        while let Some(slot) = self.running.slot(next) {
+            next += 1;
             let sequence = &self.sequences[slot as usize];
             let size = self.models[usize::from(sequence.model)].kv.block_size();
-            let full = sequence.table.len() * size <= start as usize;
+            let full = sequence.table.len() * size <= sequence.computed as usize;
             if (full || sequence.shared_tail) && !self.make_room(slot, full, &mut next, plan, budget) {
                 continue;
             }
-            self.resume(slot);
-            plan.items.push(item);
+            let sequence = &self.sequences[slot as usize];
+            plan.items.push(Item {
+                sequence: sequence.id,
+                slot,
+                model: ModelId(sequence.model),
+                adapter: sequence.adapter,
+                start: sequence.computed,
+                tokens: 1,
+                speculative: 0,
+                samples: 1,
+            });
             *budget -= 1;
         }
     }
@@ -67,8 +68,8 @@ impl BatchScheduler {
                 let place = sequence.place as usize;
                 *next -= 1;
                 self.running.swap(place, *next);
-                self.settle_in(place);
-                self.settle_in(*next);
+                self.update_place(place);
+                self.update_place(*next);
             }
             self.preempt(victim, plan, budget);
             if victim == slot {

@@ -63,9 +63,6 @@ impl BatchScheduler {
             State::Planned | State::Decoding if self.flight.is_some() => {
                 // The first reason stands.
                 sequence.doomed.get_or_insert(reason);
-                if sequence.state == State::Decoding {
-                    self.watch(slot);
-                }
                 return;
             }
             State::Decoding => self.stop_decoding(slot),
@@ -240,7 +237,6 @@ impl BatchScheduler {
 
     /// Makes a copy of a sequence that decodes, sharing its blocks, with a seat and a reservation of its own. Gives its slot.
     pub(super) fn branch(&mut self, slot: u32, id: SequenceId) -> u32 {
-        self.settle(slot);
         let child = self.vacant_slot();
         let mut copy = self.sequences[slot as usize].clone();
         let model = &mut self.models[usize::from(copy.model)];
@@ -260,7 +256,6 @@ impl BatchScheduler {
         copy.doomed = None;
         copy.moved = false;
         self.sequences[slot as usize].shared_tail = partial;
-        self.resume(slot);
         self.submitted += 1;
         let (tenant, model, blocks, deadline) =
             (copy.candidate.tenant, usize::from(copy.model), copy.table.len(), copy.candidate.deadline);

@@ -23,7 +23,7 @@
 //!
 //! # Files
 //! `config.rs` what can be chosen, `request.rs` requests and events, `plan.rs` plans, `sequence.rs` what is known of a
-//! sequence, `running.rs` what a plain step touches of it, `names.rs` which slot is whose, `scheduler.rs` the step,
+//! sequence, `running.rs` the decoding ones, `id_map.rs` which slot is whose, `scheduler.rs` the step,
 //! `events.rs`, `results.rs`, `decode.rs`, `prompt.rs` and `memory.rs` its parts, `explain.rs` reasons, `audit.rs` the
 //! invariants.
 
@@ -33,8 +33,8 @@ mod decode;
 mod events;
 mod explain;
 mod holders;
+mod id_map;
 mod memory;
-mod names;
 mod plan;
 mod prompt;
 mod request;

@@ -9,13 +9,9 @@ use crate::{ModelId, Wait};
 /// How many requests are looked at behind one that does not fit.
 const LOOK: usize = 16;
 
-/// Of how many requests at once is read what is needed to take them on.
-const AHEAD: usize = 16;
-
 impl BatchScheduler {
     /// Gives the step's remaining tokens to prompts in the policy's order.
     pub(super) fn plan_prompts(&mut self, plan: &mut Plan, budget: &mut usize) {
-        self.read_ahead_waiting();
         let mut open = true;
         let mut prompts = 0;
         let mut stuck: Vec<u32> = Vec::new();
@@ -59,20 +55,6 @@ impl BatchScheduler {
             let task = self.candidate(slot);
             self.waiting.insert(slot, task, self.policy.as_ref(), self.now);
         }
-    }
-
-    /// Reads what is needed of those that are about to be taken on, which have waited for long and are far: of all of them
-    /// at once, so that none of these reads waits for another's.
-    fn read_ahead_waiting(&self) {
-        let most = AHEAD.min(self.config.max_running - self.seats);
-        let seen = self.waiting.ahead(most).fold(0, |seen, (slot, number)| {
-            let sequence = &self.sequences[slot as usize];
-            let tokens = sequence.tokens.iter().step_by(16).take(AHEAD).fold(0, |seen, token| seen ^ token);
-            let kv = &self.models[usize::from(sequence.model)].kv;
-            let entry = sequence.hashes.first().map_or(0, |hash| kv.read_ahead_first(*hash));
-            seen ^ number as u32 ^ tokens ^ entry ^ sequence.passed ^ sequence.candidate.priority as u32
-        });
-        std::hint::black_box(seen);
     }
 
     /// Takes a waiting sequence on and computes the first piece of its prompt, or says why not.

@@ -1,7 +1,7 @@
 //! Results of plans: tokens put out, blocks that became full, guesses that were wrong.
 
 use super::scheduler::Flown;
-use super::sequence::{Sequence, State};
+use super::sequence::State;
 use super::{BatchScheduler, FinishReason, Output, Plan, Token};
 use crate::kv::After;
 use crate::policy::Observation;
@@ -16,60 +16,27 @@ impl BatchScheduler {
         tokens: &[Token],
         plan: &mut Plan,
     ) -> Result<(), SchedulerError> {
-        let (plain, items) = self.check_outputs(id, outputs, tokens)?;
+        let items = self.check_outputs(id, outputs, tokens)?;
         self.land();
-        self.read_ahead();
-        let (mut at, mut rest) = (0, tokens);
-        loop {
-            let taken = plain.get(at..).map_or(0, |slots| self.take_plain(at, slots, &outputs[at..], rest));
-            (at, rest) = (at + taken, &rest[taken..]);
-            let Some(output) = outputs.get(at) else { break };
-            let item = plain.get(at).map_or_else(|| items[at - plain.len()], |&slot| Flown::plain(slot));
+        let mut rest = tokens;
+        for (item, output) in items.iter().zip(outputs) {
             let (new, later) = rest.split_at(output.tokens as usize);
-            (at, rest) = (at + 1, later);
-            self.take_output(&item, new, output.finished, plan);
+            self.take_output(item, new, output.finished, plan);
+            rest = later;
         }
-        self.spare_flight = (plain, items);
+        self.spare_flight = items;
         self.tell_service();
         Ok(())
-    }
-
-    /// Reads what is about to be needed of those that need a closer look, of all of them at once: first the sequences, then
-    /// what they lead to, and so on, so that no read waits for another sequence's and the processor fetches many from far
-    /// memory in the time of one.
-    fn read_ahead(&mut self) {
-        self.due.clear();
-        let mut place = self.running.due(0, 1);
-        while let Some(slot) = self.running.slot(place) {
-            self.due.push(slot);
-            place = self.running.due(place + 1, 1);
-        }
-        let sequences = || self.due.iter().map(|&slot| &self.sequences[slot as usize]);
-        let near = sequences().fold(0, |seen, sequence| seen ^ sequence.computed ^ sequence.hashes.len() as u32);
-        // The block that is full, and the one that it follows.
-        let blocks = |sequence: &Sequence| {
-            let mut last = sequence.table.iter().rev();
-            (last.next().copied().unwrap_or_default(), last.next().copied().unwrap_or_default())
-        };
-        let further = sequences().fold(near, |seen, sequence| {
-            let (last, before) = blocks(sequence);
-            seen ^ last.0 ^ before.0 ^ sequence.tokens.last().copied().unwrap_or(0)
-        });
-        let far = sequences().fold(further, |seen, sequence| {
-            let (kv, (last, before)) = (&self.models[usize::from(sequence.model)].kv, blocks(sequence));
-            seen ^ kv.read_ahead(last) ^ kv.owners(before)
-        });
-        std::hint::black_box(far);
     }
 
     /// Takes in that the plan under way came to nothing.
     pub(super) fn failed(&mut self, id: PlanId, plan: &mut Plan) -> Result<(), SchedulerError> {
         self.check_plan(id)?;
         let flight = self.flight.as_mut().expect("a plan is under way");
-        let (plain, items) = (std::mem::take(&mut flight.plain), std::mem::take(&mut flight.items));
+        let items = std::mem::take(&mut flight.items);
         let moved = std::mem::take(&mut flight.moved);
         self.land();
-        for slot in plain.iter().copied().chain(items.iter().map(|item| item.slot)) {
+        for slot in items.iter().map(|item| item.slot) {
             let sequence = &mut self.sequences[slot as usize];
             if let Some(reason) = sequence.doomed.take() {
                 if sequence.state == State::Decoding {
@@ -79,9 +46,7 @@ impl BatchScheduler {
             } else if sequence.state == State::Planned {
                 self.enqueue_held(slot);
             } else {
-                self.settle(slot);
                 self.trim(slot);
-                self.resume(slot);
             }
         }
         for (slot, sequence) in moved {
@@ -101,7 +66,7 @@ impl BatchScheduler {
                 State::Planned | State::Vacant => unreachable!("no plan is under way"),
             }
         }
-        self.spare_flight = (plain, items);
+        self.spare_flight = items;
         Ok(())
     }
 
@@ -120,22 +85,15 @@ impl BatchScheduler {
         id: PlanId,
         outputs: &[Output],
         tokens: &[Token],
-    ) -> Result<(Vec<u32>, Vec<Flown>), SchedulerError> {
+    ) -> Result<Vec<Flown>, SchedulerError> {
         self.check_plan(id)?;
         let flight = self.flight.as_mut().expect("a plan is under way");
         let refuse = |what, expected, found| Err(SchedulerError::WrongOutputs { plan: id.0, what, expected, found });
-        let plain = flight.plain.len();
-        if outputs.len() != plain + flight.items.len() {
-            return refuse("the number of outputs", plain + flight.items.len(), outputs.len());
+        if outputs.len() != flight.items.len() {
+            return refuse("the number of outputs", flight.items.len(), outputs.len());
         }
-        let (single, others) = outputs.split_at(plain);
-        // All of them are looked at at once, since they are many and hardly ever is one wrong.
-        if single.iter().fold(false, |wrong, output| wrong | (output.tokens != 1)) {
-            let found = single.iter().find(|output| output.tokens != 1).map_or(1, |output| output.tokens);
-            return refuse("the tokens of an item", 1, found as usize);
-        }
-        let mut total = plain;
-        for (item, output) in flight.items.iter().zip(others) {
+        let mut total = 0;
+        for (item, output) in flight.items.iter().zip(outputs) {
             if output.tokens.wrapping_sub(item.samples) > item.speculative {
                 let most = item.samples + item.speculative;
                 return refuse("the tokens of an item", most as usize, output.tokens as usize);
@@ -145,7 +103,7 @@ impl BatchScheduler {
         if total != tokens.len() {
             return refuse("the number of tokens", total, tokens.len());
         }
-        Ok((std::mem::take(&mut flight.plain), std::mem::take(&mut flight.items)))
+        Ok(std::mem::take(&mut flight.items))
     }
 
     /// The plan under way is over: what it read in host memory is free.
@@ -172,14 +130,7 @@ impl BatchScheduler {
             return;
         }
         if sequence.state == State::Decoding {
-            // After a token alone, the plan looks closer anyway, and the sequence goes on from there.
-            let ended = if sequence.speculation > 0 {
-                let ended = self.take_guesses(item, new, finished);
-                self.resume(slot);
-                ended
-            } else {
-                self.take_token(slot, new[0], finished)
-            };
+            let ended = self.take_tokens(item, new, finished);
             if let Some(reason) = ended {
                 self.stop_decoding(slot);
                 self.finish(slot, reason, plan);
@@ -188,7 +139,7 @@ impl BatchScheduler {
         }
         sequence.computed += item.tokens;
         self.stats.prompt_tokens += u64::from(item.tokens);
-        self.commit_blocks(slot, 0);
+        self.commit_blocks(slot);
         if item.samples == 0 {
             self.enqueue_held(slot);
             return;
@@ -196,43 +147,23 @@ impl BatchScheduler {
         self.start_decoding(slot);
         self.become_several(slot, new, finished, plan);
         let ended = self.append(slot, &new[..1], finished);
-        self.resume(slot);
         if let Some(reason) = ended {
             self.stop_decoding(slot);
             self.finish(slot, reason, plan);
         }
     }
 
-    /// Takes in the next token of a sequence that decodes; says whether it ends, and why.
-    fn take_token(&mut self, slot: u32, token: Token, finished: bool) -> Option<FinishReason> {
-        // What was its last token is computed now, so that the sequence takes it; the new one begins the next tail. With
-        // blocks of as many tokens as a tail has, a tail is a block.
-        self.commit_blocks(slot, 1);
-        self.settle(slot);
-        let sequence = &self.sequences[slot as usize];
-        let place = sequence.place as usize;
-        self.running.put(place, token);
-        let last = sequence.produced + self.running.fresh(place) == sequence.max_new;
-        let tenant = self.running.tenant(place);
-        self.stats.output_tokens += 1;
-        self.serve(tenant, 1);
-        match (finished, last) {
-            (true, _) => Some(FinishReason::Stopped),
-            (false, true) => Some(FinishReason::Length),
-            (false, false) => None,
-        }
-    }
-
-    /// Takes in a token and guesses that were right; says whether the sequence ends, and why.
-    fn take_guesses(&mut self, item: &Flown, new: &[Token], finished: bool) -> Option<FinishReason> {
-        self.settle(item.slot);
+    /// Takes in the next token of a decoding sequence, and guesses that were right; says whether it ends, and why.
+    fn take_tokens(&mut self, item: &Flown, new: &[Token], finished: bool) -> Option<FinishReason> {
         // Of a token and its guesses, as many are computed for good as tokens came out.
         self.sequences[item.slot as usize].computed += new.len() as u32;
         self.stats.speculative_tokens += u64::from(item.speculative);
         self.stats.accepted_tokens += new.len() as u64 - 1;
         let ended = self.append(item.slot, new, finished);
-        self.commit_blocks(item.slot, 0);
-        self.trim(item.slot);
+        self.commit_blocks(item.slot);
+        if item.speculative > 0 {
+            self.trim(item.slot);
+        }
         ended
     }
 
@@ -255,7 +186,6 @@ impl BatchScheduler {
             let id = SequenceId { request, index: index as u32 };
             let child = self.branch(slot, id);
             let ended = self.append(child, &[*token], finished);
-            self.resume(child);
             if let Some(reason) = ended {
                 self.stop_decoding(child);
                 self.finish(child, reason, plan);
@@ -294,14 +224,12 @@ impl BatchScheduler {
         }
     }
 
-    /// Makes the blocks that are full and computed findable, with `more` computed than is known so far. Where another has
-    /// the same content, that one is used.
-    fn commit_blocks(&mut self, slot: u32, more: usize) {
+    /// Makes the blocks that are full and computed findable. Where another has the same content, that one is used.
+    fn commit_blocks(&mut self, slot: u32) {
         let sequence = &mut self.sequences[slot as usize];
         let model = &mut self.models[usize::from(sequence.model)];
         let size = model.kv.block_size();
-        let tail = self.running.tail(sequence.place as usize, slot);
-        let full = (sequence.computed as usize + tail.len() + more) / size;
+        let full = sequence.computed as usize / size;
         let committed = sequence.committed as usize;
         if !self.config.prefix_caching || committed >= full {
             return;
@@ -310,22 +238,8 @@ impl BatchScheduler {
             Some(last) => After::Block(sequence.table[last]),
             None => After::Nothing(sequence.scope),
         };
-        if full > committed + 1 {
-            model.kv.read_ahead_all(&sequence.table[committed..full]);
-        }
         for at in committed..full {
-            // A block's tokens are the sequence's, or those that it has not taken yet, or some of both.
-            let (start, taken) = (at * size, sequence.tokens.len());
-            let content = if start + size <= taken {
-                &sequence.tokens[start..start + size]
-            } else if start >= taken {
-                &tail[start - taken..start - taken + size]
-            } else {
-                self.content.clear();
-                self.content.extend_from_slice(&sequence.tokens[start..]);
-                self.content.extend_from_slice(&tail[..start + size - taken]);
-                &self.content
-            };
+            let content = &sequence.tokens[at * size..(at + 1) * size];
             sequence.last_hash = sequence.hash_of(at, content);
             let block = &mut sequence.table[at];
             let same = model.kv.commit(after, sequence.last_hash, content, *block);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::holders::Holders;
-use super::names::Names;
+use super::id_map::IdMap;
 use super::running::Running;
 use super::sequence::{Buffers, Sequence, State};
 use super::{BatchConfig, BatchEvent, Item, Plan, Token};
@@ -49,7 +49,7 @@ pub struct BatchScheduler {
     pub(super) submitted: u64,
     pub(super) sequences: Vec<Sequence>,
     pub(super) vacant: Vec<u32>,
-    pub(super) ids: Names,
+    pub(super) ids: IdMap,
     /// Those that hold no blocks.
     pub(super) waiting: Queue,
     /// Those that hold blocks and wait for the next piece of their prompts.
@@ -62,17 +62,13 @@ pub struct BatchScheduler {
     pub(super) speculators: usize,
     pub(super) deadlines: BTreeSet<(Time, u32)>,
     pub(super) flight: Option<Flight>,
-    pub(super) spare_flight: (Vec<u32>, Vec<Flown>),
+    pub(super) spare_flight: Vec<Flown>,
     pub(super) spare_buffers: Vec<Buffers>,
     pub(super) plans: u64,
     /// Tokens that tenants got in the results being read, to be told to the policy.
     pub(super) served: Vec<f64>,
     pub(super) served_tenants: Vec<TenantId>,
     pub(super) waits: Vec<(u32, Wait)>,
-    /// Room for the slots of those that need a closer look.
-    pub(super) due: Vec<u32>,
-    /// Room to put a block's tokens together.
-    pub(super) content: Vec<Token>,
     pub(super) stats: BatchStats,
 }
 
@@ -93,9 +89,7 @@ pub(super) struct Model {
 #[derive(Clone, Debug)]
 pub(super) struct Flight {
     pub(super) plan: PlanId,
-    /// The slots of its first items, which are those that decode in the order of their places, each for one token.
-    pub(super) plain: Vec<u32>,
-    /// Its other items.
+    /// Its items.
     pub(super) items: Vec<Flown>,
     /// Host blocks that are read by it.
     pub(super) host: Vec<(u16, BlockId)>,
@@ -110,13 +104,6 @@ pub(super) struct Flown {
     pub(super) tokens: u32,
     pub(super) speculative: u32,
     pub(super) samples: u32,
-}
-
-impl Flown {
-    /// One token of a sequence that decodes.
-    pub(super) fn plain(slot: u32) -> Self {
-        Self { slot, tokens: 1, speculative: 0, samples: 1 }
-    }
 }
 
 /// Counts since the beginning.
@@ -183,7 +170,7 @@ impl BatchScheduler {
             submitted: 0,
             sequences: Vec::new(),
             vacant: Vec::new(),
-            ids: Names::default(),
+            ids: IdMap::default(),
             waiting: Queue::default(),
             held: Queue::default(),
             running: Running::default(),
@@ -192,14 +179,12 @@ impl BatchScheduler {
             speculators: 0,
             deadlines: BTreeSet::new(),
             flight: None,
-            spare_flight: Default::default(),
+            spare_flight: Vec::new(),
             spare_buffers: Vec::new(),
             plans: 0,
             served: Vec::new(),
             served_tenants: Vec::new(),
             waits: Vec::new(),
-            due: Vec::new(),
-            content: Vec::new(),
             stats: BatchStats::default(),
         };
         scheduler.policy.observe(&Observation::Tenant { tenant: TenantId::DEFAULT, weight: 1.0 });
@@ -241,22 +226,16 @@ impl BatchScheduler {
         self.holders.clear();
         let mut budget = self.config.max_tokens;
         self.plan_decodes(plan, &mut budget);
-        let decodes = plan.items.len();
         self.plan_prompts(plan, &mut budget);
         self.plan_speculation(plan, budget);
-        let tokens = self.launch(plan, decodes);
+        let tokens = self.launch(plan);
         plan.waiting.extend(self.waits.iter().map(|(slot, wait)| (self.sequences[*slot as usize].id, wait.clone())));
         self.check_step(plan, tokens);
     }
 
     /// The tokens that an item of the plan under way computes.
     pub fn tokens(&self, item: &Item) -> &[Token] {
-        let sequence = &self.sequences[item.slot as usize];
-        if item.start as usize >= sequence.tokens.len() && sequence.state == State::Decoding {
-            let ahead = item.start as usize - sequence.tokens.len();
-            return &self.tail(item.slot)[ahead..ahead + item.tokens as usize];
-        }
-        &sequence.tokens[item.positions()]
+        &self.sequences[item.slot as usize].tokens[item.positions()]
     }
 
     /// The blocks of an item's sequence, in the order of positions: position `p` lies in block `p / block_size`.
@@ -314,9 +293,8 @@ impl BatchScheduler {
         self.flight.as_ref().map(|flight| flight.plan)
     }
 
-    /// Gives the plan its name and keeps what its results will be held against: as little as can be of its first items,
-    /// which decode. Gives how many tokens it computes.
-    fn launch(&mut self, plan: &mut Plan, decodes: usize) -> usize {
+    /// Gives the plan its name and keeps what its results will be held against. Gives how many tokens it computes.
+    fn launch(&mut self, plan: &mut Plan) -> usize {
         if plan.items.is_empty() && plan.swap_out.is_empty() && plan.copy.is_empty() && plan.swap_in.is_empty() {
             return 0;
         }
@@ -324,15 +302,10 @@ impl BatchScheduler {
         self.stats.plans += 1;
         let id = PlanId(self.plans);
         plan.id = Some(id);
-        let (mut plain, mut items) = std::mem::take(&mut self.spare_flight);
-        plain.clear();
+        let mut items = std::mem::take(&mut self.spare_flight);
         items.clear();
-        // As long as nobody guessed or had to go, they are those that decode, one after another.
-        if self.speculators == 0 && plan.preempted.is_empty() {
-            plain.extend(self.running.slots().take(decodes));
-        }
-        let mut tokens = plain.len();
-        items.extend(plan.items[plain.len()..].iter().map(|item| {
+        let mut tokens = 0;
+        items.extend(plan.items.iter().map(|item| {
             tokens += (item.tokens + item.speculative) as usize;
             Flown { slot: item.slot, tokens: item.tokens, speculative: item.speculative, samples: item.samples }
         }));
@@ -345,15 +318,14 @@ impl BatchScheduler {
             let copied = plan.items.iter().filter(|item| self.sequences[item.slot as usize].moved);
             moved.extend(copied.map(|item| (item.slot, item.sequence)));
         }
-        self.flight = Some(Flight { plan: id, plain, items, host, moved });
+        self.flight = Some(Flight { plan: id, items, host, moved });
         tokens
     }
 
     /// What the policy sees of a sequence now.
     pub(super) fn candidate(&self, slot: u32) -> Candidate {
         let sequence = &self.sequences[slot as usize];
-        let produced = sequence.produced + self.tail(slot).len() as u32;
-        let ahead = sequence.predicted.saturating_sub(produced).max(1);
+        let ahead = sequence.predicted.saturating_sub(sequence.produced).max(1);
         let cost = sequence.remaining() as f64 * self.config.seconds_per_prompt_token
             + f64::from(ahead) * self.config.seconds_per_output_token;
         Candidate { cost, ..sequence.candidate }
@@ -419,6 +391,6 @@ mod tests {
             samples: 1,
         });
         let mut plan = Plan { items: items.to_vec(), ..Plan::default() };
-        assert_eq!((scheduler.launch(&mut plan, 0), plan.tokens()), (11, 11));
+        assert_eq!((scheduler.launch(&mut plan), plan.tokens()), (11, 11));
     }
 }

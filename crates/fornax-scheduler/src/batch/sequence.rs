@@ -32,10 +32,8 @@ pub(super) struct Buffers {
     tokens: Vec<Token>,
 }
 
-/// A sequence. While it decodes, its last tokens may stand with [`Running`](super::running::Running) instead. What is
-/// needed when one of its blocks is full stands first, in two lines of the processor's cache.
+/// A sequence.
 #[derive(Clone, Debug, Default)]
-#[repr(C, align(64))]
 pub(super) struct Sequence {
     pub(super) state: State,
     /// Whether the last block may have other owners.
@@ -43,7 +41,7 @@ pub(super) struct Sequence {
     /// Why it is to end once the plan under way is done.
     pub(super) doomed: Option<FinishReason>,
     pub(super) model: u16,
-    /// Its place among those that decode.
+    /// Its place among the decoding sequences.
     pub(super) place: u32,
     /// How many tokens have their keys and values.
     pub(super) computed: u32,
@@ -84,8 +82,6 @@ pub(super) struct Sequence {
     /// What the policy sees; `cost` and `demand` as of when it came.
     pub(super) candidate: Candidate,
 }
-
-const _: () = assert!(std::mem::offset_of!(Sequence, id) <= 128);
 
 impl Default for Candidate {
     fn default() -> Self {

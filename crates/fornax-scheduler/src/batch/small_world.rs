@@ -105,10 +105,8 @@ impl World {
         for (id, slot) in scheduler.ids.sorted() {
             let one = &scheduler.sequences[slot as usize];
             (id, one.state, one.shared_tail, one.moved, one.doomed.map(|reason| reason as u8)).hash(&mut hasher);
-            let tail = scheduler.tail(slot);
-            let fresh = tail.len() as u32;
-            (one.computed + fresh, one.produced + fresh, one.committed, one.samples).hash(&mut hasher);
-            (tail, one.promised, one.reserved).hash(&mut hasher);
+            (one.computed, one.produced, one.committed, one.samples).hash(&mut hasher);
+            (one.promised, one.reserved).hash(&mut hasher);
             (&one.tokens, &one.table, &one.host).hash(&mut hasher);
         }
         for slot in scheduler.running.slots() {
