@@ -9,7 +9,7 @@
 //! * [`TaskScheduler`] runs tasks of any kind on a machine whose [`ResourceManager`] knows compute, memory, storage or what
 //!   else a user names.
 //! * [`BatchScheduler`] batches language-model requests: continuous batching, chunked prompts, paged KV memory with shared
-//!   prefixes, forks, preemption, speculation.
+//!   prefixes, forks, preemption, draft tokens.
 //! * [`Router`] spreads requests over replicas.
 //! * [`policy()`] gives the order among those who wait; [`POLICIES`] lists what there is.
 //! * [`simulate`] lets traffic meet them in made-up time.
@@ -49,8 +49,8 @@ mod tournament;
 mod wait;
 
 pub use batch::{
-    Admission, BatchConfig, BatchEvent, BatchScheduler, BatchStats, CopyBlock, FinishReason, Finished, Item,
-    ModelConfig, Output, Plan, Preempted, Preemption, Request, Swap, Token,
+    Admission, BatchConfig, BatchEvent, BatchScheduler, BatchStats, CopyBlock, EndReason, Finished, Item, ModelConfig,
+    Output, OutputStatus, PENDING, Plan, PlanStatus, Preempted, Preemption, Request, Swap, Token,
 };
 pub use error::SchedulerError;
 pub use id::{AdapterId, BlockId, ModelId, PlanId, RequestId, SequenceId, TaskId, TenantId};

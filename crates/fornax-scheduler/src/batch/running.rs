@@ -1,19 +1,24 @@
-//! The decoding sequences, in the order in which a step gives them their tokens.
+//! The decoding sequences, in the order in which a step gives them their tokens, and the deferred ones.
 
 use super::BatchScheduler;
 use super::sequence::State;
 use crate::TenantId;
 
-/// The slots of the decoding sequences. Each sequence knows its place among them.
+/// The slots of the decoding, or of the deferred sequences. Each sequence knows its place among them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Running {
     slots: Vec<u32>,
 }
 
 impl Running {
-    /// How many sequences decode.
+    /// How many sequences there are.
     pub(super) fn len(&self) -> usize {
         self.slots.len()
+    }
+
+    /// Whether there is none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.slots.is_empty()
     }
 
     /// Their slots by place.
@@ -53,18 +58,33 @@ impl BatchScheduler {
         let sequence = &mut self.sequences[slot as usize];
         sequence.state = State::Decoding;
         sequence.place = self.running.len() as u32;
-        self.speculators += usize::from(sequence.speculation > 0);
         self.running.slots.push(slot);
     }
 
     /// Takes a sequence out of the decoding ones; the last one takes its place.
     pub(super) fn stop_decoding(&mut self, slot: u32) {
-        let sequence = &self.sequences[slot as usize];
-        let place = sequence.place as usize;
-        self.speculators -= usize::from(sequence.speculation > 0);
+        let place = self.sequences[slot as usize].place as usize;
         assert!(self.running.slot(place) == Some(slot), "a decoding sequence knows its place");
         self.running.slots.swap_remove(place);
         self.update_place(place);
+    }
+
+    /// Puts a sequence at the end of the deferred ones.
+    pub(super) fn start_deferring(&mut self, slot: u32) {
+        let sequence = &mut self.sequences[slot as usize];
+        sequence.state = State::Deferred;
+        sequence.place = self.deferred.len() as u32;
+        self.deferred.slots.push(slot);
+    }
+
+    /// Takes a sequence out of the deferred ones; the last one takes its place.
+    pub(super) fn stop_deferring(&mut self, slot: u32) {
+        let place = self.sequences[slot as usize].place as usize;
+        assert!(self.deferred.slot(place) == Some(slot), "a deferred sequence knows its place");
+        self.deferred.slots.swap_remove(place);
+        if let Some(moved) = self.deferred.slot(place) {
+            self.sequences[moved as usize].place = place as u32;
+        }
     }
 
     /// Tells the sequence in `place` where it is, if there is one.
@@ -74,13 +94,13 @@ impl BatchScheduler {
         }
     }
 
-    /// The decoding sequences know their places.
+    /// The decoding and the deferred sequences know their places.
     pub(super) fn audit_running(&self) {
-        for (place, slot) in self.running.slots().enumerate() {
-            let sequence = &self.sequences[slot as usize];
-            assert_eq!(sequence.place as usize, place, "{}: its place", sequence.id);
+        for places in [&self.running, &self.deferred] {
+            for (place, slot) in places.slots().enumerate() {
+                let sequence = &self.sequences[slot as usize];
+                assert_eq!(sequence.place as usize, place, "{}: its place", sequence.id);
+            }
         }
-        let speculates = |slot: &u32| self.sequences[*slot as usize].speculation > 0;
-        assert_eq!(self.speculators, self.running.slots().filter(speculates).count(), "speculating sequences");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::KvEvent;
 use super::block::{ABSENT, Block};
 use super::prefix::{After, PrefixIndex, Scope};
 use crate::{BlockId, SchedulerError};
@@ -37,6 +38,8 @@ pub struct KvMemory {
     first: u64,
     cached: usize,
     evictions: u64,
+    /// What became of blocks since it was last asked for, if it is recorded.
+    events: Option<Vec<KvEvent>>,
 }
 
 impl KvMemory {
@@ -62,6 +65,7 @@ impl KvMemory {
             first: 0,
             cached: 0,
             evictions: 0,
+            events: None,
         })
     }
 
@@ -116,6 +120,8 @@ impl KvMemory {
             Some(block) => block,
             None => {
                 let block = self.lru_pop()?;
+                let hash = self.blocks[block as usize].hash;
+                self.record(|| KvEvent::Removed { block: BlockId(block), hash });
                 self.index.evict(&mut self.blocks, block);
                 self.evictions += 1;
                 block
@@ -182,7 +188,31 @@ impl KvMemory {
     /// given back and the caller is to use it instead.
     pub fn commit(&mut self, after: After, hash: u64, tokens: &[u32], block: BlockId) -> Option<BlockId> {
         assert!(self.blocks[block.0 as usize].owners > 0, "block {block} is committed and has no owner");
-        self.index.insert(&mut self.blocks, after, hash, tokens, block.0).map(BlockId)
+        let other = self.index.insert(&mut self.blocks, after, hash, tokens, block.0).map(BlockId);
+        if other.is_none() && self.events.is_some() {
+            let parent = match after {
+                After::Block(before) => self.blocks[before.0 as usize].hash,
+                After::Nothing(scope) => self.index.root(scope),
+            };
+            self.record(|| KvEvent::Stored { block, hash, parent, tokens: tokens.to_vec() });
+        }
+        other
+    }
+
+    /// Whether events are recorded from now on.
+    pub fn record_events(&mut self, on: bool) {
+        self.events = on.then(Vec::new);
+    }
+
+    /// The events recorded since they were last taken.
+    pub fn take_events(&mut self) -> impl Iterator<Item = KvEvent> {
+        self.events.iter_mut().flat_map(|events| events.drain(..))
+    }
+
+    fn record(&mut self, event: impl FnOnce() -> KvEvent) {
+        if let Some(events) = &mut self.events {
+            events.push(event());
+        }
     }
 
     /// Recounts everything. `holders` are the blocks of all that hold any, each as often as it is held.
