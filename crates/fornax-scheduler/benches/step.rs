@@ -81,7 +81,7 @@ impl Replica {
     fn events(&mut self) -> Vec<BatchEvent> {
         let mut events = Vec::new();
         if let Some(plan) = self.plan.id {
-            let outputs = self.plan.items.iter().map(|item| Output { tokens: item.samples, finished: false }).collect();
+            let outputs = self.plan.items.iter().map(|item| Output::tokens(item.samples)).collect();
             let total: u32 = self.plan.items.iter().map(|item| item.samples).sum();
             let tokens = (0..total).map(|_| self.random.below(32_000) as u32).collect();
             events.push(BatchEvent::Done { plan, outputs, tokens });

@@ -66,6 +66,24 @@ pub enum SchedulerError {
         /// What stands against it.
         reason: &'static str,
     },
+    /// Only a deferred sequence can be continued.
+    #[error("sequence {id} is not deferred; after preemption its row is sampled again, continue it then")]
+    NotDeferred {
+        /// The sequence.
+        id: SequenceId,
+    },
+    /// Draft tokens follow the last known token of a decoding sequence.
+    #[error("sequence {id} cannot have draft tokens now; give them for a decoding sequence whose results are in")]
+    CannotDraft {
+        /// The sequence.
+        id: SequenceId,
+    },
+    /// A request that was ready was said to have become so.
+    #[error("request {id} is ready already; only a request that is submitted as not ready becomes so, once")]
+    AlreadyReady {
+        /// The id.
+        id: RequestId,
+    },
     /// A swap was said to have failed that is not under way.
     #[error("sequence {id} is not swapped out; only a sequence whose blocks lie in host memory can lose them")]
     NotSwapped {
@@ -150,15 +168,15 @@ pub enum SchedulerError {
         /// The request.
         id: RequestId,
     },
-    /// The results of another plan than the one under way.
-    #[error("results of plan {found} came while {} is under way; report each plan once, in order", expected.map_or("none".to_owned(), |plan| format!("plan {plan}")))]
+    /// The results of another plan than the oldest in flight.
+    #[error("results of plan {found} came while {} is the oldest in flight; report each plan once, in order", expected.map_or("none".to_owned(), |plan| format!("plan {plan}")))]
     StalePlan {
-        /// The plan under way.
+        /// The oldest plan in flight.
         expected: Option<u64>,
         /// The plan reported.
         found: u64,
     },
-    /// Results that do not match their plan; the plan stays under way.
+    /// Results that do not match their plan; the plan stays in flight.
     #[error("the results of plan {plan} do not match it: {what}, expected {expected}, found {found}")]
     WrongOutputs {
         /// The plan.

@@ -9,7 +9,7 @@
 //! * [`TaskScheduler`] runs tasks of any kind on a machine whose [`ResourceManager`] knows compute, memory, storage or what
 //!   else a user names.
 //! * [`BatchScheduler`] batches language-model requests: continuous batching, chunked prompts, paged KV memory with shared
-//!   prefixes, forks, preemption, speculation.
+//!   prefixes, forks, preemption, draft tokens.
 //! * [`Router`] spreads requests over replicas.
 //! * [`policy()`] gives the order among those who wait; [`POLICIES`] lists what there is.
 //! * [`simulate`] lets traffic meet them in made-up time.
@@ -24,9 +24,8 @@
 //!
 //! # How it is built
 //! Waiting work stands in a queue (`queue.rs`) that keeps a policy's order at `O(log n)` a change, also for ranks that change
-//! with time (`tournament.rs`), so that a step costs what it touches and not what waits. Sequences that decode stand side by
-//! side (`batch/running.rs`), and a token for one costs a look at its record alone until a block is full. Identifiers are
-//! numbers of the caller; hash maps are looked up and never iterated. Amounts are whole numbers.
+//! with time (`tournament.rs`), so that a step costs what it touches and not what waits. Identifiers are numbers of the
+//! caller; hash maps are looked up and never iterated. Amounts are whole numbers.
 //!
 //! A policy is one file in `policy/` and one line in its list: `cargo xtask new policy NAME`.
 
@@ -34,10 +33,10 @@
 
 mod batch;
 mod error;
+mod hash;
 mod id;
 pub mod kv;
 pub mod policy;
-mod probing;
 mod queue;
 mod random;
 mod resources;
@@ -50,8 +49,8 @@ mod tournament;
 mod wait;
 
 pub use batch::{
-    Admission, BatchConfig, BatchEvent, BatchScheduler, BatchStats, CopyBlock, FinishReason, Finished, Item,
-    ModelConfig, Output, Plan, Preempted, Preemption, Request, Swap, Token,
+    Admission, BatchConfig, BatchEvent, BatchScheduler, BatchStats, CopyBlock, EndReason, Finished, Item, ModelConfig,
+    Output, OutputStatus, PENDING, Plan, PlanStatus, Preempted, Preemption, Request, Swap, Token,
 };
 pub use error::SchedulerError;
 pub use id::{AdapterId, BlockId, ModelId, PlanId, RequestId, SequenceId, TaskId, TenantId};

@@ -116,17 +116,6 @@ impl Queue {
         Some((Key { tenant: if policy.by_tenant() { tenant } else { 0 }, rank, number }, slot))
     }
 
-    /// Some of the first `most` tasks with their numbers: those of the first line, if its order is kept.
-    pub(crate) fn ahead(&self, most: usize) -> impl Iterator<Item = (u32, u64)> {
-        let line = self.order.first().and_then(|(_, name)| self.lines.get(name));
-        let tasks = line.and_then(|line| match &line.tasks {
-            Order::Fixed(tasks) => Some(tasks),
-            Order::Changing(_) => None,
-        });
-        let slots = tasks.into_iter().flatten().take(most).map(|&(_, _, slot)| slot);
-        slots.filter_map(|slot| Some((slot, self.tasks[slot as usize].as_ref()?.0.number)))
-    }
-
     /// The tenant at the front, where tenants have lines of their own.
     pub(crate) fn front(&mut self, policy: &dyn Policy, now: Time) -> Option<TenantId> {
         self.follow(policy, now);

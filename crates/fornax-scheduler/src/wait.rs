@@ -25,8 +25,8 @@ pub enum Wait {
         free: usize,
     },
     /// As many run as may.
-    Seats {
-        /// How many seats are needed.
+    Slots {
+        /// How many running slots are needed.
         needed: usize,
         /// How many there are in all.
         most: usize,
@@ -63,6 +63,10 @@ pub enum Wait {
         /// Its rank.
         least: f64,
     },
+    /// It was submitted as not ready.
+    NotReady,
+    /// Its row was sampled without a token: it waits to be continued, forked or stopped.
+    Deferred,
     /// It came, or was last looked at, while a step was under way.
     NextStep,
 }
@@ -74,13 +78,15 @@ impl fmt::Display for Wait {
                 write!(f, "not enough {resource}: {needed} needed, {free} free")
             }
             Self::Blocks { needed, free } => write!(f, "no free KV block: {needed} needed, {free} free"),
-            Self::Seats { needed, most } => write!(f, "no free seat: {needed} needed, {most} may run"),
+            Self::Slots { needed, most } => write!(f, "no free running slot: {needed} needed, {most} may run"),
             Self::Tokens { needed, left } => write!(f, "the step is full: {needed} tokens needed, {left} left"),
             Self::Adapters { adapter, most } => write!(f, "no room for adapter {adapter}: {most} others are in use"),
             Self::Behind { first, policy } => write!(f, "{first} is first by {policy}"),
             Self::Share { tenant, used, first, least } => {
                 write!(f, "tenant {tenant} is over its share: it has had {used:.3}, tenant {first} {least:.3}")
             }
+            Self::NotReady => f.write_str("it is not ready"),
+            Self::Deferred => f.write_str("it is deferred: no token was chosen for it yet"),
             Self::NextStep => f.write_str("the step under way began before it came"),
         }
     }
@@ -95,7 +101,7 @@ mod tests {
         let cases = [
             (Wait::Blocks { needed: 3, free: 1 }, "no free KV block: 3 needed, 1 free"),
             (Wait::Resource { resource: "memory".into(), needed: 3, free: 1 }, "not enough memory: 3 needed, 1 free"),
-            (Wait::Seats { needed: 2, most: 8 }, "no free seat: 2 needed, 8 may run"),
+            (Wait::Slots { needed: 2, most: 8 }, "no free running slot: 2 needed, 8 may run"),
             (Wait::Tokens { needed: 9, left: 1 }, "the step is full: 9 tokens needed, 1 left"),
             (Wait::Adapters { adapter: AdapterId(4), most: 2 }, "no room for adapter 4: 2 others are in use"),
             (Wait::Behind { first: 7, policy: "fcfs" }, "7 is first by fcfs"),
@@ -103,6 +109,8 @@ mod tests {
                 Wait::Share { tenant: TenantId(1), used: 0.5, first: TenantId(2), least: 0.25 },
                 "tenant 1 is over its share: it has had 0.500, tenant 2 0.250",
             ),
+            (Wait::NotReady, "it is not ready"),
+            (Wait::Deferred, "it is deferred: no token was chosen for it yet"),
             (Wait::NextStep, "the step under way began before it came"),
         ];
         for (wait, text) in cases {

@@ -8,14 +8,20 @@ use crate::{AdapterId, BlockId};
 
 impl BatchScheduler {
     /// What costs next to nothing: counts of blocks, and budgets.
-    pub(super) fn check_step(&self, plan: &Plan, tokens: usize) {
+    pub(super) fn check_step(&self, plan: &Plan) {
+        let tokens = plan.tokens.len();
         let whole = !self.config.chunked && plan.items.iter().any(|item| item.tokens as usize > self.config.max_tokens);
         assert!(
             whole || tokens <= self.config.max_tokens,
             "a step of {tokens} tokens exceeds {}",
             self.config.max_tokens
         );
-        assert!(self.seats <= self.config.max_running, "{} seats of {}", self.seats, self.config.max_running);
+        assert!(
+            self.running_slots <= self.config.max_running,
+            "{} running slots of {}",
+            self.running_slots,
+            self.config.max_running
+        );
         for (model, config) in self.models.iter().zip(&self.config.models) {
             model.kv.check_counts();
             assert!(model.reserved <= model.kv.total(), "{} blocks are reserved", model.reserved);
@@ -23,7 +29,7 @@ impl BatchScheduler {
         }
     }
 
-    /// Recounts everything: blocks and their owners, seats, promises, queues, and that no block that a sequence may write
+    /// Recounts everything: blocks and their owners, running slots, promises, queues, and that no block that a sequence may write
     /// to has another owner or can be found by its content.
     ///
     /// # Panics
@@ -34,7 +40,7 @@ impl BatchScheduler {
             model.kv.audit(of_model().flat_map(|sequence| sequence.table.iter().copied()));
             if let Some(host) = &model.host {
                 let read: Vec<BlockId> = self
-                    .flight
+                    .flights
                     .iter()
                     .flat_map(|flight| &flight.host)
                     .filter(|(other, _)| usize::from(*other) == number)
@@ -45,14 +51,15 @@ impl BatchScheduler {
             assert_eq!(model.promised, of_model().map(|sequence| sequence.promised).sum::<usize>(), "promises");
             assert_eq!(model.reserved, of_model().map(|sequence| sequence.reserved).sum::<usize>(), "reservations");
             let mut adapters: BTreeMap<AdapterId, u32> = BTreeMap::new();
-            for adapter in of_model().filter(|sequence| sequence.seated).filter_map(|sequence| sequence.adapter) {
+            for adapter in of_model().filter(|sequence| sequence.holds_slots).filter_map(|sequence| sequence.adapter) {
                 *adapters.entry(adapter).or_insert(0) += 1;
             }
             assert_eq!(model.adapters, adapters, "adapters in use");
         }
-        let seated = self.sequences.iter().filter(|sequence| sequence.seated);
-        assert_eq!(self.seats, seated.map(|sequence| sequence.samples as usize).sum::<usize>(), "seats");
-        assert!(self.seats <= self.config.max_running, "{} seats", self.seats);
+        let holders = self.sequences.iter().filter(|sequence| sequence.holds_slots);
+        let slots: usize = holders.map(|sequence| sequence.samples as usize).sum();
+        assert_eq!(self.running_slots, slots, "running slots");
+        assert!(self.running_slots <= self.config.max_running, "{} running slots", self.running_slots);
         self.audit_places();
         for slot in 0..self.sequences.len() as u32 {
             self.audit_blocks(slot);
@@ -61,25 +68,56 @@ impl BatchScheduler {
 
     /// Each sequence is where its state says, and nowhere else.
     fn audit_places(&self) {
-        let mut counts = [0usize; 5];
+        let mut counts = [0usize; 7];
         for (slot, sequence) in self.sequences.iter().enumerate() {
             let slot = slot as u32;
             counts[sequence.state as usize] += 1;
             assert_eq!(self.waiting.contains(slot), sequence.state == State::Waiting, "{slot} among those that wait");
             assert_eq!(self.held.contains(slot), sequence.state == State::Held, "{slot} among those that hold");
-            if sequence.state == State::Decoding {
-                assert_eq!(self.running.slot(sequence.place as usize), Some(slot), "{slot} among those that decode");
+            let place = sequence.place as usize;
+            match sequence.state {
+                State::Decoding => assert_eq!(self.running.slot(place), Some(slot), "{slot} among the decoding ones"),
+                State::Deferred => assert_eq!(self.deferred.slot(place), Some(slot), "{slot} among the deferred ones"),
+                _ => {}
             }
             let named = self.ids.slot(sequence.id) == Some(slot);
             assert_eq!(named, sequence.state != State::Vacant, "{slot} by its name");
-            assert_eq!(sequence.seated, matches!(sequence.state, State::Held | State::Planned | State::Decoding));
+            assert_eq!(
+                sequence.holds_slots,
+                !matches!(sequence.state, State::Vacant | State::Waiting | State::NotReady)
+            );
+            self.audit_flights(slot);
         }
-        let [vacant, waiting, held, planned, decoding] = counts;
+        let [vacant, waiting, held, planned, decoding, deferred, not_ready] = counts;
         assert_eq!(vacant, self.vacant.len(), "vacant slots");
         assert_eq!((waiting, held, decoding), (self.waiting.len(), self.held.len(), self.running.len()));
-        assert!(planned == 0 || self.flight.is_some(), "{planned} are planned and no plan is under way");
-        assert_eq!(self.ids.len(), waiting + held + planned + decoding, "names");
+        assert_eq!((deferred, not_ready), (self.deferred.len(), self.not_ready));
+        assert!(self.flights.len() <= self.config.plans_in_flight, "{} plans are in flight", self.flights.len());
+        let live = waiting + held + planned + decoding + deferred + not_ready;
+        assert_eq!(self.ids.len(), live, "ids");
         self.audit_running();
+    }
+
+    /// A sequence knows what plans in flight compute of it.
+    fn audit_flights(&self, slot: u32) {
+        let sequence = &self.sequences[slot as usize];
+        let items = self.flights.iter().flat_map(|flight| &flight.items);
+        let (mut flights, mut ahead, mut pending) = (0, 0, 0);
+        for work in items.filter(|work| work.slot == slot && work.epoch == sequence.epoch) {
+            assert_eq!(work.start, sequence.computed + ahead, "{}: an item goes on where the last ends", sequence.id);
+            flights += 1;
+            ahead += work.tokens;
+            pending += u32::from(work.samples == 1);
+        }
+        let found = (sequence.flights, sequence.ahead, sequence.pending);
+        assert_eq!(found, (flights, ahead, pending), "{}: items, tokens and samples in flight", sequence.id);
+        match sequence.state {
+            State::Vacant | State::Waiting | State::NotReady | State::Deferred => assert_eq!(flights, 0),
+            State::Planned => assert_ne!(flights, 0, "{} is planned and not in flight", sequence.id),
+            State::Held => assert_ne!(sequence.remaining(), 0, "{}: nothing is left of its prompt", sequence.id),
+            State::Decoding => assert_eq!(sequence.remaining(), 1, "{}: more than the last token", sequence.id),
+        }
+        assert!(sequence.drafts.is_empty() || sequence.state == State::Decoding, "{}: draft tokens", sequence.id);
     }
 
     /// A sequence's blocks hold what is computed of it, and what it may write to is its own.
@@ -90,20 +128,21 @@ impl BatchScheduler {
             return;
         }
         let model = &self.models[usize::from(sequence.model)];
-        let fresh = self.tail(slot).len() as u32;
-        let (size, computed) = (model.kv.block_size(), (sequence.computed + fresh) as usize);
-        let (len, produced) = (sequence.len() + fresh as usize, sequence.produced + fresh);
-        assert!(computed < len, "{}: the last token is always still to be computed", sequence.id);
-        assert!(computed + 1 == len || sequence.state != State::Decoding, "{}: more than the last token", sequence.id);
+        let (size, computed) = (model.kv.block_size(), sequence.computed as usize);
+        let (len, produced) = (sequence.len(), sequence.produced);
+        let deferred = sequence.state == State::Deferred;
+        assert!(computed + usize::from(!deferred) <= len, "{}: the last token is still to be computed", sequence.id);
+        assert!(computed == len || !deferred, "{}: it is deferred before its last token is computed", sequence.id);
         assert!(produced <= sequence.max_new, "{}: too many tokens", sequence.id);
         assert_eq!(len, (sequence.prompt + produced) as usize, "{}: tokens", sequence.id);
-        if sequence.state == State::Waiting {
+        if matches!(sequence.state, State::Waiting | State::NotReady) {
             assert!(sequence.table.is_empty(), "{} waits and holds blocks of the device", sequence.id);
             assert_eq!(sequence.host.len(), computed.div_ceil(size), "{}: host blocks", sequence.id);
             return;
         }
         assert!(sequence.host.is_empty(), "{} runs and holds host blocks", sequence.id);
-        assert!(sequence.table.len() * size >= computed, "{}: computed tokens without blocks", sequence.id);
+        let reach = sequence.next_position() as usize;
+        assert!(sequence.table.len() * size >= reach, "{}: computed tokens without blocks", sequence.id);
         let full = computed / size;
         assert!(sequence.committed as usize <= full, "{}: blocks are findable before they are full", sequence.id);
         for (at, &block) in sequence.table.iter().enumerate().skip(full) {
@@ -112,10 +151,10 @@ impl BatchScheduler {
             let shared = model.kv.owners(block) > 1;
             assert!(!shared || (sequence.shared_tail && at + 1 == sequence.table.len()), "{}: {block}", sequence.id);
         }
-        // While a plan is under way, whatever it computes has been made the sequence's own.
-        if self.flight.is_some() && matches!(sequence.state, State::Planned | State::Decoding) {
-            let written = sequence.table.iter().skip(full);
-            assert!(written.clone().all(|&block| model.kv.owners(block) == 1), "{}: a shared block", sequence.id);
+        // Whatever a plan in flight computes has been made the sequence's own.
+        if sequence.flights > 0 {
+            let mut written = sequence.table.iter().skip(full);
+            assert!(written.all(|&block| model.kv.owners(block) == 1), "{}: a shared block", sequence.id);
         }
     }
 }
@@ -138,22 +177,27 @@ mod tests {
     fn plan(items: &[u32]) -> Plan {
         let item = |&tokens: &u32| Item {
             sequence: SequenceId::default(),
-            slot: 0,
             model: ModelId(0),
             adapter: None,
             start: 0,
             tokens,
-            speculative: 0,
+            drafts: 0,
             samples: 1,
+            prompt_len: tokens,
+            len: tokens,
+            first_token: 0,
+            first_block: 0,
+            blocks: 1,
         };
-        Plan { items: items.iter().map(item).collect(), ..Plan::default() }
+        let tokens = vec![0; items.iter().sum::<u32>() as usize];
+        Plan { items: items.iter().map(item).collect(), tokens, ..Plan::default() }
     }
 
     #[test]
     fn a_step_of_too_many_tokens_is_caught() {
         let passes = |chunked, items: &[u32]| {
             let (scheduler, plan) = (scheduler(chunked), plan(items));
-            catch_unwind(AssertUnwindSafe(|| scheduler.check_step(&plan, plan.tokens()))).is_ok()
+            catch_unwind(AssertUnwindSafe(|| scheduler.check_step(&plan))).is_ok()
         };
         assert!(passes(true, &[7, 1]) && !passes(true, &[8, 1]) && !passes(true, &[9]));
         // One prompt that is longer than a step goes whole where prompts are not cut; many that are shorter do not.

@@ -22,7 +22,7 @@ impl Default for ModelConfig {
     }
 }
 
-/// When a request is taken on.
+/// When a request is admitted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Admission {
     /// When there is room for its prompt and some blocks more. Outputs may then outgrow the memory, and the last by the
@@ -48,7 +48,7 @@ pub enum Preemption {
 pub struct BatchConfig {
     /// The models, numbered from zero.
     pub models: Vec<ModelConfig>,
-    /// The most sequences that hold a seat at once.
+    /// The number of running slots: the most sequences that hold blocks at once.
     pub max_running: usize,
     /// The most tokens in a step; at least as many as may run.
     pub max_tokens: usize,
@@ -57,7 +57,7 @@ pub struct BatchConfig {
     /// Whether a prompt may be computed in several steps. If not, one longer than `max_tokens` has a step's prompts to
     /// itself, and exceeds them.
     pub chunked: bool,
-    /// When a request is taken on.
+    /// When a request is admitted.
     pub admission: Admission,
     /// Optimistic admission leaves this many blocks free for outputs to grow.
     pub watermark: usize,
@@ -77,6 +77,11 @@ pub struct BatchConfig {
     pub seconds_per_prompt_token: f64,
     /// The estimated time of an output's token in seconds.
     pub seconds_per_output_token: f64,
+    /// How many plans may be in flight at once, 1 or 2. With 2 the next plan is made before the last results are in, so
+    /// that a device need not wait for the scheduler: see the [module's](crate::BatchScheduler#plans-in-flight) rules.
+    pub plans_in_flight: usize,
+    /// Whether plans tell which blocks become findable by content and which cease to be.
+    pub kv_events: bool,
     /// Goes into the hashes of prefixes; a number that strangers do not know keeps them from making hashes collide.
     pub hash_seed: u64,
 }
@@ -98,6 +103,8 @@ impl Default for BatchConfig {
             drop_late: true,
             seconds_per_prompt_token: 1e-4,
             seconds_per_output_token: 1e-2,
+            plans_in_flight: 1,
+            kv_events: false,
             hash_seed: 0,
         }
     }
@@ -125,6 +132,9 @@ impl BatchConfig {
         }
         if self.max_chunk == 0 {
             return Err(refuse("max_chunk", 0, "let a chunk have at least one token"));
+        }
+        if !(1..=2).contains(&self.plans_in_flight) {
+            return Err(refuse("plans_in_flight", self.plans_in_flight, "give 1, or 2 to plan a step ahead"));
         }
         for model in &self.models {
             if self.watermark >= model.blocks {
@@ -162,6 +172,8 @@ mod tests {
             ("max_tokens", BatchConfig { max_running: 9, max_tokens: 8, ..Default::default() }),
             ("max_tokens", BatchConfig { max_tokens: 1 << 31, ..Default::default() }),
             ("max_chunk", BatchConfig { max_chunk: 0, ..Default::default() }),
+            ("plans_in_flight", BatchConfig { plans_in_flight: 0, ..Default::default() }),
+            ("plans_in_flight", BatchConfig { plans_in_flight: 3, ..Default::default() }),
             ("watermark", BatchConfig { watermark: 1024, ..Default::default() }),
             ("host_blocks", BatchConfig { preemption: Preemption::Swap, ..Default::default() }),
             ("preemptive", BatchConfig { admission: Admission::Reserved, preemptive: true, ..Default::default() }),

@@ -1,38 +1,38 @@
-//! The part of a step that decodes: a token for every sequence that is past its prompt, and guesses with what is left.
+//! The part of a step that decodes: a token for every sequence that is past its prompt, and draft tokens with what is left.
 
+use super::scheduler::Work;
 use super::sequence::State;
 use super::{BatchScheduler, CopyBlock, Plan};
 use crate::ModelId;
 
 impl BatchScheduler {
-    /// Gives every decoding sequence its token. Where a block lacks, the last by the policy gives up its own.
+    /// Gives every decoding sequence its token, unless that has to wait for results. Where a block lacks, the last by the
+    /// policy gives up its own.
     pub(super) fn plan_decodes(&mut self, plan: &mut Plan, budget: &mut usize) {
-        plan.items.reserve(self.running.len());
+        self.work.reserve(self.running.len());
         let mut next = 0;
-        loop {
-            let due = self.running.due(next, 0);
-            self.running.add_items(next..due, &mut plan.items);
-            *budget -= due - next;
-            if due == self.running.len() {
-                return;
-            }
-            let item = self.running.item(due);
-            let (slot, start) = (item.slot, item.start);
-            next = due + 1;
+        while let Some(slot) = self.running.slot(next)
+            && !self.draining
+        {
+            next += 1;
             let sequence = &self.sequences[slot as usize];
+            if !sequence.can_decode() {
+                continue;
+            }
+            let start = sequence.next_position();
             let size = self.models[usize::from(sequence.model)].kv.block_size();
             let full = sequence.table.len() * size <= start as usize;
             if (full || sequence.shared_tail) && !self.make_room(slot, full, &mut next, plan, budget) {
                 continue;
             }
-            self.resume(slot);
-            plan.items.push(item);
+            let epoch = self.sequences[slot as usize].epoch;
+            self.work.push(Work { slot, epoch, start, tokens: 1, samples: 1, ..Work::default() });
             *budget -= 1;
         }
     }
 
     /// A block for the next token of `slot`, of its own: a new one, or a copy of one that is shared. False if it was
-    /// itself the one to be preempted.
+    /// itself the one to be preempted, or if the one to be preempted is in flight.
     fn make_room(&mut self, slot: u32, full: bool, next: &mut usize, plan: &mut Plan, budget: &mut usize) -> bool {
         loop {
             let sequence = &mut self.sequences[slot as usize];
@@ -51,7 +51,8 @@ impl BatchScheduler {
                     let last = sequence.table.last_mut().expect("a block that is shared is there");
                     plan.copy.push(CopyBlock { model: id, from: *last, to: block });
                     model.kv.release(std::mem::replace(last, block));
-                    sequence.moved = true;
+                    sequence.moved = self.plans + 1;
+                    self.moves.push((slot, sequence.serial));
                     self.stats.copies += 1;
                 }
                 if full && self.wants_holdings {
@@ -61,14 +62,17 @@ impl BatchScheduler {
             }
             let name = sequence.model;
             let victim = self.last_holder(Some(name), None).expect("the sequence itself holds blocks");
+            if self.is_in_flight(victim) {
+                return false;
+            }
             let sequence = &self.sequences[victim as usize];
             if sequence.state == State::Decoding && (sequence.place as usize) < *next {
                 // Whoever takes the place of the victim is one that has not had its turn.
                 let place = sequence.place as usize;
                 *next -= 1;
                 self.running.swap(place, *next);
-                self.settle_in(place);
-                self.settle_in(*next);
+                self.update_place(place);
+                self.update_place(*next);
             }
             self.preempt(victim, plan, budget);
             if victim == slot {
@@ -77,33 +81,32 @@ impl BatchScheduler {
         }
     }
 
-    /// Lets decoding sequences guess, with tokens and blocks that nobody else wants.
-    pub(super) fn plan_speculation(&mut self, plan: &mut Plan, mut budget: usize) {
-        if self.speculators == 0 {
+    /// Computes draft tokens, with tokens and blocks that nobody else wants.
+    pub(super) fn plan_drafts(&mut self, mut budget: usize) {
+        if self.drafted.is_empty() {
             return;
         }
-        for item in &mut plan.items {
-            if budget == 0 {
-                return;
-            }
-            let sequence = &mut self.sequences[item.slot as usize];
-            if sequence.state != State::Decoding || sequence.speculation == 0 {
+        for at in 0..self.work.len() {
+            let slot = self.work[at].slot;
+            let sequence = &mut self.sequences[slot as usize];
+            if sequence.state != State::Decoding || sequence.drafts.is_empty() {
                 continue;
             }
             let model = &mut self.models[usize::from(sequence.model)];
             let size = model.kv.block_size();
             let spare = model.kv.available().saturating_sub(model.promised + self.config.watermark);
-            // The token that follows the guesses needs no guess, nor does one beyond the end.
+            // The token that follows the drafts needs no draft, nor does one beyond the end.
             let room = (sequence.table.len() + spare) * size - sequence.computed as usize - 1;
-            let ahead = (sequence.max_new - sequence.produced) as usize - 1;
-            let granted = (sequence.speculation as usize).min(budget).min(room).min(ahead);
+            let left = (sequence.max_new - sequence.produced) as usize - 1;
+            let granted = sequence.drafts.len().min(budget).min(room).min(left);
             let blocks = (sequence.computed as usize + 1 + granted).div_ceil(size);
             let tenant = sequence.candidate.tenant;
             let (before, id) = (sequence.table.len(), usize::from(sequence.model));
             while sequence.table.len() < blocks {
                 sequence.table.push(model.kv.allocate().expect("what is spare was counted"));
             }
-            item.speculative = granted as u32;
+            sequence.drafts.truncate(granted);
+            self.work[at].drafts = granted as u32;
             budget -= granted;
             self.tell_holding(tenant, id, blocks.saturating_sub(before) as f64);
         }

@@ -1,34 +1,37 @@
 //! Events: how requests come, end, and fork. Results of plans are in `results.rs`.
 
 use super::sequence::State;
-use super::{Admission, BatchEvent, BatchScheduler, FinishReason, Finished, Plan, Request, Token};
+use super::{Admission, BatchEvent, BatchScheduler, EndReason, Finished, PENDING, Plan, Request, Token};
 use crate::kv::Scope;
 use crate::policy::{Candidate, Observation};
-use crate::{SchedulerError, SequenceId, Time};
+use crate::{RequestId, SchedulerError, SequenceId, Time};
 
 impl BatchScheduler {
     /// Takes one event in, or refuses it and changes nothing.
     pub(super) fn apply(&mut self, event: BatchEvent, plan: &mut Plan) -> Result<(), SchedulerError> {
         match event {
             BatchEvent::Submit(request) => self.submit(request),
+            BatchEvent::Ready(request) => self.ready(request),
             BatchEvent::Cancel(request) => {
                 let slots = self.ids.slots(request);
                 if slots.is_empty() {
                     return Err(SchedulerError::UnknownRequest { id: request });
                 }
                 for slot in slots {
-                    self.end(slot, FinishReason::Cancelled, plan);
+                    self.end(slot, EndReason::Cancelled, plan);
                 }
                 Ok(())
             }
             BatchEvent::Stop(id) => {
                 let slot = self.slot_of(id)?;
-                self.end(slot, FinishReason::Stopped, plan);
+                self.end(slot, EndReason::Stopped, plan);
                 Ok(())
             }
-            BatchEvent::Fork { from, index, last } => self.fork(from, index, last),
+            BatchEvent::Continue { sequence, token, ended } => self.continue_deferred(sequence, token, ended, plan),
+            BatchEvent::Fork { from, index, last } => self.fork(from, index, last, plan),
+            BatchEvent::Drafts { sequence, tokens } => self.take_drafts(sequence, tokens),
             BatchEvent::Done { plan: id, outputs, tokens } => self.done(id, &outputs, &tokens, plan),
-            BatchEvent::Failed { plan: id } => self.failed(id, plan),
+            BatchEvent::Failed { plan: id } => self.failed(id),
             BatchEvent::SwapLost(id) => {
                 let slot = self.slot_of(id)?;
                 let sequence = &self.sequences[slot as usize];
@@ -48,34 +51,29 @@ impl BatchScheduler {
             && deadline < self.now
         {
             self.deadlines.remove(&(deadline, slot));
-            self.end(slot, FinishReason::Late, plan);
+            self.end(slot, EndReason::Late, plan);
         }
     }
 
-    /// Ends a sequence now, or after the plan under way if that computes it.
-    pub(super) fn end(&mut self, slot: u32, reason: FinishReason, plan: &mut Plan) {
-        let sequence = &mut self.sequences[slot as usize];
-        match sequence.state {
+    /// Ends a sequence. Results to come for it will not be looked at, and its blocks are written by others only in later
+    /// plans.
+    pub(super) fn end(&mut self, slot: u32, reason: EndReason, plan: &mut Plan) {
+        match self.sequences[slot as usize].state {
             State::Waiting => self.dequeue_waiting(slot),
+            State::NotReady => self.not_ready -= 1,
             State::Held => {
                 self.held.remove(slot, self.policy.as_ref(), self.now);
             }
-            State::Planned | State::Decoding if self.flight.is_some() => {
-                // The first reason stands.
-                sequence.doomed.get_or_insert(reason);
-                if sequence.state == State::Decoding {
-                    self.watch(slot);
-                }
-                return;
-            }
+            State::Planned => {}
             State::Decoding => self.stop_decoding(slot),
-            State::Planned | State::Vacant => unreachable!("a sequence that is to end is there"),
+            State::Deferred => self.stop_deferring(slot),
+            State::Vacant => unreachable!("a sequence that is to end is there"),
         }
         self.finish(slot, reason, plan);
     }
 
     /// Gives up all that a sequence has, which is in no queue any more, and forgets it.
-    pub(super) fn finish(&mut self, slot: u32, reason: FinishReason, plan: &mut Plan) {
+    pub(super) fn finish(&mut self, slot: u32, reason: EndReason, plan: &mut Plan) {
         self.release_all(slot);
         let sequence = &mut self.sequences[slot as usize];
         let (id, task, new_tokens) = (sequence.id, sequence.candidate, sequence.produced);
@@ -125,10 +123,20 @@ impl BatchScheduler {
         if request.prompt.is_empty() {
             return Err(SchedulerError::EmptyPrompt { id });
         }
-        for (what, value) in [("max_new_tokens", request.max_new_tokens), ("sequences", request.sequences)] {
-            if value == 0 {
-                return Err(SchedulerError::InvalidNumber { what, found: "0".into(), expected: "at least 1" });
-            }
+        let many = if request.max_new_tokens == 0 { 1 } else { u32::MAX };
+        if !(1..=many).contains(&request.sequences) {
+            return Err(SchedulerError::InvalidNumber {
+                what: "sequences",
+                found: request.sequences.to_string(),
+                expected: "at least 1, and 1 where no token is put out",
+            });
+        }
+        if request.prompt.contains(&PENDING) {
+            return Err(SchedulerError::InvalidNumber {
+                what: "a token of the prompt",
+                found: PENDING.to_string(),
+                expected: "less than 2^32 - 1",
+            });
         }
         if request.prompt.len() + request.max_new_tokens as usize > u32::MAX as usize {
             return Err(SchedulerError::InvalidNumber {
@@ -143,7 +151,7 @@ impl BatchScheduler {
             capacity: capacity as u64,
         };
         if request.sequences as usize > self.config.max_running {
-            return Err(never("seats", request.sequences as usize, self.config.max_running));
+            return Err(never("running slots", request.sequences as usize, self.config.max_running));
         }
         let model = &self.models[usize::from(request.model.0)];
         let worst = self.worst_case(request);
@@ -165,12 +173,15 @@ impl BatchScheduler {
         let root = kv.root(scope);
         let block_size = kv.block_size();
         let slot = self.vacant_slot();
+        let (serial, epoch) = (self.next_number(), self.next_number());
         let sequence = &mut self.sequences[slot as usize];
+        (sequence.serial, sequence.epoch) = (serial, epoch);
         sequence.id = SequenceId::first(request.id);
         sequence.model = request.model.0;
         sequence.adapter = request.adapter;
         sequence.max_new = request.max_new_tokens;
-        sequence.speculation = request.speculation;
+        sequence.reuse_prefix = request.reuse_prefix;
+        sequence.plan_ahead = request.plan_ahead;
         sequence.samples = request.sequences;
         sequence.prompt = request.prompt.len() as u32;
         sequence.predicted = predicted.max(1);
@@ -195,8 +206,29 @@ impl BatchScheduler {
             self.deadlines.insert((deadline, slot));
         }
         self.sequences[slot as usize].candidate.cost = self.candidate(slot).cost;
+        if request.ready {
+            self.enqueue_waiting(slot);
+        } else {
+            self.sequences[slot as usize].state = State::NotReady;
+            self.not_ready += 1;
+        }
+        Ok(())
+    }
+
+    fn ready(&mut self, request: RequestId) -> Result<(), SchedulerError> {
+        let slot = *self.ids.slots(request).first().ok_or(SchedulerError::UnknownRequest { id: request })?;
+        if self.sequences[slot as usize].state != State::NotReady {
+            return Err(SchedulerError::AlreadyReady { id: request });
+        }
+        self.not_ready -= 1;
         self.enqueue_waiting(slot);
         Ok(())
+    }
+
+    /// A number that no sequence and no epoch had before.
+    pub(super) fn next_number(&mut self) -> u64 {
+        self.numbers += 1;
+        self.numbers
     }
 
     fn vacant_slot(&mut self) -> u32 {
@@ -206,42 +238,90 @@ impl BatchScheduler {
         })
     }
 
-    fn fork(&mut self, from: SequenceId, index: u32, last: Option<Token>) -> Result<(), SchedulerError> {
+    fn take_drafts(&mut self, id: SequenceId, tokens: Vec<Token>) -> Result<(), SchedulerError> {
+        let slot = self.slot_of(id)?;
+        let sequence = &mut self.sequences[slot as usize];
+        if sequence.state != State::Decoding || sequence.flights > 0 {
+            return Err(SchedulerError::CannotDraft { id });
+        }
+        sequence.drafts = tokens;
+        self.drafted.push((slot, sequence.serial));
+        Ok(())
+    }
+
+    fn continue_deferred(
+        &mut self,
+        id: SequenceId,
+        token: Token,
+        ended: bool,
+        plan: &mut Plan,
+    ) -> Result<(), SchedulerError> {
+        let slot = self.slot_of(id)?;
+        if self.sequences[slot as usize].state != State::Deferred {
+            return Err(SchedulerError::NotDeferred { id });
+        }
+        self.stop_deferring(slot);
+        self.start_decoding(slot);
+        self.append(slot, &[token], ended, plan);
+        self.tell_service();
+        Ok(())
+    }
+
+    fn fork(
+        &mut self,
+        from: SequenceId,
+        index: u32,
+        last: Option<Token>,
+        plan: &mut Plan,
+    ) -> Result<(), SchedulerError> {
         let slot = self.slot_of(from)?;
         let id = SequenceId { request: from.request, index };
         if self.ids.slot(id).is_some() {
             return Err(SchedulerError::DuplicateSequence { id });
         }
         let refuse = |reason| Err(SchedulerError::CannotFork { id: from, reason });
-        if self.flight.is_some() {
-            return refuse("a plan is under way; fork after its results");
-        }
-        if self.sequences[slot as usize].state != State::Decoding {
+        let sequence = &self.sequences[slot as usize];
+        let deferred = sequence.state == State::Deferred;
+        if !deferred && sequence.state != State::Decoding {
             return refuse("it does not decode; fork once its prompt is computed");
         }
-        if self.seats >= self.config.max_running {
-            return refuse("no seat is free; stop another first");
+        if sequence.flights > 0 {
+            return refuse("its results are not in yet; fork after them");
+        }
+        if self.running_slots >= self.config.max_running {
+            return refuse("no running slot is free; stop another first");
         }
         if self.config.admission == Admission::Reserved {
-            let sequence = &self.sequences[slot as usize];
             let model = &self.models[usize::from(sequence.model)];
             if model.reserved + sequence.reserved > model.kv.total() {
                 return refuse("its blocks cannot be reserved; stop another first");
             }
         }
         let child = self.branch(slot, id);
-        let sequence = &mut self.sequences[child as usize];
-        if let (Some(last), Some(slot)) = (last, sequence.tokens.last_mut()) {
-            // The last token's keys and values are not computed, so that it can still be another.
-            *slot = last;
+        match last {
+            None if deferred => self.start_deferring(child),
+            Some(token) if deferred => {
+                self.start_decoding(child);
+                self.append(child, &[token], false, plan);
+                self.tell_service();
+            }
+            last => {
+                let sequence = &mut self.sequences[child as usize];
+                if let (Some(last), Some(token)) = (last, sequence.tokens.last_mut()) {
+                    // The last token's keys and values are not computed, so that it can still be another.
+                    *token = last;
+                }
+                self.start_decoding(child);
+            }
         }
         Ok(())
     }
 
-    /// Makes a copy of a sequence that decodes, sharing its blocks, with a seat and a reservation of its own. Gives its slot.
+    /// Makes a copy of a sequence, sharing its blocks, with a running slot and a reservation of its own. Gives the slot of
+    /// the copy, which is among neither the decoding nor the deferred sequences yet.
     pub(super) fn branch(&mut self, slot: u32, id: SequenceId) -> u32 {
-        self.settle(slot);
         let child = self.vacant_slot();
+        let (serial, epoch) = (self.next_number(), self.next_number());
         let mut copy = self.sequences[slot as usize].clone();
         let model = &mut self.models[usize::from(copy.model)];
         for &block in &copy.table {
@@ -251,16 +331,15 @@ impl BatchScheduler {
         // A last block with room left is one that both would write to.
         let partial = copy.table.len() * model.kv.block_size() > copy.computed as usize;
         if let Some(adapter) = copy.adapter {
-            *model.adapters.get_mut(&adapter).expect("a seated sequence holds its adapter") += 1;
+            *model.adapters.get_mut(&adapter).expect("a running sequence holds its adapter") += 1;
         }
         copy.id = id;
         copy.samples = 1;
         copy.candidate.number = self.submitted;
         copy.shared_tail = partial;
-        copy.doomed = None;
-        copy.moved = false;
+        (copy.serial, copy.epoch) = (serial, epoch);
+        copy.drafts.clear();
         self.sequences[slot as usize].shared_tail = partial;
-        self.resume(slot);
         self.submitted += 1;
         let (tenant, model, blocks, deadline) =
             (copy.candidate.tenant, usize::from(copy.model), copy.table.len(), copy.candidate.deadline);
@@ -269,10 +348,9 @@ impl BatchScheduler {
         if deadline != Time::NEVER {
             self.deadlines.insert((deadline, child));
         }
-        self.seats += 1;
+        self.running_slots += 1;
         self.tell_holding(tenant, model, blocks as f64);
         self.tell_holding(tenant, self.models.len(), 1.0);
-        self.start_decoding(child);
         child
     }
 }

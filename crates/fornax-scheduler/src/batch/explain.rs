@@ -5,15 +5,28 @@ use super::sequence::State;
 use crate::{SequenceId, Wait};
 
 impl BatchScheduler {
+    /// Keeps why a sequence waits, for the plan and for those who ask.
+    pub(super) fn note_wait(&mut self, slot: u32, wait: Wait) {
+        let sequence = &self.sequences[slot as usize];
+        self.waits.push((sequence.serial, sequence.id, wait));
+    }
+
     /// Why a sequence waits; none if it does not, or is not there.
     pub fn why(&mut self, id: SequenceId) -> Option<Wait> {
         let slot = self.ids.slot(id)?;
         let state = self.sequences[slot as usize].state;
-        if !matches!(state, State::Waiting | State::Held) {
-            return None;
+        match state {
+            State::NotReady => return Some(Wait::NotReady),
+            State::Deferred => return Some(Wait::Deferred),
+            State::Waiting | State::Held => {}
+            State::Planned | State::Decoding | State::Vacant => return None,
         }
-        if let Some((_, wait)) = self.waits.iter().find(|(other, _)| *other == slot) {
+        let serial = self.sequences[slot as usize].serial;
+        if let Some((.., wait)) = self.waits.iter().find(|(other, ..)| *other == serial) {
             return Some(wait.clone());
+        }
+        if state == State::Held && self.sequences[slot as usize].flights > 0 {
+            return None;
         }
         if state == State::Held {
             return Some(Wait::Tokens { needed: self.sequences[slot as usize].remaining(), left: 0 });

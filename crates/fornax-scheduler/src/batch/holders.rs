@@ -49,18 +49,25 @@ impl BatchScheduler {
         queue::key(self.policy.as_ref(), &self.candidate(slot), self.now)
     }
 
-    /// Whether a sequence decodes, or holds blocks and waits.
+    /// Whether a sequence that would have to make room has results to come. Then nobody is preempted, and no plan is made
+    /// until all results are in.
+    pub(super) fn is_in_flight(&mut self, slot: u32) -> bool {
+        self.draining |= self.sequences[slot as usize].flights > 0;
+        self.draining
+    }
+
+    /// Whether a sequence decodes or is deferred, or holds blocks and waits.
     fn holds(&self, slot: u32) -> bool {
         match self.sequences[slot as usize].state {
-            State::Decoding => true,
+            State::Decoding | State::Deferred => true,
             State::Held => self.held.contains(slot),
-            State::Planned | State::Waiting | State::Vacant => false,
+            State::Planned | State::Waiting | State::NotReady | State::Vacant => false,
         }
     }
 
     fn gather(&mut self) {
         let mut gathered = vec![Vec::new(); self.models.len()];
-        for slot in self.running.slots().chain(self.held.slots()) {
+        for slot in self.running.slots().chain(self.deferred.slots()).chain(self.held.slots()) {
             gathered[usize::from(self.sequences[slot as usize].model)].push((self.key(slot), slot));
         }
         self.holders.heaps = gathered.into_iter().map(BinaryHeap::from).collect();

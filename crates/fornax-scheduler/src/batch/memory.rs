@@ -7,8 +7,8 @@ use crate::{BlockId, ModelId};
 impl BatchScheduler {
     /// Takes a sequence off the plan and its blocks from it; it waits again.
     pub(super) fn preempt(&mut self, slot: u32, plan: &mut Plan, budget: &mut usize) {
-        if let Some(at) = plan.items.iter().position(|item| item.slot == slot) {
-            *budget += plan.items.remove(at).tokens as usize;
+        if let Some(at) = self.work.iter().position(|work| work.slot == slot) {
+            *budget += self.work.remove(at).tokens as usize;
         }
         let sequence = &self.sequences[slot as usize];
         let id = sequence.id;
@@ -17,8 +17,14 @@ impl BatchScheduler {
             State::Held => {
                 self.held.remove(slot, self.policy.as_ref(), self.now);
             }
-            _ => unreachable!("one that is preempted decodes or holds blocks"),
+            State::Deferred => {
+                self.stop_deferring(slot);
+                // Its last token is computed again, so that its row is sampled again.
+                self.sequences[slot as usize].computed -= 1;
+            }
+            _ => unreachable!("one that is preempted decodes, is deferred, or holds blocks"),
         }
+        self.sequences[slot as usize].drafts.clear();
         self.stats.preemptions += 1;
         let swapped = self.swap_out(slot, plan);
         if swapped {
@@ -40,7 +46,6 @@ impl BatchScheduler {
         self.release_device(slot);
         let sequence = &mut self.sequences[slot as usize];
         sequence.computed = 0;
-        sequence.moved = false;
         self.enqueue_waiting(slot);
     }
 
@@ -61,7 +66,7 @@ impl BatchScheduler {
         self.release_host(slot);
     }
 
-    /// Gives back blocks beyond those that the sequence's tokens need: guesses that were wrong.
+    /// Gives back blocks beyond those that the sequence's tokens need: those of draft tokens that were not accepted.
     pub(super) fn trim(&mut self, slot: u32) {
         let sequence = &mut self.sequences[slot as usize];
         let model = &mut self.models[usize::from(sequence.model)];
@@ -79,7 +84,7 @@ impl BatchScheduler {
         let sequence = &mut self.sequences[slot as usize];
         let model = &mut self.models[usize::from(sequence.model)];
         // A block that this very plan copies or moves has not got its content yet.
-        if self.config.preemption != Preemption::Swap || sequence.moved || sequence.computed == 0 {
+        if self.config.preemption != Preemption::Swap || sequence.moved > self.plans || sequence.computed == 0 {
             return false;
         }
         let host = model.host.as_mut().expect("the configuration has host memory");
@@ -94,11 +99,12 @@ impl BatchScheduler {
             device: sequence.table[..blocks].to_vec(),
             host: sequence.host.clone(),
         });
-        sequence.moved = true;
+        sequence.moved = self.plans + 1;
+        self.moves.push((slot, sequence.serial));
         true
     }
 
-    /// Gives up blocks of the device, seats, adapter, promises and reservations.
+    /// Gives up blocks of the device, running slots, adapter, promises and reservations.
     fn release_device(&mut self, slot: u32) {
         let sequence = &mut self.sequences[slot as usize];
         let model = &mut self.models[usize::from(sequence.model)];
@@ -109,21 +115,21 @@ impl BatchScheduler {
         sequence.committed = 0;
         model.promised -= std::mem::take(&mut sequence.promised);
         model.reserved -= std::mem::take(&mut sequence.reserved);
-        if !std::mem::take(&mut sequence.seated) {
+        if !std::mem::take(&mut sequence.holds_slots) {
             return;
         }
-        self.seats -= sequence.samples as usize;
+        self.running_slots -= sequence.samples as usize;
         if let Some(adapter) = sequence.adapter {
-            let users = model.adapters.get_mut(&adapter).expect("a seated sequence holds its adapter");
+            let users = model.adapters.get_mut(&adapter).expect("a running sequence holds its adapter");
             *users -= 1;
             if *users == 0 {
                 model.adapters.remove(&adapter);
             }
         }
-        let (tenant, resource, seats) =
+        let (tenant, resource, slots) =
             (sequence.candidate.tenant, usize::from(sequence.model), f64::from(sequence.samples));
         self.tell_holding(tenant, resource, -(blocks as f64));
-        self.tell_holding(tenant, self.models.len(), -seats);
+        self.tell_holding(tenant, self.models.len(), -slots);
     }
 
     fn release_host(&mut self, slot: u32) {

@@ -2,10 +2,13 @@
 
 use crate::{AdapterId, ModelId, PlanId, RequestId, SequenceId, TenantId, Time};
 
-/// A token's number in its vocabulary.
+/// A token's number in its vocabulary. The largest number, [`PENDING`], is no token.
 pub type Token = u32;
 
-/// A prompt to be continued.
+/// Stands in a plan for a token that is not known yet: the one that the same sequence's item in the previous plan samples.
+pub const PENDING: Token = Token::MAX;
+
+/// A prompt to be continued, or only to be computed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Request {
     /// Its name while it has not ended.
@@ -18,20 +21,29 @@ pub struct Request {
     pub adapter: Option<AdapterId>,
     /// At least one token.
     pub prompt: Vec<Token>,
-    /// The most tokens put out by each sequence, at least 1.
+    /// The maximum number of tokens put out by each sequence. With 0 the prompt is computed and nothing is sampled: for
+    /// scores, embeddings, or to fill the prefix cache.
     pub max_new_tokens: u32,
-    /// How many continuations, at least 1; they share the prompt's blocks.
+    /// The number of continuations, at least 1; they share the prompt's blocks. A beam search gives the most beams that
+    /// are ever alive at once, so that memory is checked to suffice for all of them.
     pub sequences: u32,
     /// The higher, the more urgent.
     pub priority: i32,
     /// When it is to be done, if ever.
     pub deadline: Option<Time>,
-    /// How many tokens it will put out by estimate; without one, `max_new_tokens`.
+    /// An estimate of the number of tokens put out; without one, `max_new_tokens`.
     pub predicted_new_tokens: Option<u32>,
-    /// The most speculative tokens that it can use in a step.
-    pub speculation: u32,
     /// A group of tenants that may find each other's prefixes; without one, a tenant's are its own.
     pub cache_group: Option<u64>,
+    /// Whether it can be admitted at once. A request that is not ready is passed over until [`BatchEvent::Ready`].
+    pub ready: bool,
+    /// Whether cached blocks of its prompt may be used. If not, every token of the prompt is computed, also a second time
+    /// after preemption: for scores, which need the logits of every position.
+    pub reuse_prefix: bool,
+    /// Whether its next token may be planned before its last one is known, where
+    /// [`plans_in_flight`](super::BatchConfig::plans_in_flight) is 2. Not for sequences whose next step depends on the
+    /// result: those with draft tokens, grammars, or rows that are deferred.
+    pub plan_ahead: bool,
 }
 
 impl Request {
@@ -48,50 +60,107 @@ impl Request {
             priority: 0,
             deadline: None,
             predicted_new_tokens: None,
-            speculation: 0,
             cache_group: None,
+            ready: true,
+            reuse_prefix: true,
+            plan_ahead: true,
         }
     }
 }
 
-/// What a plan's item gave.
+/// How a sample ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Output {
-    /// How many tokens it put out: none for an unfinished prompt, one a sequence for a finished one, one for a token
-    /// decoded, and up to one more than the speculative tokens granted.
-    pub tokens: u32,
-    /// Whether the sequence came to its end with the last of them (for a prompt with several sequences: all of them).
-    pub finished: bool,
+pub enum OutputStatus {
+    /// The sequence goes on. Without a token it is *deferred*: it keeps its blocks and waits for
+    /// [`BatchEvent::Continue`], [`BatchEvent::Stop`] or forks.
+    #[default]
+    GoesOn,
+    /// The sequence ends with the last of these tokens, such as an end token.
+    Ended,
+    /// The sequence ends, and the tokens of this output do not count. Where all samples of an item failed, what it computed
+    /// does not count either.
+    Failed,
 }
 
-/// What happened since the last step.
+/// What one sample of an item gave.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Output {
+    /// How many tokens it put out: 1, or up to one more than the draft tokens that the item had: the accepted ones and the
+    /// one sampled after them. 0 for an item without samples, for a deferred or failed sample, and for an end without a
+    /// token.
+    pub tokens: u32,
+    /// Whether its sequence goes on.
+    pub status: OutputStatus,
+}
+
+impl Output {
+    /// No token: of an item without samples, or of a sample that is deferred.
+    pub const NONE: Self = Self { tokens: 0, status: OutputStatus::GoesOn };
+    /// The sample, or the whole item, failed.
+    pub const FAILED: Self = Self { tokens: 0, status: OutputStatus::Failed };
+
+    /// So many tokens, and the sequence goes on.
+    pub const fn tokens(tokens: u32) -> Self {
+        Self { tokens, status: OutputStatus::GoesOn }
+    }
+
+    /// So many tokens, and the sequence ends with the last of them.
+    pub const fn ended(tokens: u32) -> Self {
+        Self { tokens, status: OutputStatus::Ended }
+    }
+}
+
+/// What happened since the last step. Events of one step are taken in one after another.
 #[derive(Clone, Debug, PartialEq)]
 pub enum BatchEvent {
     /// A request came.
     Submit(Request),
+    /// A request that was not ready can be admitted now.
+    Ready(RequestId),
     /// A request is no longer wanted, with all of its sequences.
     Cancel(RequestId),
     /// A sequence is complete: a stop string was found, or a beam was dropped.
     Stop(SequenceId),
-    /// A second sequence begins as a copy of one that decodes; they share blocks until one writes.
+    /// A deferred sequence goes on with this token.
+    Continue {
+        /// The sequence.
+        sequence: SequenceId,
+        /// The token that its deferred row chose.
+        token: Token,
+        /// Whether the sequence ends with it.
+        ended: bool,
+    },
+    /// A second sequence begins as a copy of one that decodes or is deferred, and whose results are in; they share blocks
+    /// until one writes.
     Fork {
         /// The one to copy.
         from: SequenceId,
         /// The copy's index within the request.
         index: u32,
-        /// What the copy's last token is instead, if it is another: beams differ there.
+        /// Of a decoding sequence: what the copy's last token is instead, if it is another. Of a deferred sequence: the
+        /// token that the copy goes on with; without one the copy is deferred too.
         last: Option<Token>,
     },
-    /// A plan was carried out.
+    /// Draft tokens that a decoding sequence, whose results are in, has for the next plan. The plan computes as many of
+    /// them as there is room for; none of them counts after it.
+    Drafts {
+        /// The sequence.
+        sequence: SequenceId,
+        /// What is expected to follow its last token.
+        tokens: Vec<Token>,
+    },
+    /// The plan that is the longest in flight was carried out.
     Done {
         /// The plan.
         plan: PlanId,
-        /// One output an item, in the plan's order.
+        /// [`Item::outputs`](super::Item::outputs) for each item, in the plan's order. Those of sequences that have ended
+        /// since are not looked at.
         outputs: Vec<Output>,
-        /// The tokens put out, of all items one after another.
+        /// The tokens put out, of all outputs one after another. Accepted draft tokens are among them.
         tokens: Vec<Token>,
     },
-    /// A plan failed: none of its tokens count, and what it moved is taken for lost and computed again.
+    /// The plan that is the longest in flight failed: none of its tokens count, and what it moved is taken for lost and
+    /// computed again. A later plan that is in flight fails with it.
     Failed {
         /// The plan.
         plan: PlanId,

@@ -1,14 +1,14 @@
-//! Results of plans: tokens put out, blocks that became full, guesses that were wrong.
+//! Results of plans: tokens put out, blocks that became full, draft tokens that were not accepted, samples that failed.
 
-use super::scheduler::Flown;
-use super::sequence::{Sequence, State};
-use super::{BatchScheduler, FinishReason, Output, Plan, Token};
+use super::scheduler::{Flight, Work};
+use super::sequence::State;
+use super::{BatchScheduler, EndReason, Output, OutputStatus, PENDING, Plan, Token};
 use crate::kv::After;
 use crate::policy::Observation;
 use crate::{PlanId, SchedulerError, SequenceId};
 
 impl BatchScheduler {
-    /// Takes in the results of the plan under way.
+    /// Takes in the results of the oldest plan in flight.
     pub(super) fn done(
         &mut self,
         id: PlanId,
@@ -16,80 +16,45 @@ impl BatchScheduler {
         tokens: &[Token],
         plan: &mut Plan,
     ) -> Result<(), SchedulerError> {
-        let (plain, items) = self.check_outputs(id, outputs, tokens)?;
-        self.land();
-        self.read_ahead();
-        let (mut at, mut rest) = (0, tokens);
-        loop {
-            let taken = plain.get(at..).map_or(0, |slots| self.take_plain(at, slots, &outputs[at..], rest));
-            (at, rest) = (at + taken, &rest[taken..]);
-            let Some(output) = outputs.get(at) else { break };
-            let item = plain.get(at).map_or_else(|| items[at - plain.len()], |&slot| Flown::plain(slot));
-            let (new, later) = rest.split_at(output.tokens as usize);
-            (at, rest) = (at + 1, later);
-            self.take_output(&item, new, output.finished, plan);
+        self.check_plan(id)?;
+        self.check_outputs(outputs, tokens)?;
+        let flight = self.land();
+        let (mut outputs, mut tokens) = (outputs, tokens);
+        for work in &flight.items {
+            let (of_item, others) = outputs.split_at(work.samples.max(1) as usize);
+            let count: u32 = of_item.iter().map(|output| output.tokens).sum();
+            let (new, later) = tokens.split_at(count as usize);
+            self.take_results(work, of_item, new, plan);
+            (outputs, tokens) = (others, later);
         }
-        self.spare_flight = (plain, items);
+        self.spare_work.push(flight.items);
         self.tell_service();
         Ok(())
     }
 
-    /// Reads what is about to be needed of those that need a closer look, of all of them at once: first the sequences, then
-    /// what they lead to, and so on, so that no read waits for another sequence's and the processor fetches many from far
-    /// memory in the time of one.
-    fn read_ahead(&mut self) {
-        self.due.clear();
-        let mut place = self.running.due(0, 1);
-        while let Some(slot) = self.running.slot(place) {
-            self.due.push(slot);
-            place = self.running.due(place + 1, 1);
-        }
-        let sequences = || self.due.iter().map(|&slot| &self.sequences[slot as usize]);
-        let near = sequences().fold(0, |seen, sequence| seen ^ sequence.computed ^ sequence.hashes.len() as u32);
-        // The block that is full, and the one that it follows.
-        let blocks = |sequence: &Sequence| {
-            let mut last = sequence.table.iter().rev();
-            (last.next().copied().unwrap_or_default(), last.next().copied().unwrap_or_default())
-        };
-        let further = sequences().fold(near, |seen, sequence| {
-            let (last, before) = blocks(sequence);
-            seen ^ last.0 ^ before.0 ^ sequence.tokens.last().copied().unwrap_or(0)
-        });
-        let far = sequences().fold(further, |seen, sequence| {
-            let (kv, (last, before)) = (&self.models[usize::from(sequence.model)].kv, blocks(sequence));
-            seen ^ kv.read_ahead(last) ^ kv.owners(before)
-        });
-        std::hint::black_box(far);
-    }
-
-    /// Takes in that the plan under way came to nothing.
-    pub(super) fn failed(&mut self, id: PlanId, plan: &mut Plan) -> Result<(), SchedulerError> {
+    /// Takes in that the oldest plan in flight came to nothing, and with it the one after it.
+    pub(super) fn failed(&mut self, id: PlanId) -> Result<(), SchedulerError> {
         self.check_plan(id)?;
-        let flight = self.flight.as_mut().expect("a plan is under way");
-        let (plain, items) = (std::mem::take(&mut flight.plain), std::mem::take(&mut flight.items));
-        let moved = std::mem::take(&mut flight.moved);
-        self.land();
-        for slot in plain.iter().copied().chain(items.iter().map(|item| item.slot)) {
-            let sequence = &mut self.sequences[slot as usize];
-            if let Some(reason) = sequence.doomed.take() {
-                if sequence.state == State::Decoding {
-                    self.stop_decoding(slot);
-                }
-                self.finish(slot, reason, plan);
-            } else if sequence.state == State::Planned {
-                self.enqueue_held(slot);
-            } else {
-                self.settle(slot);
-                self.trim(slot);
-                self.resume(slot);
-            }
+        let mut flights = Vec::new();
+        while !self.flights.is_empty() {
+            flights.push(self.land());
         }
-        for (slot, sequence) in moved {
-            if self.ids.slot(sequence) != Some(slot) {
+        for work in flights.iter().flat_map(|flight| &flight.items) {
+            let sequence = &mut self.sequences[work.slot as usize];
+            if sequence.epoch != work.epoch {
                 continue;
             }
-            match self.sequences[slot as usize].state {
-                State::Waiting => self.lose_host(slot),
+            self.forget_flights(work.slot);
+            self.sequences[work.slot as usize].drafts.clear();
+            self.go_back(work.slot);
+        }
+        for &(slot, serial) in flights.iter().flat_map(|flight| &flight.moved) {
+            let sequence = &self.sequences[slot as usize];
+            if sequence.serial != serial {
+                continue;
+            }
+            match sequence.state {
+                State::Waiting if !sequence.host.is_empty() => self.lose_host(slot),
                 State::Held => {
                     self.held.remove(slot, self.policy.as_ref(), self.now);
                     self.start_over(slot);
@@ -98,173 +63,194 @@ impl BatchScheduler {
                     self.stop_decoding(slot);
                     self.start_over(slot);
                 }
-                State::Planned | State::Vacant => unreachable!("no plan is under way"),
+                State::Deferred => {
+                    self.stop_deferring(slot);
+                    self.start_over(slot);
+                }
+                State::Waiting => {}
+                State::Planned | State::NotReady | State::Vacant => unreachable!("no plan is in flight"),
             }
         }
-        self.spare_flight = (plain, items);
         Ok(())
     }
 
-    fn check_plan(&self, id: PlanId) -> Result<(), SchedulerError> {
-        match &self.flight {
-            Some(flight) if flight.plan == id => Ok(()),
-            other => {
-                Err(SchedulerError::StalePlan { expected: other.as_ref().map(|flight| flight.plan.0), found: id.0 })
+    /// Puts a sequence whose item came to nothing back to where it was before.
+    fn go_back(&mut self, slot: u32) {
+        let sequence = &self.sequences[slot as usize];
+        match sequence.state {
+            State::Planned => self.enqueue_held(slot),
+            State::Held => {
+                // What is still ahead of it is more than the queue knows.
+                self.held.remove(slot, self.policy.as_ref(), self.now);
+                self.enqueue_held(slot);
+            }
+            State::Decoding if sequence.remaining() > 1 || sequence.produced == 0 => {
+                self.stop_decoding(slot);
+                self.enqueue_held(slot);
+            }
+            State::Decoding => self.trim(slot),
+            State::Deferred | State::Waiting | State::NotReady | State::Vacant => {
+                unreachable!("a sequence in flight holds blocks and is not deferred")
             }
         }
     }
 
-    /// The items of the plan under way, if the results match them.
-    fn check_outputs(
-        &mut self,
-        id: PlanId,
-        outputs: &[Output],
-        tokens: &[Token],
-    ) -> Result<(Vec<u32>, Vec<Flown>), SchedulerError> {
-        self.check_plan(id)?;
-        let flight = self.flight.as_mut().expect("a plan is under way");
-        let refuse = |what, expected, found| Err(SchedulerError::WrongOutputs { plan: id.0, what, expected, found });
-        let plain = flight.plain.len();
-        if outputs.len() != plain + flight.items.len() {
-            return refuse("the number of outputs", plain + flight.items.len(), outputs.len());
+    /// Lets a sequence's items in flight no longer count.
+    fn forget_flights(&mut self, slot: u32) {
+        let epoch = self.next_number();
+        let sequence = &mut self.sequences[slot as usize];
+        (sequence.epoch, sequence.flights, sequence.ahead, sequence.pending) = (epoch, 0, 0, 0);
+    }
+
+    fn check_plan(&self, id: PlanId) -> Result<(), SchedulerError> {
+        let expected = self.flights.front().map(|flight| flight.plan);
+        if expected == Some(id) {
+            return Ok(());
         }
-        let (single, others) = outputs.split_at(plain);
-        // All of them are looked at at once, since they are many and hardly ever is one wrong.
-        if single.iter().fold(false, |wrong, output| wrong | (output.tokens != 1)) {
-            let found = single.iter().find(|output| output.tokens != 1).map_or(1, |output| output.tokens);
-            return refuse("the tokens of an item", 1, found as usize);
+        Err(SchedulerError::StalePlan { expected: expected.map(|plan| plan.0), found: id.0 })
+    }
+
+    /// Whether results match the oldest plan in flight.
+    fn check_outputs(&self, outputs: &[Output], tokens: &[Token]) -> Result<(), SchedulerError> {
+        let flight = self.flights.front().expect("a plan is in flight");
+        let plan = flight.plan.0;
+        let refuse = |what, expected, found| Err(SchedulerError::WrongOutputs { plan, what, expected, found });
+        let expected = flight.items.iter().map(|work| work.samples.max(1) as usize).sum();
+        if outputs.len() != expected {
+            return refuse("the number of outputs", expected, outputs.len());
         }
-        let mut total = plain;
-        for (item, output) in flight.items.iter().zip(others) {
-            if output.tokens.wrapping_sub(item.samples) > item.speculative {
-                let most = item.samples + item.speculative;
-                return refuse("the tokens of an item", most as usize, output.tokens as usize);
-            }
-            total += output.tokens as usize;
-        }
+        let total = outputs.iter().map(|output| output.tokens as usize).sum();
         if total != tokens.len() {
             return refuse("the number of tokens", total, tokens.len());
         }
-        Ok((std::mem::take(&mut flight.plain), std::mem::take(&mut flight.items)))
+        if tokens.contains(&PENDING) {
+            return refuse("the largest token", PENDING as usize - 1, PENDING as usize);
+        }
+        let (mut outputs, mut tokens) = (outputs, tokens);
+        for work in &flight.items {
+            let (of_item, others) = outputs.split_at(work.samples.max(1) as usize);
+            let most = work.samples.min(1) + work.drafts;
+            let drafts = match &self.sequences[work.slot as usize] {
+                sequence if sequence.epoch == work.epoch => &sequence.drafts[..work.drafts as usize],
+                _ => &[],
+            };
+            for output in of_item {
+                let most = if output.status == OutputStatus::Failed { 0 } else { most };
+                if output.tokens > most {
+                    return refuse("the tokens of a sample", most as usize, output.tokens as usize);
+                }
+                let (new, later) = tokens.split_at(output.tokens as usize);
+                // Keys and values of accepted draft tokens are there; those of any other token are not.
+                let accepted = new.split_last().map_or(&[][..], |(_, accepted)| accepted);
+                if let Some((new, draft)) = accepted.iter().zip(drafts).find(|(new, draft)| new != draft) {
+                    return refuse("an accepted draft token", *draft as usize, *new as usize);
+                }
+                tokens = later;
+            }
+            outputs = others;
+        }
+        Ok(())
     }
 
-    /// The plan under way is over: what it read in host memory is free.
-    fn land(&mut self) {
-        let flight = self.flight.take().expect("a plan is under way");
-        for (model, block) in flight.host {
+    /// The oldest plan in flight is over: what it read in host memory is free.
+    fn land(&mut self) -> Flight {
+        let mut flight = self.flights.pop_front().expect("a plan is in flight");
+        for (model, block) in flight.host.drain(..) {
             let host = self.models[usize::from(model)].host.as_mut().expect("a model that swaps has host memory");
             host.release(block);
         }
-        for (slot, _) in flight.moved {
-            self.sequences[slot as usize].moved = false;
-        }
+        flight
     }
 
-    /// Takes in what one item gave.
-    fn take_output(&mut self, item: &Flown, new: &[Token], finished: bool, plan: &mut Plan) {
-        let slot = item.slot;
+    /// Takes in what one item gave, unless its sequence has ended, failed or been deferred since.
+    fn take_results(&mut self, work: &Work, outputs: &[Output], new: &[Token], plan: &mut Plan) {
+        let slot = work.slot;
         let sequence = &mut self.sequences[slot as usize];
-        if let Some(reason) = sequence.doomed.take() {
-            if sequence.state == State::Decoding {
-                self.stop_decoding(slot);
+        if sequence.epoch != work.epoch {
+            return;
+        }
+        sequence.flights -= 1;
+        sequence.ahead -= work.tokens;
+        if work.samples == 1 {
+            sequence.pending -= 1;
+        }
+        if outputs.iter().all(|output| output.status == OutputStatus::Failed) {
+            self.end(slot, EndReason::Failed, plan);
+            return;
+        }
+        // Of draft tokens, one fewer are computed for good than tokens came out.
+        let accepted = if work.drafts > 0 { (new.len() as u32).saturating_sub(1) } else { 0 };
+        sequence.computed += work.tokens;
+        if work.prompt {
+            self.stats.prompt_tokens += u64::from(work.tokens);
+        }
+        match work.samples {
+            0 => {
+                self.commit_blocks(slot);
+                if work.last {
+                    self.finish(slot, EndReason::Computed, plan);
+                }
             }
-            self.finish(slot, reason, plan);
-            return;
-        }
-        if sequence.state == State::Decoding {
-            // After a token alone, the plan looks closer anyway, and the sequence goes on from there.
-            let ended = if sequence.speculation > 0 {
-                let ended = self.take_guesses(item, new, finished);
-                self.resume(slot);
-                ended
-            } else {
-                self.take_token(slot, new[0], finished)
-            };
-            if let Some(reason) = ended {
-                self.stop_decoding(slot);
-                self.finish(slot, reason, plan);
+            1 if work.drafts > 0 => {
+                sequence.drafts.clear();
+                self.stats.draft_tokens += u64::from(work.drafts);
+                self.stats.accepted_tokens += u64::from(accepted);
+                self.take_sample(slot, outputs[0], new, plan);
             }
-            return;
+            1 => self.take_sample(slot, outputs[0], new, plan),
+            _ => self.become_several(slot, outputs, new, plan),
         }
-        sequence.computed += item.tokens;
-        self.stats.prompt_tokens += u64::from(item.tokens);
-        self.commit_blocks(slot, 0);
-        if item.samples == 0 {
-            self.enqueue_held(slot);
-            return;
+    }
+
+    /// Takes in what a sample of a decoding sequence gave, which may be its end. All but the last token are computed.
+    fn take_sample(&mut self, slot: u32, output: Output, new: &[Token], plan: &mut Plan) {
+        self.sequences[slot as usize].computed += (new.len() as u32).saturating_sub(1);
+        match (output.status, new) {
+            (OutputStatus::Failed, _) => self.end(slot, EndReason::Failed, plan),
+            (OutputStatus::Ended, []) => {
+                self.commit_blocks(slot);
+                self.end(slot, EndReason::Stopped, plan);
+            }
+            (OutputStatus::GoesOn, []) => {
+                self.commit_blocks(slot);
+                // A later item of it may be in flight, for a token that did not come.
+                self.forget_flights(slot);
+                self.trim(slot);
+                self.stop_decoding(slot);
+                self.start_deferring(slot);
+            }
+            (status, new) => self.append(slot, new, status == OutputStatus::Ended, plan),
         }
+    }
+
+    /// Lets a sequence whose prompt is computed become as many as were asked for, each with what its sample gave.
+    fn become_several(&mut self, slot: u32, outputs: &[Output], new: &[Token], plan: &mut Plan) {
         self.start_decoding(slot);
-        self.become_several(slot, new, finished, plan);
-        let ended = self.append(slot, &new[..1], finished);
-        self.resume(slot);
-        if let Some(reason) = ended {
-            self.stop_decoding(slot);
-            self.finish(slot, reason, plan);
-        }
-    }
-
-    /// Takes in the next token of a sequence that decodes; says whether it ends, and why.
-    fn take_token(&mut self, slot: u32, token: Token, finished: bool) -> Option<FinishReason> {
-        // What was its last token is computed now, so that the sequence takes it; the new one begins the next tail. With
-        // blocks of as many tokens as a tail has, a tail is a block.
-        self.commit_blocks(slot, 1);
-        self.settle(slot);
-        let sequence = &self.sequences[slot as usize];
-        let place = sequence.place as usize;
-        self.running.put(place, token);
-        let last = sequence.produced + self.running.fresh(place) == sequence.max_new;
-        let tenant = self.running.tenant(place);
-        self.stats.output_tokens += 1;
-        self.serve(tenant, 1);
-        match (finished, last) {
-            (true, _) => Some(FinishReason::Stopped),
-            (false, true) => Some(FinishReason::Length),
-            (false, false) => None,
-        }
-    }
-
-    /// Takes in a token and guesses that were right; says whether the sequence ends, and why.
-    fn take_guesses(&mut self, item: &Flown, new: &[Token], finished: bool) -> Option<FinishReason> {
-        self.settle(item.slot);
-        // Of a token and its guesses, as many are computed for good as tokens came out.
-        self.sequences[item.slot as usize].computed += new.len() as u32;
-        self.stats.speculative_tokens += u64::from(item.speculative);
-        self.stats.accepted_tokens += new.len() as u64 - 1;
-        let ended = self.append(item.slot, new, finished);
-        self.commit_blocks(item.slot, 0);
-        self.trim(item.slot);
-        ended
-    }
-
-    /// Lets a sequence whose prompt is computed become as many as were asked for, each with its first token.
-    fn become_several(&mut self, slot: u32, new: &[Token], finished: bool, plan: &mut Plan) {
         let sequence = &mut self.sequences[slot as usize];
         let samples = std::mem::replace(&mut sequence.samples, 1) as usize;
-        if samples == 1 {
-            return;
-        }
         let (request, tenant) = (sequence.id.request, sequence.candidate.tenant);
-        // Each copy takes a seat and a reservation of its own out of those that were held for all.
-        self.seats -= samples - 1;
+        // Each copy takes a running slot and a reservation of its own out of those that were held for all.
+        self.running_slots -= samples - 1;
         self.tell_holding(tenant, self.models.len(), -(samples as f64 - 1.0));
         let sequence = &mut self.sequences[slot as usize];
         let all = std::mem::replace(&mut sequence.reserved, 0);
         sequence.reserved = all / samples;
         self.models[usize::from(sequence.model)].reserved -= all - all / samples;
-        for (index, token) in new.iter().enumerate().skip(1) {
-            let id = SequenceId { request, index: index as u32 };
-            let child = self.branch(slot, id);
-            let ended = self.append(child, &[*token], finished);
-            self.resume(child);
-            if let Some(reason) = ended {
-                self.stop_decoding(child);
-                self.finish(child, reason, plan);
-            }
+        self.commit_blocks(slot);
+        let (first, mut rest) = new.split_at(outputs[0].tokens as usize);
+        for (index, output) in outputs.iter().enumerate().skip(1) {
+            let child = self.branch(slot, SequenceId { request, index: index as u32 });
+            self.start_decoding(child);
+            let (new, later) = rest.split_at(output.tokens as usize);
+            self.take_sample(child, *output, new, plan);
+            rest = later;
         }
+        self.take_sample(slot, outputs[0], first, plan);
     }
 
-    /// Adds tokens that were put out; says whether the sequence ends, and why.
-    fn append(&mut self, slot: u32, new: &[Token], finished: bool) -> Option<FinishReason> {
+    /// Adds tokens to a decoding sequence, and ends it if they say so or are as many as it may have. All but the last of
+    /// them are computed.
+    pub(super) fn append(&mut self, slot: u32, new: &[Token], ended: bool, plan: &mut Plan) {
         let sequence = &mut self.sequences[slot as usize];
         let taken = new.len() as u32;
         sequence.tokens.extend_from_slice(new);
@@ -273,20 +259,21 @@ impl BatchScheduler {
         }
         sequence.produced += taken;
         self.stats.output_tokens += u64::from(taken);
-        // No more guesses are granted than lead to the end.
+        // No more draft tokens are computed than lead to the end.
         assert!(sequence.produced <= sequence.max_new, "{}: more tokens than it asked for", sequence.id);
-        let ended = match (finished, sequence.produced == sequence.max_new) {
-            (true, _) => Some(FinishReason::Stopped),
-            (false, true) => Some(FinishReason::Length),
-            (false, false) => None,
-        };
+        let full = sequence.produced == sequence.max_new;
         let tenant = sequence.candidate.tenant;
         self.serve(tenant, taken);
-        ended
+        self.commit_blocks(slot);
+        if ended || full {
+            self.end(slot, if ended { EndReason::Stopped } else { EndReason::Length }, plan);
+        } else if self.sequences[slot as usize].flights == 0 {
+            self.trim(slot);
+        }
     }
 
     /// Tells the policy what its tenants got, each once.
-    fn tell_service(&mut self) {
+    pub(super) fn tell_service(&mut self) {
         for tenant in std::mem::take(&mut self.served_tenants) {
             let output = std::mem::take(&mut self.served[tenant.0 as usize]);
             self.policy.observe(&Observation::Served { tenant, output });
@@ -294,14 +281,12 @@ impl BatchScheduler {
         }
     }
 
-    /// Makes the blocks that are full and computed findable, with `more` computed than is known so far. Where another has
-    /// the same content, that one is used.
-    fn commit_blocks(&mut self, slot: u32, more: usize) {
+    /// Makes the blocks that are full and computed findable. Where another has the same content, that one is used.
+    fn commit_blocks(&mut self, slot: u32) {
         let sequence = &mut self.sequences[slot as usize];
         let model = &mut self.models[usize::from(sequence.model)];
         let size = model.kv.block_size();
-        let tail = self.running.tail(sequence.place as usize, slot);
-        let full = (sequence.computed as usize + tail.len() + more) / size;
+        let full = sequence.computed as usize / size;
         let committed = sequence.committed as usize;
         if !self.config.prefix_caching || committed >= full {
             return;
@@ -310,22 +295,8 @@ impl BatchScheduler {
             Some(last) => After::Block(sequence.table[last]),
             None => After::Nothing(sequence.scope),
         };
-        if full > committed + 1 {
-            model.kv.read_ahead_all(&sequence.table[committed..full]);
-        }
         for at in committed..full {
-            // A block's tokens are the sequence's, or those that it has not taken yet, or some of both.
-            let (start, taken) = (at * size, sequence.tokens.len());
-            let content = if start + size <= taken {
-                &sequence.tokens[start..start + size]
-            } else if start >= taken {
-                &tail[start - taken..start - taken + size]
-            } else {
-                self.content.clear();
-                self.content.extend_from_slice(&sequence.tokens[start..]);
-                self.content.extend_from_slice(&tail[..start + size - taken]);
-                &self.content
-            };
+            let content = &sequence.tokens[at * size..(at + 1) * size];
             sequence.last_hash = sequence.hash_of(at, content);
             let block = &mut sequence.table[at];
             let same = model.kv.commit(after, sequence.last_hash, content, *block);

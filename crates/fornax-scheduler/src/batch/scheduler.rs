@@ -1,18 +1,18 @@
 //! The batch scheduler itself: its state, and the step.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::holders::Holders;
-use super::names::Names;
+use super::id_map::IdMap;
 use super::running::Running;
 use super::sequence::{Buffers, Sequence, State};
-use super::{BatchConfig, BatchEvent, Item, Plan, Token};
+use super::{BatchConfig, BatchEvent, Item, PENDING, Plan, PlanStatus};
 use crate::kv::KvMemory;
 use crate::policy::{Candidate, Observation, Policy};
 use crate::queue::Queue;
 use crate::tasks::Rejected;
 use crate::tenants::Tenants;
-use crate::{AdapterId, BlockId, PlanId, SchedulerError, SequenceId, TenantId, Time, Wait};
+use crate::{AdapterId, BlockId, ModelId, PlanId, RequestId, SchedulerError, SequenceId, TenantId, Time, Wait};
 
 /// Decides what a replica computes, step by step.
 ///
@@ -28,15 +28,28 @@ use crate::{AdapterId, BlockId, PlanId, SchedulerError, SequenceId, TenantId, Ti
 /// let (outputs, tokens) = plan.plain_outputs(42);
 /// let done = BatchEvent::Done { plan: plan.id.unwrap(), outputs, tokens };
 /// let plan = scheduler.step([done], Time::from_secs_f64(0.01));
-/// assert_eq!(scheduler.tokens(&plan.items[0]), [42]);
+/// assert_eq!(plan.tokens_of(&plan.items[0]), [42]);
 ///
 /// let (outputs, tokens) = plan.plain_outputs(43);
 /// let done = BatchEvent::Done { plan: plan.id.unwrap(), outputs, tokens };
 /// let plan = scheduler.step([done], Time::from_secs_f64(0.02));
 /// assert_eq!(plan.finished[0].new_tokens, 2);
-/// assert_eq!(plan.id, None);
+/// assert_eq!(plan.status, fornax_scheduler::PlanStatus::Idle);
 /// # Ok::<(), fornax_scheduler::SchedulerError>(())
 /// ```
+///
+/// # Plans in flight
+/// A plan is in flight from when it is made until its results are in. With [`BatchConfig::plans_in_flight`] of 2, the next
+/// plan is made while one is in flight, as if each sample in flight gave one token:
+/// * A decoding sequence whose last token is not known yet has [`PENDING`] in place of it: what the same sequence's item in
+///   the previous plan samples. Of a prompt, the next piece is planned.
+/// * Results come in the order of the plans. A sequence that ends, fails or is deferred by the results of one plan is gone
+///   from the next one: what that still gives for it is not looked at.
+/// * Sequences wait for their results where those may be other than one token: those with draft tokens, prompts with
+///   several samples, and requests without [`plan_ahead`](super::Request::plan_ahead). Forks and draft tokens are for sequences whose
+///   results are in.
+/// * Nobody who is in flight is preempted. When that would be needed, no plan is made until all results are in.
+/// * If a plan fails, the one after it fails with it.
 #[derive(Clone, Debug)]
 pub struct BatchScheduler {
     pub(super) config: BatchConfig,
@@ -49,30 +62,44 @@ pub struct BatchScheduler {
     pub(super) submitted: u64,
     pub(super) sequences: Vec<Sequence>,
     pub(super) vacant: Vec<u32>,
-    pub(super) ids: Names,
-    /// Those that hold no blocks.
+    pub(super) ids: IdMap,
+    /// The last number given to a sequence or an epoch.
+    pub(super) numbers: u64,
+    /// The sequences that can be admitted and hold no blocks.
     pub(super) waiting: Queue,
-    /// Those that hold blocks and wait for the next piece of their prompts.
+    /// How many sequences wait to become ready.
+    pub(super) not_ready: usize,
+    /// The sequences that hold blocks and wait for the next piece of their prompts.
     pub(super) held: Queue,
-    /// Those that decode.
+    /// The decoding sequences.
     pub(super) running: Running,
+    /// The deferred sequences.
+    pub(super) deferred: Running,
     pub(super) holders: Holders,
-    pub(super) seats: usize,
-    /// How many of those that decode can use speculative tokens.
-    pub(super) speculators: usize,
+    /// How many running slots are held.
+    pub(super) running_slots: usize,
+    /// Sequences with draft tokens for the next plan, by slot and serial.
+    pub(super) drafted: Vec<(u32, u64)>,
     pub(super) deadlines: BTreeSet<(Time, u32)>,
-    pub(super) flight: Option<Flight>,
-    pub(super) spare_flight: (Vec<u32>, Vec<Flown>),
+    /// The items of the plan being made.
+    pub(super) work: Vec<Work>,
+    /// Sequences of which the plan being made moves blocks, by slot and serial.
+    pub(super) moves: Vec<(u32, u64)>,
+    /// The plans in flight, the oldest first.
+    pub(super) flights: VecDeque<Flight>,
+    pub(super) spare_work: Vec<Vec<Work>>,
+    /// Whether no plan is made until all results are in, as a sequence in flight has to be preempted.
+    pub(super) draining: bool,
+    /// The request that gets what deferred sequences hold, where nothing else can go on.
+    pub(super) preferred: Option<RequestId>,
+    pub(super) unblocking: bool,
     pub(super) spare_buffers: Vec<Buffers>,
     pub(super) plans: u64,
     /// Tokens that tenants got in the results being read, to be told to the policy.
     pub(super) served: Vec<f64>,
     pub(super) served_tenants: Vec<TenantId>,
-    pub(super) waits: Vec<(u32, Wait)>,
-    /// Room for the slots of those that need a closer look.
-    pub(super) due: Vec<u32>,
-    /// Room to put a block's tokens together.
-    pub(super) content: Vec<Token>,
+    /// Why those that were looked at wait, by serial.
+    pub(super) waits: Vec<(u64, SequenceId, Wait)>,
     pub(super) stats: BatchStats,
 }
 
@@ -89,34 +116,31 @@ pub(super) struct Model {
     pub(super) adapters: BTreeMap<AdapterId, u32>,
 }
 
-/// A plan under way.
+/// A plan in flight.
 #[derive(Clone, Debug)]
 pub(super) struct Flight {
     pub(super) plan: PlanId,
-    /// The slots of its first items, which are those that decode in the order of their places, each for one token.
-    pub(super) plain: Vec<u32>,
-    /// Its other items.
-    pub(super) items: Vec<Flown>,
+    pub(super) items: Vec<Work>,
     /// Host blocks that are read by it.
     pub(super) host: Vec<(u16, BlockId)>,
-    /// Sequences of which it moves blocks.
-    pub(super) moved: Vec<(u32, SequenceId)>,
+    /// Sequences of which it moves blocks, by slot and serial.
+    pub(super) moved: Vec<(u32, u64)>,
 }
 
-/// An item of a plan under way.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Flown {
+/// An item of a plan that is being made or in flight.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Work {
     pub(super) slot: u32,
+    /// The item counts as long as this is the sequence's.
+    pub(super) epoch: u64,
+    pub(super) start: u32,
     pub(super) tokens: u32,
-    pub(super) speculative: u32,
+    pub(super) drafts: u32,
     pub(super) samples: u32,
-}
-
-impl Flown {
-    /// One token of a sequence that decodes.
-    pub(super) fn plain(slot: u32) -> Self {
-        Self { slot, tokens: 1, speculative: 0, samples: 1 }
-    }
+    /// Whether it is a piece of a prompt.
+    pub(super) prompt: bool,
+    /// Whether it is the last one.
+    pub(super) last: bool,
 }
 
 /// Counts since the beginning.
@@ -128,9 +152,9 @@ pub struct BatchStats {
     pub prompt_tokens: u64,
     /// Tokens put out.
     pub output_tokens: u64,
-    /// Speculative tokens granted.
-    pub speculative_tokens: u64,
-    /// Speculative tokens that were right.
+    /// Draft tokens computed.
+    pub draft_tokens: u64,
+    /// Draft tokens accepted.
     pub accepted_tokens: u64,
     /// Sequences preempted.
     pub preemptions: u64,
@@ -138,12 +162,14 @@ pub struct BatchStats {
     pub swaps: u64,
     /// Tokens that had been computed and were given up.
     pub lost_tokens: u64,
-    /// Prompts whose beginnings were looked for.
+    /// Prompts whose beginnings were looked for, when their requests were admitted.
     pub lookups: u64,
-    /// Full blocks of prompts that were looked for: when taken on, and again after each preemption.
+    /// Full blocks of prompts that were looked for, when their requests were admitted.
     pub looked_up_blocks: u64,
-    /// Full blocks of prompts that were found.
+    /// Full blocks of prompts that were found then.
     pub hit_blocks: u64,
+    /// Blocks that preempted sequences found when they were admitted again.
+    pub found_again_blocks: u64,
     /// Blocks not found that had made room for others.
     pub evicted_misses: u64,
     /// Blocks copied before they were written to.
@@ -163,13 +189,9 @@ impl BatchScheduler {
                 0 => None,
                 blocks => Some(KvMemory::new(blocks, model.block_size, config.hash_seed)?),
             };
-            models.push(Model {
-                kv: KvMemory::new(model.blocks, model.block_size, config.hash_seed)?,
-                host,
-                promised: 0,
-                reserved: 0,
-                adapters: BTreeMap::new(),
-            });
+            let mut kv = KvMemory::new(model.blocks, model.block_size, config.hash_seed)?;
+            kv.record_events(config.kv_events);
+            models.push(Model { kv, host, promised: 0, reserved: 0, adapters: BTreeMap::new() });
         }
         let (wants_service, wants_holdings) = (policy.wants_service(), policy.wants_holdings());
         let mut scheduler = Self {
@@ -183,23 +205,29 @@ impl BatchScheduler {
             submitted: 0,
             sequences: Vec::new(),
             vacant: Vec::new(),
-            ids: Names::default(),
+            ids: IdMap::default(),
+            numbers: 0,
             waiting: Queue::default(),
+            not_ready: 0,
             held: Queue::default(),
             running: Running::default(),
+            deferred: Running::default(),
             holders: Holders::default(),
-            seats: 0,
-            speculators: 0,
+            running_slots: 0,
+            drafted: Vec::new(),
             deadlines: BTreeSet::new(),
-            flight: None,
-            spare_flight: Default::default(),
+            work: Vec::new(),
+            moves: Vec::new(),
+            flights: VecDeque::new(),
+            spare_work: Vec::new(),
+            draining: false,
+            preferred: None,
+            unblocking: false,
             spare_buffers: Vec::new(),
             plans: 0,
             served: Vec::new(),
             served_tenants: Vec::new(),
             waits: Vec::new(),
-            due: Vec::new(),
-            content: Vec::new(),
             stats: BatchStats::default(),
         };
         scheduler.policy.observe(&Observation::Tenant { tenant: TenantId::DEFAULT, weight: 1.0 });
@@ -234,34 +262,35 @@ impl BatchScheduler {
             plan.rejected.extend(outcome.err().map(|error| Rejected { event, error }));
         }
         self.expire(plan);
-        if self.flight.is_some() {
-            return;
+        self.draining &= !self.flights.is_empty();
+        if self.flights.len() < self.config.plans_in_flight && !self.draining {
+            self.plan(plan);
         }
+        plan.status = match plan.id {
+            Some(_) => PlanStatus::Work,
+            None if !self.flights.is_empty() => PlanStatus::InFlight,
+            None if self.ids.is_empty() => PlanStatus::Idle,
+            None => PlanStatus::Blocked,
+        };
+        for (model, number) in self.models.iter_mut().zip(0..) {
+            plan.kv_events.extend(model.kv.take_events().map(|event| (ModelId(number), event)));
+        }
+    }
+
+    /// Makes the next plan.
+    fn plan(&mut self, plan: &mut Plan) {
         self.waits.clear();
         self.holders.clear();
         let mut budget = self.config.max_tokens;
         self.plan_decodes(plan, &mut budget);
-        let decodes = plan.items.len();
         self.plan_prompts(plan, &mut budget);
-        self.plan_speculation(plan, budget);
-        let tokens = self.launch(plan, decodes);
-        plan.waiting.extend(self.waits.iter().map(|(slot, wait)| (self.sequences[*slot as usize].id, wait.clone())));
-        self.check_step(plan, tokens);
-    }
-
-    /// The tokens that an item of the plan under way computes.
-    pub fn tokens(&self, item: &Item) -> &[Token] {
-        let sequence = &self.sequences[item.slot as usize];
-        if item.start as usize >= sequence.tokens.len() && sequence.state == State::Decoding {
-            let ahead = item.start as usize - sequence.tokens.len();
-            return &self.tail(item.slot)[ahead..ahead + item.tokens as usize];
+        if self.work.is_empty() && !self.deferred.is_empty() {
+            self.unblock(plan, &mut budget);
         }
-        &sequence.tokens[item.positions()]
-    }
-
-    /// The blocks of an item's sequence, in the order of positions: position `p` lies in block `p / block_size`.
-    pub fn block_table(&self, item: &Item) -> &[BlockId] {
-        &self.sequences[item.slot as usize].table
+        self.plan_drafts(budget);
+        self.launch(plan);
+        plan.waiting.extend(self.waits.iter().map(|(_, id, wait)| (*id, wait.clone())));
+        self.check_step(plan);
     }
 
     /// Where a sequence's blocks are; none if there is no such sequence.
@@ -289,14 +318,24 @@ impl BatchScheduler {
         self.stats
     }
 
-    /// How many sequences wait to be taken on.
+    /// How many sequences wait to be admitted, those that are not ready not counted.
     pub fn waiting(&self) -> usize {
         self.waiting.len()
     }
 
-    /// How many sequences hold seats: those that decode, and those whose prompts are under way.
+    /// How many sequences wait to become ready.
+    pub fn not_ready(&self) -> usize {
+        self.not_ready
+    }
+
+    /// How many sequences are deferred.
+    pub fn deferred(&self) -> usize {
+        self.deferred.len()
+    }
+
+    /// How many running slots are held: by sequences that decode or are deferred, and by those whose prompts are begun.
     pub fn running(&self) -> usize {
-        self.seats
+        self.running_slots
     }
 
     /// How many sequences there are in all.
@@ -309,51 +348,97 @@ impl BatchScheduler {
         self.ids.is_empty()
     }
 
-    /// The plan under way.
-    pub fn under_way(&self) -> Option<PlanId> {
-        self.flight.as_ref().map(|flight| flight.plan)
+    /// The plans in flight, the oldest first: the order in which their results are to come.
+    pub fn in_flight(&self) -> impl Iterator<Item = PlanId> {
+        self.flights.iter().map(|flight| flight.plan)
     }
 
-    /// Gives the plan its name and keeps what its results will be held against: as little as can be of its first items,
-    /// which decode. Gives how many tokens it computes.
-    fn launch(&mut self, plan: &mut Plan, decodes: usize) -> usize {
-        if plan.items.is_empty() && plan.swap_out.is_empty() && plan.copy.is_empty() && plan.swap_in.is_empty() {
-            return 0;
+    /// Gives the plan its name, writes its items out, and keeps what its results will be held against.
+    fn launch(&mut self, plan: &mut Plan) {
+        if self.work.is_empty() && plan.swap_out.is_empty() && plan.copy.is_empty() && plan.swap_in.is_empty() {
+            self.drop_drafts();
+            return;
         }
         self.plans += 1;
         self.stats.plans += 1;
         let id = PlanId(self.plans);
         plan.id = Some(id);
-        let (mut plain, mut items) = std::mem::take(&mut self.spare_flight);
-        plain.clear();
+        let sequences = &self.sequences;
+        let kind = |work: &Work| {
+            let sequence = &sequences[work.slot as usize];
+            (sequence.model, sequence.adapter)
+        };
+        if !self.work.is_sorted_by_key(kind) {
+            self.work.sort_by_key(kind);
+        }
+        let mut items = self.spare_work.pop().unwrap_or_default();
         items.clear();
-        // As long as nobody guessed or had to go, they are those that decode, one after another.
-        if self.speculators == 0 && plan.preempted.is_empty() {
-            plain.extend(self.running.slots().take(decodes));
+        std::mem::swap(&mut items, &mut self.work);
+        plan.items.reserve(items.len());
+        for work in &items {
+            self.write_item(work, plan);
+            self.set_off(work);
         }
-        let mut tokens = plain.len();
-        items.extend(plan.items[plain.len()..].iter().map(|item| {
-            tokens += (item.tokens + item.speculative) as usize;
-            Flown { slot: item.slot, tokens: item.tokens, speculative: item.speculative, samples: item.samples }
-        }));
+        self.drop_drafts();
         let host = plan.swap_in.iter().flat_map(|swap| swap.host.iter().map(|&block| (swap.model.0, block))).collect();
-        let mut moved = Vec::new();
-        for sequence in plan.swap_out.iter().chain(&plan.swap_in).map(|swap| swap.sequence) {
-            moved.extend(self.ids.slot(sequence).map(|slot| (slot, sequence)));
+        let moved = std::mem::take(&mut self.moves);
+        self.flights.push_back(Flight { plan: id, items, host, moved });
+    }
+
+    /// Draft tokens that the plan does not compute are for no later one.
+    fn drop_drafts(&mut self) {
+        while let Some((slot, serial)) = self.drafted.pop() {
+            let sequence = &mut self.sequences[slot as usize];
+            if sequence.serial == serial && sequence.flights == 0 {
+                sequence.drafts.clear();
+            }
         }
-        if !plan.copy.is_empty() {
-            let copied = plan.items.iter().filter(|item| self.sequences[item.slot as usize].moved);
-            moved.extend(copied.map(|item| (item.slot, item.sequence)));
+    }
+
+    /// Writes out what an item needs.
+    fn write_item(&self, work: &Work, plan: &mut Plan) {
+        let sequence = &self.sequences[work.slot as usize];
+        let size = self.models[usize::from(sequence.model)].kv.block_size();
+        let blocks = ((work.start + work.tokens + work.drafts) as usize).div_ceil(size);
+        plan.items.push(Item {
+            sequence: sequence.id,
+            model: ModelId(sequence.model),
+            adapter: sequence.adapter,
+            start: work.start,
+            tokens: work.tokens,
+            drafts: work.drafts,
+            samples: work.samples,
+            prompt_len: sequence.prompt,
+            len: sequence.len() as u32 + sequence.pending,
+            first_token: plan.tokens.len() as u32,
+            first_block: plan.blocks.len() as u32,
+            blocks: blocks as u32,
+        });
+        let known = sequence.tokens.get(work.start as usize..(work.start + work.tokens) as usize);
+        plan.tokens.extend_from_slice(known.unwrap_or(&[PENDING]));
+        plan.tokens.extend_from_slice(&sequence.drafts[..work.drafts as usize]);
+        plan.blocks.extend_from_slice(&sequence.table[..blocks]);
+    }
+
+    /// Takes note that an item of a sequence is in flight, and puts the sequence where it waits for what comes next.
+    fn set_off(&mut self, work: &Work) {
+        let sequence = &mut self.sequences[work.slot as usize];
+        sequence.flights += 1;
+        sequence.ahead += work.tokens;
+        if work.samples == 1 {
+            sequence.pending += 1;
         }
-        self.flight = Some(Flight { plan: id, plain, items, host, moved });
-        tokens
+        if work.prompt && !work.last {
+            self.enqueue_held(work.slot);
+        } else if work.prompt && work.samples == 1 {
+            self.start_decoding(work.slot);
+        }
     }
 
     /// What the policy sees of a sequence now.
     pub(super) fn candidate(&self, slot: u32) -> Candidate {
         let sequence = &self.sequences[slot as usize];
-        let produced = sequence.produced + self.tail(slot).len() as u32;
-        let ahead = sequence.predicted.saturating_sub(produced).max(1);
+        let ahead = sequence.predicted.saturating_sub(sequence.produced).max(1);
         let cost = sequence.remaining() as f64 * self.config.seconds_per_prompt_token
             + f64::from(ahead) * self.config.seconds_per_output_token;
         Candidate { cost, ..sequence.candidate }
@@ -364,7 +449,7 @@ impl BatchScheduler {
         self.held.touch(tenant);
     }
 
-    /// Tells the policy that a tenant holds more or less of a resource: the blocks of each model, then the seats.
+    /// Tells the policy that a tenant holds more or less of a resource: the blocks of each model, then the running slots.
     pub(super) fn tell_holding(&mut self, tenant: TenantId, resource: usize, change: f64) {
         if self.wants_holdings && change != 0.0 {
             let whole = self.models.get(resource).map_or(self.config.max_running, |model| model.kv.total());
@@ -373,7 +458,7 @@ impl BatchScheduler {
         }
     }
 
-    /// Puts a sequence among those that wait, without blocks.
+    /// Puts a sequence among those that can be admitted and hold no blocks.
     pub(super) fn enqueue_waiting(&mut self, slot: u32) {
         let task = self.candidate(slot);
         let front = self.waiting.front(self.policy.as_ref(), self.now);
@@ -395,30 +480,5 @@ impl BatchScheduler {
         let task = self.waiting.remove(slot, self.policy.as_ref(), self.now).expect("the sequence waits");
         self.policy.observe(&Observation::Unqueued { task });
         self.touch(task.tenant);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{ModelId, policy};
-
-    #[test]
-    fn guesses_are_among_the_tokens_that_are_counted() {
-        let config = BatchConfig::default();
-        let mut scheduler = BatchScheduler::new(config, policy("fcfs").expect("a policy")).expect("sound");
-        let (model, sequence) = (ModelId(0), SequenceId::default());
-        let items = [(3, 2), (1, 0), (1, 4)].map(|(tokens, speculative)| Item {
-            sequence,
-            slot: 0,
-            model,
-            adapter: None,
-            start: 0,
-            tokens,
-            speculative,
-            samples: 1,
-        });
-        let mut plan = Plan { items: items.to_vec(), ..Plan::default() };
-        assert_eq!((scheduler.launch(&mut plan, 0), plan.tokens()), (11, 11));
     }
 }

@@ -1,6 +1,6 @@
 //! What is known of a sequence.
 
-use super::{FinishReason, Token};
+use super::Token;
 use crate::kv::{Scope, block_hash};
 use crate::policy::Candidate;
 use crate::{AdapterId, BlockId, SequenceId, Time};
@@ -15,10 +15,14 @@ pub(super) enum State {
     Waiting,
     /// It waits for the next piece of its prompt and holds blocks.
     Held,
-    /// A piece of its prompt is in the plan under way.
+    /// The last piece of its prompt is in a plan in flight, and what comes of it is no single token.
     Planned,
-    /// It decodes.
+    /// It decodes, or does so once the last piece of its prompt, which is in flight, is computed.
     Decoding,
+    /// All its tokens are computed, and its row was sampled without a token: it holds blocks and waits to be continued.
+    Deferred,
+    /// It waits to become ready and holds no blocks.
+    NotReady,
 }
 
 /// The largest buffer that is kept for others, in tokens: a longer one is cheap to make for what it is filled with.
@@ -32,31 +36,36 @@ pub(super) struct Buffers {
     tokens: Vec<Token>,
 }
 
-/// A sequence. While it decodes, its last tokens may stand with [`Running`](super::running::Running) instead. What is
-/// needed when one of its blocks is full stands first, in two lines of the processor's cache.
+/// A sequence.
 #[derive(Clone, Debug, Default)]
-#[repr(C, align(64))]
 pub(super) struct Sequence {
     pub(super) state: State,
     /// Whether the last block may have other owners.
     pub(super) shared_tail: bool,
-    /// Why it is to end once the plan under way is done.
-    pub(super) doomed: Option<FinishReason>,
     pub(super) model: u16,
-    /// Its place among those that decode.
+    /// Its place among the decoding, or among the deferred sequences.
     pub(super) place: u32,
-    /// How many tokens have their keys and values.
+    /// Tells it from all sequences that had this slot before; 0 in a vacant slot.
+    pub(super) serial: u64,
+    /// Changes when items in flight cease to count: their results are then not looked at.
+    pub(super) epoch: u64,
+    /// How many plans in flight have an item of it.
+    pub(super) flights: u32,
+    /// How many of its tokens those items compute, draft tokens not counted.
+    pub(super) ahead: u32,
+    /// How many tokens those items will sample, as far as each is one token for sure.
+    pub(super) pending: u32,
+    /// How many tokens have their keys and values, by results that are in.
     pub(super) computed: u32,
     pub(super) prompt: u32,
     /// How many tokens it has put out.
     pub(super) produced: u32,
     pub(super) max_new: u32,
-    pub(super) speculation: u32,
     /// How many of its blocks are indexed.
     pub(super) committed: u32,
     /// The hash of the last block that was indexed.
     pub(super) last_hash: u64,
-    /// How many sequences it is still to become: those that it holds seats for.
+    /// How many sequences it is still to become: those that it holds running slots for.
     pub(super) samples: u32,
     pub(super) table: Vec<BlockId>,
     pub(super) tokens: Vec<Token>,
@@ -65,11 +74,13 @@ pub(super) struct Sequence {
 
     pub(super) id: SequenceId,
     pub(super) adapter: Option<AdapterId>,
-    /// Whether it holds its seats.
-    pub(super) seated: bool,
-    /// Whether a block of it was moved in the plan being made or under way.
-    pub(super) moved: bool,
+    /// Whether it holds its running slots.
+    pub(super) holds_slots: bool,
+    /// The last plan that moves a block of it.
+    pub(super) moved: u64,
     pub(super) admitted: bool,
+    pub(super) reuse_prefix: bool,
+    pub(super) plan_ahead: bool,
     pub(super) passed: u32,
     pub(super) predicted: u32,
     /// Blocks that it will need for the rest of its prompt.
@@ -81,11 +92,11 @@ pub(super) struct Sequence {
     /// Its blocks in host memory.
     pub(super) host: Vec<BlockId>,
     pub(super) first_token: Option<Time>,
+    /// Draft tokens for the next plan, or those of its item in flight.
+    pub(super) drafts: Vec<Token>,
     /// What the policy sees; `cost` and `demand` as of when it came.
     pub(super) candidate: Candidate,
 }
-
-const _: () = assert!(std::mem::offset_of!(Sequence, id) <= 128);
 
 impl Default for Candidate {
     fn default() -> Self {
@@ -120,9 +131,20 @@ impl Sequence {
         }
     }
 
-    /// How many tokens are to be computed.
+    /// The position of the first token that is neither computed nor in flight.
+    pub(super) fn next_position(&self) -> u32 {
+        self.computed + self.ahead
+    }
+
+    /// How many tokens are to be computed and not in flight, a pending one included.
     pub(super) fn remaining(&self) -> usize {
-        self.tokens.len() - self.computed as usize
+        self.tokens.len() + self.pending as usize - self.next_position() as usize
+    }
+
+    /// Whether a decoding sequence can be given its next token before the results in flight are in.
+    pub(super) fn can_decode(&self) -> bool {
+        self.flights == 0
+            || (self.plan_ahead && self.drafts.is_empty() && self.pending == 1 && self.produced + 1 < self.max_new)
     }
 
     /// Sees to it that the hashes of the first `most` blocks are known, or of as many as are full.

@@ -2,15 +2,13 @@
 
 use std::collections::VecDeque;
 
+use super::KvEvent;
 use super::block::{ABSENT, Block};
 use super::prefix::{After, PrefixIndex, Scope};
 use crate::{BlockId, SchedulerError};
 
-/// How many places of the line may be empty, besides as many as are not.
+/// How many places of the LRU list may be empty, besides as many as are not.
 const SPARE: usize = 64;
-
-/// Of how many cached blocks at once is read what is needed when they make room.
-const AHEAD: usize = 16;
 
 /// What a prompt finds in the cache.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,13 +31,15 @@ pub struct KvMemory {
     free: Vec<u32>,
     held: usize,
     index: PrefixIndex,
-    /// The line of cached blocks, the longest unused first. One that was taken since stays in it until its turn comes, and
-    /// is passed over then: it has owners, or another place.
-    line: VecDeque<u32>,
-    /// The place of the first in the line.
+    /// The cached blocks, the least recently used first. A block that was taken since stays in the list until its turn
+    /// comes, and is passed over then: it has owners, or another place.
+    lru: VecDeque<u32>,
+    /// The place of the first in the list.
     first: u64,
     cached: usize,
     evictions: u64,
+    /// What became of blocks since it was last asked for, if it is recorded.
+    events: Option<Vec<KvEvent>>,
 }
 
 impl KvMemory {
@@ -61,10 +61,11 @@ impl KvMemory {
             free: (0..blocks as u32).rev().collect(),
             held: 0,
             index: PrefixIndex::new(block_size, seed),
-            line: VecDeque::new(),
+            lru: VecDeque::new(),
             first: 0,
             cached: 0,
             evictions: 0,
+            events: None,
         })
     }
 
@@ -98,16 +99,6 @@ impl KvMemory {
         self.evictions
     }
 
-    /// Reads what is needed when a block is committed, and gives something of it: so that it is near when its turn comes.
-    pub(crate) fn read_ahead(&self, block: BlockId) -> u32 {
-        self.blocks[block.0 as usize].owners ^ self.index.token_of(block.0)
-    }
-
-    /// Reads what is needed to find the first block of a prefix, and gives something of it.
-    pub(crate) fn read_ahead_first(&self, hash: u64) -> u32 {
-        self.index.read_ahead_first(hash)
-    }
-
     /// How many hold a block.
     pub fn owners(&self, block: BlockId) -> u32 {
         self.blocks[block.0 as usize].owners
@@ -128,12 +119,9 @@ impl KvMemory {
         let block = match self.free.pop() {
             Some(block) => block,
             None => {
-                if self.evictions.is_multiple_of(AHEAD as u64) {
-                    let ahead = self.line.iter().take(AHEAD);
-                    let seen = ahead.fold(0, |seen, &block| seen ^ self.index.read_ahead(&self.blocks, block));
-                    std::hint::black_box(seen);
-                }
-                let block = self.leave_line()?;
+                let block = self.lru_pop()?;
+                let hash = self.blocks[block as usize].hash;
+                self.record(|| KvEvent::Removed { block: BlockId(block), hash });
                 self.index.evict(&mut self.blocks, block);
                 self.evictions += 1;
                 block
@@ -168,7 +156,7 @@ impl KvMemory {
         }
         self.held -= 1;
         if kept.is_indexed() {
-            self.join_line(block.0);
+            self.lru_push(block.0);
         } else {
             self.free.push(block.0);
         }
@@ -176,13 +164,7 @@ impl KvMemory {
 
     /// One owner less of each block of a table, from the end.
     pub fn release_all(&mut self, table: &[BlockId]) {
-        self.read_ahead_all(table);
         table.iter().rev().for_each(|&block| self.release(block));
-    }
-
-    /// Reads what is kept of the blocks of a table, of all of them at once, as their turn comes now.
-    pub(crate) fn read_ahead_all(&self, table: &[BlockId]) {
-        std::hint::black_box(table.iter().fold(0, |seen, &block| seen ^ self.read_ahead(block)));
     }
 
     /// The cached or held blocks that hold the beginning of `tokens`, at most `most` of them. `hashes` are those of its
@@ -206,7 +188,31 @@ impl KvMemory {
     /// given back and the caller is to use it instead.
     pub fn commit(&mut self, after: After, hash: u64, tokens: &[u32], block: BlockId) -> Option<BlockId> {
         assert!(self.blocks[block.0 as usize].owners > 0, "block {block} is committed and has no owner");
-        self.index.insert(&mut self.blocks, after, hash, tokens, block.0).map(BlockId)
+        let other = self.index.insert(&mut self.blocks, after, hash, tokens, block.0).map(BlockId);
+        if other.is_none() && self.events.is_some() {
+            let parent = match after {
+                After::Block(before) => self.blocks[before.0 as usize].hash,
+                After::Nothing(scope) => self.index.root(scope),
+            };
+            self.record(|| KvEvent::Stored { block, hash, parent, tokens: tokens.to_vec() });
+        }
+        other
+    }
+
+    /// Whether events are recorded from now on.
+    pub fn record_events(&mut self, on: bool) {
+        self.events = on.then(Vec::new);
+    }
+
+    /// The events recorded since they were last taken.
+    pub fn take_events(&mut self) -> impl Iterator<Item = KvEvent> {
+        self.events.iter_mut().flat_map(|events| events.drain(..))
+    }
+
+    fn record(&mut self, event: impl FnOnce() -> KvEvent) {
+        if let Some(events) = &mut self.events {
+            events.push(event());
+        }
     }
 
     /// Recounts everything. `holders` are the blocks of all that hold any, each as often as it is held.
@@ -223,13 +229,13 @@ impl KvMemory {
         let held = owners.iter().filter(|&&owners| owners > 0).count();
         let mut seen = vec![false; self.total()];
         let mut cached = 0;
-        for block in self.in_line() {
+        for block in self.lru_blocks() {
             assert!(!std::mem::replace(&mut seen[block as usize], true), "block {block} is cached twice");
             assert!(self.blocks[block as usize].is_indexed(), "block {block} is cached and cannot be found");
             cached += 1;
         }
-        // The line is shortened when a block joins it, so that it is as long as it may be with all of them.
-        assert!(self.line.len() <= 2 * self.total() + SPARE, "{} places for {cached} blocks", self.line.len());
+        // The list is shortened when a block is added, so that it is as long as it may be with all of them.
+        assert!(self.lru.len() <= 2 * self.total() + SPARE, "{} places for {cached} blocks", self.lru.len());
         for &block in &self.free {
             assert!(!std::mem::replace(&mut seen[block as usize], true), "block {block} is free twice, or cached");
             assert!(
@@ -263,22 +269,22 @@ impl KvMemory {
         for block in &self.blocks {
             (block.owners, block.parent, if block.is_indexed() { block.hash } else { 0 }).hash(hasher);
         }
-        self.in_line().for_each(|block| block.hash(hasher));
+        self.lru_blocks().for_each(|block| block.hash(hasher));
     }
 
-    /// Puts a block at the end of the line of cached ones.
-    fn join_line(&mut self, block: u32) {
+    /// Puts a block at the end of the LRU list.
+    fn lru_push(&mut self, block: u32) {
         self.cached += 1;
-        if self.line.len() >= 2 * self.cached + SPARE {
-            self.close_ranks();
+        if self.lru.len() >= 2 * self.cached + SPARE {
+            self.lru_compact();
         }
-        self.blocks[block as usize].place = self.first + self.line.len() as u64;
-        self.line.push_back(block);
+        self.blocks[block as usize].place = self.first + self.lru.len() as u64;
+        self.lru.push_back(block);
     }
 
-    /// Takes the longest unused block out of the line.
-    fn leave_line(&mut self) -> Option<u32> {
-        while let Some(block) = self.line.pop_front() {
+    /// Takes the least recently used block out of the LRU list.
+    fn lru_pop(&mut self) -> Option<u32> {
+        while let Some(block) = self.lru.pop_front() {
             let place = self.first;
             self.first += 1;
             if self.stands(block, place) {
@@ -289,25 +295,25 @@ impl KvMemory {
         None
     }
 
-    /// Whether a block stands in this place of the line.
+    /// Whether a block is in this place of the LRU list.
     fn stands(&self, block: u32, place: u64) -> bool {
         let kept = &self.blocks[block as usize];
         kept.owners == 0 && kept.place == place
     }
 
-    /// The cached blocks, the longest unused first.
-    fn in_line(&self) -> impl Iterator<Item = u32> {
-        let places = self.line.iter().copied().zip(self.first..);
+    /// The cached blocks, the least recently used first.
+    fn lru_blocks(&self) -> impl Iterator<Item = u32> {
+        let places = self.lru.iter().copied().zip(self.first..);
         places.filter(|&(block, place)| self.stands(block, place)).map(|(block, _)| block)
     }
 
-    /// Takes the empty places out of the line: as many as are not, so that it costs each block a step.
-    fn close_ranks(&mut self) {
-        let line: VecDeque<u32> = self.in_line().collect();
-        for (&block, place) in line.iter().zip(self.first..) {
+    /// Takes the empty places out of the LRU list: as many as are not, so that it costs each block a step.
+    fn lru_compact(&mut self) {
+        let lru: VecDeque<u32> = self.lru_blocks().collect();
+        for (&block, place) in lru.iter().zip(self.first..) {
             self.blocks[block as usize].place = place;
         }
-        self.line = line;
+        self.lru = lru;
     }
 }
 
@@ -435,7 +441,7 @@ mod tests {
     #[test]
     fn equal_hashes_are_told_apart() {
         let mut memory = memory(8);
-        memory.index.blunt();
+        memory.index.degrade();
         let one = write(&mut memory, MINE, &[1, 2, 3, 4]);
         let two = write(&mut memory, MINE, &[5, 6, 7, 8]);
         let other = Scope::of(TenantId(1), None, None);
@@ -457,7 +463,7 @@ mod tests {
         memory.audit(taken);
     }
 
-    /// Of those that follow a block, one stands with it; the others are found too, also when that one is gone.
+    /// All blocks that follow one block are found, also when some of them are gone.
     #[test]
     fn prefixes_that_part_are_all_found() {
         let mut memory = memory(16);
@@ -479,7 +485,6 @@ mod tests {
             assert_eq!(memory.commit(after(MINE, &table[..1]), hashes[1], &prompt[2..], block), Some(*end));
             memory.release(block);
         }
-        // The one that stands with the block goes first, and its place is another's.
         memory.release(ends[0]);
         let mut taken: Vec<BlockId> = (0..13).map(|_| memory.allocate().expect("room")).collect();
         assert_eq!(found(&memory), [1, 2, 2, 1]);
@@ -535,9 +540,9 @@ mod tests {
         }
     }
 
-    /// One that is used again and again does not lengthen the line of those that wait to make room.
+    /// One that is used again and again does not lengthen the LRU list.
     #[test]
-    fn places_that_were_left_are_closed() {
+    fn empty_places_of_the_lru_list_are_closed() {
         let mut memory = memory(1);
         let table = write(&mut memory, MINE, &[1, 2]);
         memory.release(table[0]);
@@ -546,7 +551,7 @@ mod tests {
             memory.release(table[0]);
             memory.audit([]);
         }
-        assert_eq!(memory.allocate(), Some(table[0]), "it still stands in the line");
+        assert_eq!(memory.allocate(), Some(table[0]), "it is still in the list");
     }
 
     /// Sequences over a small alphabet, so that many share prefixes, come and go at random.
@@ -556,7 +561,7 @@ mod tests {
             let mut random = Random::new(seed);
             let mut memory = memory(12);
             if seed % 5 == 0 {
-                memory.index.blunt();
+                memory.index.degrade();
             }
             let mut tables: Vec<Vec<BlockId>> = Vec::new();
             for _ in 0..400 {

@@ -4,8 +4,10 @@
 //! until its room is needed. Only numbers are kept here; the keys and values are the engine's.
 
 mod block;
+mod event;
 mod memory;
 mod prefix;
 
+pub use event::KvEvent;
 pub use memory::{KvMemory, Lookup};
 pub use prefix::{After, Scope, block_hash};

@@ -7,12 +7,9 @@
 use std::ops::Range;
 
 use super::block::{ABSENT, Block, NONE};
-use crate::probing::vacate;
+use crate::hash::NumberMap;
 use crate::random::{GOLDEN, mix};
 use crate::{AdapterId, BlockId, TenantId};
-
-/// Tokens in a line of the processor's cache.
-const LINE: usize = 16;
 
 /// Who may find a prefix: those of the same tenant (or of the same group of tenants that chose to share) and adapter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -68,36 +65,21 @@ pub enum After {
     Block(BlockId),
 }
 
-/// Where a block is by its hash.
-#[derive(Clone, Copy, Debug)]
-struct Entry {
-    /// The lowest bits of the hash. The very lowest of them say where the search begins.
-    tag: u32,
-    /// The block, or [`NONE`].
-    block: u32,
-}
-
 /// Blocks by content. What it keeps of a block itself stands in that block's [`Block`], where its owners are counted.
-///
-/// Most blocks are followed by one other, and that one stands with the block that it follows, where it is found, put and
-/// forgotten without a search. All others, those that begin a prefix and those where prefixes part, stand in a hash table.
 #[derive(Clone, Debug)]
 pub(super) struct PrefixIndex {
     block_size: usize,
     seed: u64,
     /// Which bits of a hash count: all, but for tests.
     mask: u64,
-    /// A hash table with linear probing, at most half full, so that what is not there is missed with one look at memory.
-    /// It, and what follows, is made room for when the first block comes.
-    table: Vec<Entry>,
-    /// The tokens of each block, from `first` on.
+    /// The newest block with each hash; those with the same hash are linked by [`Block::next`].
+    table: NumberMap<u64, u32>,
+    /// The tokens of each block. They, and what follows, are made room for when the first block comes.
     tokens: Vec<u32>,
-    /// Where a line of the processor's cache begins, so that a block of 16 tokens is one.
-    first: usize,
     /// The scope of each block that begins a prefix.
     scopes: Vec<Scope>,
-    /// Hashes that made room for others, the newer over the older: to tell why something is missing.
-    ghosts: Vec<u64>,
+    /// Hashes of evicted blocks, the newer over the older: to tell why something is missing.
+    evicted: Vec<u64>,
 }
 
 impl PrefixIndex {
@@ -106,11 +88,10 @@ impl PrefixIndex {
             block_size,
             seed: mix(seed ^ GOLDEN),
             mask: u64::MAX,
-            table: Vec::new(),
+            table: NumberMap::default(),
             tokens: Vec::new(),
-            first: 0,
             scopes: Vec::new(),
-            ghosts: Vec::new(),
+            evicted: Vec::new(),
         }
     }
 
@@ -121,22 +102,19 @@ impl PrefixIndex {
 
     /// The block that holds `tokens` after another.
     pub(super) fn find(&self, blocks: &[Block], after: After, hash: u64, tokens: &[u32]) -> Option<u32> {
-        if self.table.is_empty() {
-            return None;
-        }
-        if let After::Block(before) = after {
-            let Block { child, children, .. } = blocks[before.0 as usize];
-            if child != NONE
-                && self.tag(blocks[child as usize].hash) == self.tag(hash)
-                && self.tokens_of(child) == tokens
-            {
-                return Some(child);
+        let mut at = self.table.get(&self.tag(hash)).copied()?;
+        while at != NONE {
+            let Block { parent, next, .. } = blocks[at as usize];
+            let follows = match after {
+                After::Block(before) => parent == before.0,
+                After::Nothing(scope) => parent == NONE && self.scopes[at as usize] == scope,
+            };
+            if follows && self.tokens_of(at) == tokens {
+                return Some(at);
             }
-            if children == u32::from(child != NONE) {
-                return None;
-            }
+            at = next;
         }
-        self.search(blocks, after, hash, tokens)
+        None
     }
 
     /// Makes block `at` findable; if another holds the same, gives that one and changes nothing.
@@ -149,12 +127,10 @@ impl PrefixIndex {
         at: u32,
     ) -> Option<u32> {
         assert!(tokens.len() == self.block_size, "a block of {} tokens is not full", tokens.len());
-        if self.table.is_empty() {
-            self.table = vec![Entry { tag: 0, block: NONE }; (2 * blocks.len()).next_power_of_two()];
-            self.tokens = vec![0; blocks.len() * self.block_size + LINE];
-            self.first = self.tokens.as_ptr().align_offset(LINE * size_of::<u32>()).min(LINE);
+        if self.tokens.is_empty() {
+            self.tokens = vec![0; blocks.len() * self.block_size];
             self.scopes = vec![Scope::default(); blocks.len()];
-            self.ghosts = vec![0; blocks.len().next_power_of_two()];
+            self.evicted = vec![0; blocks.len().next_power_of_two()];
         }
         if let Some(other) = self.find(blocks, after, hash, tokens) {
             return Some(other);
@@ -167,153 +143,84 @@ impl PrefixIndex {
                 let before = &mut blocks[parent.0 as usize];
                 assert!(before.is_indexed(), "block {at} follows one that is not indexed");
                 before.children += 1;
-                if before.child == NONE {
-                    before.child = at;
-                } else {
-                    self.put(hash, at);
-                }
                 parent.0
             }
             After::Nothing(scope) => {
                 self.scopes[at as usize] = scope;
-                self.put(hash, at);
                 NONE
             }
         };
+        let next = self.table.insert(self.tag(hash), at).unwrap_or(NONE);
         let block = &mut blocks[at as usize];
-        (block.hash, block.parent, block.children, block.child) = (hash, parent, 0, NONE);
+        (block.hash, block.parent, block.children, block.next) = (hash, parent, 0, next);
         None
     }
 
     /// Forgets block `at`, which nothing follows.
     pub(super) fn evict(&mut self, blocks: &mut [Block], at: u32) {
-        let Block { hash, parent, children, .. } = blocks[at as usize];
+        let Block { hash, parent, children, next, .. } = blocks[at as usize];
         assert!(parent != ABSENT, "block {at} is cached and not indexed");
         assert!(children == 0, "block {at} makes room before the {children} that follow it");
         blocks[at as usize].parent = ABSENT;
-        let alone = match blocks.get_mut(parent as usize) {
-            Some(before) => {
-                before.children -= 1;
-                let alone = before.child == at;
-                before.child = if alone { NONE } else { before.child };
-                alone
-            }
-            None => false,
-        };
-        if !alone {
-            self.take(hash, at);
+        if let Some(before) = blocks.get_mut(parent as usize) {
+            before.children -= 1;
         }
-        let ghost = hash as usize & (self.ghosts.len() - 1);
-        self.ghosts[ghost] = hash;
-    }
-
-    /// Reads what is needed when block `at` makes room, and gives something of it: so that it is near when its turn comes.
-    pub(super) fn read_ahead(&self, blocks: &[Block], at: u32) -> u32 {
-        let Block { hash, parent, .. } = blocks[at as usize];
-        blocks.get(parent as usize).map_or_else(|| self.read_ahead_first(hash), |before| before.child)
-    }
-
-    /// The same for one that is looked for in the table.
-    pub(super) fn read_ahead_first(&self, hash: u64) -> u32 {
-        self.table.get(self.tag(hash) as usize & self.table.len().wrapping_sub(1)).map_or(0, |entry| entry.block)
-    }
-
-    /// The first token that stands with block `at`, of whatever it held last.
-    pub(super) fn token_of(&self, at: u32) -> u32 {
-        self.tokens.get(self.range(at).start).copied().unwrap_or(0)
+        let tag = self.tag(hash);
+        let first = self.table.get_mut(&tag).expect("an indexed block is in the table");
+        if *first == at && next == NONE {
+            self.table.remove(&tag);
+        } else if *first == at {
+            *first = next;
+        } else {
+            let mut before = *first;
+            while blocks[before as usize].next != at {
+                before = blocks[before as usize].next;
+            }
+            blocks[before as usize].next = next;
+        }
+        let last = self.evicted.len() - 1;
+        self.evicted[hash as usize & last] = hash;
     }
 
     /// Whether a block with this hash made room for others not long ago.
     pub(super) fn was_evicted(&self, hash: u64) -> bool {
-        !self.ghosts.is_empty() && self.ghosts[hash as usize & (self.ghosts.len() - 1)] == hash
+        !self.evicted.is_empty() && self.evicted[hash as usize & (self.evicted.len() - 1)] == hash
     }
 
     /// Recounts children and entries; a block whose prefix is not all there is found.
     pub(super) fn audit(&self, blocks: &[Block]) {
+        let indexed = || blocks.iter().enumerate().filter(|(_, block)| block.is_indexed());
         let mut children = vec![0; blocks.len()];
-        let mut tabled = 0;
-        for (at, block) in blocks.iter().enumerate().filter(|(_, block)| block.is_indexed()) {
-            if block.parent != NONE {
-                let parent = &blocks[block.parent as usize];
-                children[block.parent as usize] += 1;
-                assert!(parent.is_indexed(), "block {at} follows one that is not there");
-                assert!(parent.owners > 0 || block.owners == 0, "block {at} is held and the one before it is not");
-            }
-            assert!(
-                block.child == NONE || blocks[block.child as usize].parent == at as u32,
-                "block {at} has another's child"
-            );
-            if blocks.get(block.parent as usize).is_some_and(|parent| parent.child == at as u32) {
-                continue;
-            }
-            tabled += 1;
-            let last = self.table.len() - 1;
-            let mut place = self.tag(block.hash) as usize & last;
-            while self.table[place].block != at as u32 {
-                assert!(self.table[place].block != NONE, "block {at} is indexed and cannot be found");
-                place = (place + 1) & last;
-            }
+        for (at, block) in indexed().filter(|(_, block)| block.parent != NONE) {
+            let parent = &blocks[block.parent as usize];
+            children[block.parent as usize] += 1;
+            assert!(parent.is_indexed(), "block {at} follows one that is not there");
+            assert!(parent.owners > 0 || block.owners == 0, "block {at} is held and the one before it is not");
         }
-        for (at, block) in blocks.iter().enumerate().filter(|(_, block)| block.is_indexed()) {
+        for (at, block) in indexed() {
             assert!(block.children == children[at], "block {at} has {} children", children[at]);
         }
-        let entries = self.table.iter().filter(|entry| entry.block != NONE).count();
-        assert!(entries == tabled, "{tabled} blocks are to be in the table and {entries} are");
+        let mut linked = 0;
+        for (tag, first) in &self.table {
+            let mut at = *first;
+            while at != NONE {
+                let block = &blocks[at as usize];
+                assert!(block.is_indexed() && self.tag(block.hash) == *tag, "block {at} is under another's hash");
+                linked += 1;
+                at = block.next;
+            }
+        }
+        assert!(linked == indexed().count(), "{linked} blocks are in the table");
     }
 
     /// Lets all hashes be equal.
     #[cfg(test)]
-    pub(super) fn blunt(&mut self) {
+    pub(super) fn degrade(&mut self) {
         self.mask = 0;
     }
 
-    /// The block of the table that holds `tokens` after another.
-    fn search(&self, blocks: &[Block], after: After, hash: u64, tokens: &[u32]) -> Option<u32> {
-        let (tag, last) = (self.tag(hash), self.table.len() - 1);
-        let mut place = tag as usize & last;
-        loop {
-            let entry = self.table[place];
-            if entry.block == NONE {
-                return None;
-            }
-            if entry.tag == tag {
-                let parent = blocks[entry.block as usize].parent;
-                let follows = match after {
-                    After::Block(before) => parent == before.0,
-                    After::Nothing(scope) => parent == NONE && self.scopes[entry.block as usize] == scope,
-                };
-                if follows && self.tokens_of(entry.block) == tokens {
-                    return Some(entry.block);
-                }
-            }
-            place = (place + 1) & last;
-        }
-    }
-
-    /// Puts a block into the table.
-    fn put(&mut self, hash: u64, at: u32) {
-        let (tag, last) = (self.tag(hash), self.table.len() - 1);
-        let mut place = tag as usize & last;
-        while self.table[place].block != NONE {
-            place = (place + 1) & last;
-        }
-        self.table[place] = Entry { tag, block: at };
-    }
-
-    /// Takes a block out of the table.
-    fn take(&mut self, hash: u64, at: u32) {
-        let last = self.table.len() - 1;
-        let mut hole = self.tag(hash) as usize & last;
-        while self.table[hole].block != at {
-            assert!(self.table[hole].block != NONE, "block {at} is indexed and cannot be found");
-            hole = (hole + 1) & last;
-        }
-        let home = |entry: &Entry| (entry.block != NONE).then_some(entry.tag as usize & last);
-        vacate(&mut self.table, hole, Entry { tag: 0, block: NONE }, home);
-    }
-
-    fn tag(&self, hash: u64) -> u32 {
-        (hash & self.mask) as u32
+    fn tag(&self, hash: u64) -> u64 {
+        hash & self.mask
     }
 
     fn tokens_of(&self, block: u32) -> &[u32] {
@@ -322,7 +229,7 @@ impl PrefixIndex {
 
     /// Where the tokens of a block are.
     fn range(&self, block: u32) -> Range<usize> {
-        let start = self.first + block as usize * self.block_size;
+        let start = block as usize * self.block_size;
         start..start + self.block_size
     }
 }
@@ -370,10 +277,10 @@ mod tests {
 
     /// Tests of equal hashes depend on it.
     #[test]
-    fn all_hashes_of_a_blunt_index_are_equal() {
+    fn all_hashes_of_a_degraded_index_are_equal() {
         let mut index = PrefixIndex::new(2, 1);
         assert_ne!(index.tag(1), index.tag(2));
-        index.blunt();
+        index.degrade();
         assert_eq!(index.tag(1), index.tag(2));
     }
 }

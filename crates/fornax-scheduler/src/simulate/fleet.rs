@@ -291,7 +291,6 @@ impl Fleet {
             priority: class.priority,
             deadline: class.deadline.map(|seconds| Time::from_secs_f64(now.as_secs_f64() + seconds)),
             predicted_new_tokens: Some(predicted),
-            speculation: class.speculation,
             ..Request::new(id.0, tokens, request.new_tokens)
         };
         self.recorder.arrived(&request);
@@ -336,9 +335,16 @@ impl Fleet {
         let plan = std::mem::take(&mut replica.plan);
         let mut outputs = Vec::with_capacity(plan.items.len());
         let mut tokens = Vec::with_capacity(plan.items.len());
+        // The results come first, then draft tokens for the next step.
+        let mut events = Vec::with_capacity(1);
         for item in &plan.items {
-            let live =
-                self.live[(item.sequence.request.0 - self.gone) as usize].as_mut().expect("what is planned is live");
+            let at = item.sequence.request.0.checked_sub(self.gone);
+            let live = at.and_then(|at| self.live.get_mut(at as usize)).and_then(Option::as_mut);
+            let Some(live) = live else {
+                // It ended while it was computed.
+                outputs.push(Output::NONE);
+                continue;
+            };
             let class = &self.classes[usize::from(live.request.class)];
             let mut done = u64::from(item.tokens);
             if !std::mem::replace(&mut live.begun, true) {
@@ -349,7 +355,7 @@ impl Fleet {
             }
             let mut new = item.samples;
             if item.samples > 0 {
-                while new <= item.speculative && self.random.chance(class.acceptance) {
+                while new <= item.drafts && self.random.chance(class.acceptance) {
                     new += 1;
                 }
                 tokens.extend((0..new).map(|at| live.request.output(live.emitted + at)));
@@ -361,16 +367,23 @@ impl Fleet {
                 live.last = now;
                 done += u64::from(new.saturating_sub(1));
             }
-            outputs.push(Output { tokens: new, finished: live.emitted == live.request.new_tokens });
+            let ended = item.samples > 0 && live.emitted == live.request.new_tokens;
+            outputs.push(if ended { Output::ended(new) } else { Output::tokens(new) });
+            if item.samples > 0 && class.speculation > 0 && !ended {
+                let most = class.speculation.min(live.request.new_tokens - live.emitted);
+                let drafts = (0..most).map(|at| live.request.output(live.emitted + at)).collect();
+                events.push(BatchEvent::Drafts { sequence: item.sequence, tokens: drafts });
+            }
             let done = done.min(live.pending);
             live.pending -= done;
             replica.pending -= done;
         }
-        replica.computed += plan.tokens() as u64;
+        replica.computed += plan.tokens.len() as u64;
         self.recorder.stepped(number, &plan, now.secs_since(began));
         let done = BatchEvent::Done { plan: plan.id.expect("a plan under way has a name"), outputs, tokens };
         replica.plan = plan;
-        self.step(number, vec![done], now);
+        events.insert(0, done);
+        self.step(number, events, now);
         let replica = &mut self.replicas[number];
         if now.secs_since(replica.reported) >= self.config.report_interval || replica.began.is_none() {
             replica.reported = now;
@@ -391,7 +404,7 @@ impl Fleet {
         if plan.id.is_some() {
             let mut load = StepLoad::default();
             for item in &plan.items {
-                let new = f64::from(item.tokens + item.speculative);
+                let new = f64::from(item.rows());
                 let context = f64::from(item.start) + new;
                 load.tokens += new;
                 load.context += context;

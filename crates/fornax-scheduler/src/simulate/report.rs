@@ -241,7 +241,7 @@ impl Recorder {
 
     pub(super) fn stepped(&mut self, replica: usize, plan: &Plan, seconds: f64) {
         self.busy.add(replica, seconds);
-        self.tokens.add(replica, plan.tokens() as f64);
+        self.tokens.add(replica, plan.tokens.len() as f64);
         self.steps += 1;
         self.items += plan.items.len() as u64;
     }
@@ -292,7 +292,7 @@ impl Recorder {
             stats.evicted_misses += one.evicted_misses;
             stats.preemptions += one.preemptions;
             stats.lost_tokens += one.lost_tokens;
-            stats.speculative_tokens += one.speculative_tokens;
+            stats.draft_tokens += one.draft_tokens;
             stats.accepted_tokens += one.accepted_tokens;
             lookups += one.lookups;
         }
@@ -345,7 +345,7 @@ impl Recorder {
             cold_misses: lookups - stats.evicted_misses,
             preemptions: stats.preemptions,
             lost_tokens: stats.lost_tokens,
-            accepted: share(stats.accepted_tokens, stats.speculative_tokens),
+            accepted: share(stats.accepted_tokens, stats.draft_tokens),
             utilisation: mean_busy / seconds,
             steps: self.steps,
             mean_batch: self.items as f64 / self.steps.max(1) as f64,

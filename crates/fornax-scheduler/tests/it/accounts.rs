@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use fornax_scheduler::{
-    BatchConfig, BatchEvent, BatchScheduler, Bound, Candidate, FinishReason, ModelConfig, ModelId, Observation, Policy,
+    BatchConfig, BatchEvent, BatchScheduler, Bound, Candidate, EndReason, ModelConfig, ModelId, Observation, Policy,
     Preemption, Request, RequestId, SequenceId, Time, policy,
 };
 
@@ -122,7 +122,7 @@ fn a_policy_hears_of_a_life_from_beginning_to_end() {
 }
 
 #[test]
-fn several_sequences_hold_a_seat_each() {
+fn several_sequences_hold_a_running_slot_each() {
     let (mut scheduler, notes) = with(config());
     let request = Request { sequences: 3, ..Request::new(1, (0..6).collect(), 3) };
     let mut plan = step(&mut scheduler, vec![BatchEvent::Submit(request)], 1.0);
@@ -151,7 +151,7 @@ fn counts_are_those_of_what_was_done() {
     assert_eq!((stats.plans, stats.prompt_tokens, stats.output_tokens), (6, 7 + 3, 6));
     assert_eq!((stats.lookups, stats.looked_up_blocks, stats.hit_blocks, stats.evicted_misses), (2, 2, 1, 0));
     assert_eq!((stats.preemptions, stats.swaps, stats.lost_tokens, stats.copies), (0, 0, 0, 0));
-    assert_eq!((stats.speculative_tokens, stats.accepted_tokens), (0, 0));
+    assert_eq!((stats.draft_tokens, stats.accepted_tokens), (0, 0));
 }
 
 #[test]
@@ -181,23 +181,24 @@ fn what_is_lost_in_host_memory_is_counted_and_computed_again() {
         ended.extend(plan.finished.iter().map(|one| (one.sequence.request.0, one.reason, one.new_tokens)));
     }
     assert_eq!(swapped, Some(SequenceId::first(RequestId(2))));
-    assert_eq!(ended, [(1, FinishReason::Length, 12), (2, FinishReason::Length, 12)]);
+    assert_eq!(ended, [(1, EndReason::Length, 12), (2, EndReason::Length, 12)]);
     assert_eq!(scheduler.stats().lost_tokens, 12);
     assert!(near(notes.held(0), 0.0) && near(notes.held(1), 0.0));
 }
 
 #[test]
-fn no_more_guesses_are_granted_than_there_are_tokens_left() {
+fn no_more_draft_tokens_are_computed_than_there_are_tokens_left() {
     let (mut scheduler, _) = with(config());
-    let request = Request { speculation: 9, ..Request::new(1, (0..4).collect(), 5) };
+    let request = Request::new(1, (0..4).collect(), 5);
     let plan = step(&mut scheduler, vec![BatchEvent::Submit(request)], 0.0);
-    // One of five is out with the prompt, and the last needs no guess.
-    let plan = step(&mut scheduler, vec![done(&plan)], 1.0);
-    assert_eq!((plan.items[0].tokens, plan.items[0].speculative), (1, 3));
-    // None of them was right, so that one token came out.
-    let plan = step(&mut scheduler, vec![done(&plan)], 2.0);
-    assert_eq!((plan.items[0].start, plan.items[0].speculative), (5, 2));
-    assert_eq!((scheduler.stats().speculative_tokens, scheduler.stats().accepted_tokens), (3, 0));
+    let drafts = || BatchEvent::Drafts { sequence: SequenceId::first(RequestId(1)), tokens: vec![7; 9] };
+    // One of five is out with the prompt, and the last needs no draft.
+    let plan = step(&mut scheduler, vec![done(&plan), drafts()], 1.0);
+    assert_eq!((plan.items[0].tokens, plan.items[0].drafts), (1, 3));
+    // None of them was accepted, so that one token came out.
+    let plan = step(&mut scheduler, vec![done(&plan), drafts()], 2.0);
+    assert_eq!((plan.items[0].start, plan.items[0].drafts), (5, 2));
+    assert_eq!((scheduler.stats().draft_tokens, scheduler.stats().accepted_tokens), (3, 0));
 }
 
 #[test]
@@ -209,7 +210,7 @@ fn one_is_late_after_its_deadline_and_not_at_it() {
     let plan = step(&mut scheduler, vec![done(&plan)], 2.0);
     assert!(plan.finished.is_empty() && plan.items.len() == 1);
     let plan = step(&mut scheduler, vec![done(&plan)], 2.000_001);
-    assert_eq!(plan.finished[0].reason, FinishReason::Late);
+    assert_eq!(plan.finished[0].reason, EndReason::Late);
 }
 
 #[test]
@@ -275,8 +276,8 @@ fn copies_are_late_with_the_one_they_were_made_of() {
     let plan = step(&mut scheduler, vec![done(&plan), BatchEvent::Fork { from, index: 4, last: None }], 1.0);
     assert_eq!(plan.items.len(), 2);
     let plan = step(&mut scheduler, vec![done(&plan)], 6.0);
-    let late: Vec<(u32, FinishReason)> = plan.finished.iter().map(|one| (one.sequence.index, one.reason)).collect();
-    assert_eq!(late, [(0, FinishReason::Late), (4, FinishReason::Late)]);
+    let late: Vec<(u32, EndReason)> = plan.finished.iter().map(|one| (one.sequence.index, one.reason)).collect();
+    assert_eq!(late, [(0, EndReason::Late), (4, EndReason::Late)]);
     assert!(scheduler.is_empty());
 }
 

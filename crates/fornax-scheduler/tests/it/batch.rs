@@ -1,11 +1,11 @@
-//! Batching from outside: forks, preemption, prefixes, speculation, adapters, deadlines and reasons.
+//! Batching from outside: forks, preemption, prefixes, draft tokens, adapters, deadlines and reasons.
 
 use std::collections::BTreeSet;
 
 use fornax_scheduler::kv::{KvMemory, Scope, block_hash};
 use fornax_scheduler::{
-    AdapterId, Admission, BatchConfig, BatchEvent, BatchScheduler, FinishReason, ModelConfig, ModelId, Output, Plan,
-    PlanId, Preemption, Request, RequestId, SchedulerError, SequenceId, TenantId, Time, Wait, policy,
+    AdapterId, Admission, BatchConfig, BatchEvent, BatchScheduler, EndReason, ModelConfig, ModelId, Output, PENDING,
+    Plan, PlanId, PlanStatus, Preemption, Request, RequestId, SchedulerError, SequenceId, TenantId, Time, Wait, policy,
 };
 
 /// Blocks of four tokens, and room for eight sequences and 32 tokens a step.
@@ -43,7 +43,7 @@ pub(super) fn done(plan: &Plan) -> BatchEvent {
 }
 
 /// Carries plans out until nothing is left; gives what ended.
-pub(super) fn drain(scheduler: &mut BatchScheduler, mut plan: Plan) -> Vec<(SequenceId, FinishReason, u32)> {
+pub(super) fn drain(scheduler: &mut BatchScheduler, mut plan: Plan) -> Vec<(SequenceId, EndReason, u32)> {
     let mut ended = Vec::new();
     for tick in 0..1000 {
         ended.extend(plan.finished.iter().map(|one| (one.sequence, one.reason, one.new_tokens)));
@@ -67,8 +67,8 @@ fn prompts_share_a_step_with_tokens_and_long_ones_are_cut() {
     assert_eq!(shape, [(1, 3, 1, 1), (2, 0, 31, 0)]);
     let plan = step(&mut scheduler, vec![done(&plan)], 2.0);
     assert_eq!((plan.items[1].start, plan.items[1].tokens, plan.items[1].samples), (31, 19, 1));
-    assert_eq!(scheduler.tokens(&plan.items[1]), tokens(19, 131));
-    assert_eq!(scheduler.block_table(&plan.items[1]).len(), 13);
+    assert_eq!(plan.tokens_of(&plan.items[1]), tokens(19, 131));
+    assert_eq!(plan.blocks_of(&plan.items[1]).len(), 13);
     assert_eq!(drain(&mut scheduler, plan).len(), 2);
 }
 
@@ -96,17 +96,17 @@ fn several_sequences_share_the_prompt_and_copy_the_last_block() {
     request.sequences = 3;
     let plan = submit(&mut scheduler, [request]);
     assert_eq!((plan.items[0].samples, scheduler.running()), (3, 3));
-    let outputs = vec![Output { tokens: 3, finished: false }];
+    let outputs = vec![Output::tokens(1); 3];
     let events = vec![BatchEvent::Done { plan: PlanId(1), outputs, tokens: vec![7, 8, 9] }];
     let plan = step(&mut scheduler, events, 1.0);
     assert_eq!(plan.items.len(), 3);
     assert_eq!(plan.copy.len(), 2, "the last writer keeps the block");
-    let lasts: Vec<u32> = plan.items.iter().map(|item| scheduler.tokens(item)[0]).collect();
+    let lasts: Vec<u32> = plan.items.iter().map(|item| plan.tokens_of(item)[0]).collect();
     assert_eq!(lasts.iter().sum::<u32>(), 24);
     assert_eq!(scheduler.memory(ModelId(0)).expect("a model").held(), 4);
     let ended = drain(&mut scheduler, plan);
     assert_eq!(ended.len(), 3);
-    assert!(ended.iter().all(|&(_, reason, new)| (reason, new) == (FinishReason::Length, 4)));
+    assert!(ended.iter().all(|&(_, reason, new)| (reason, new) == (EndReason::Length, 4)));
 }
 
 #[test]
@@ -119,10 +119,10 @@ fn beams_fork_with_another_last_token_and_are_dropped() {
     assert!(matches!(refused.rejected[0].error, SchedulerError::CannotFork { .. }));
     let plan = step(&mut scheduler, vec![done(&plan), fork(1, Some(77)), fork(1, None)], 1.0);
     assert!(matches!(plan.rejected[0].error, SchedulerError::DuplicateSequence { .. }));
-    let lasts: Vec<u32> = plan.items.iter().map(|item| scheduler.tokens(item)[0]).collect();
+    let lasts: Vec<u32> = plan.items.iter().map(|item| plan.tokens_of(item)[0]).collect();
     assert_eq!((lasts, plan.copy.len()), (vec![9, 77], 1));
     let plan = step(&mut scheduler, vec![done(&plan), BatchEvent::Stop(from)], 2.0);
-    assert_eq!((plan.finished[0].sequence, plan.finished[0].reason), (from, FinishReason::Stopped));
+    assert_eq!((plan.finished[0].sequence, plan.finished[0].reason), (from, EndReason::Stopped));
     assert_eq!(plan.items.len(), 1);
     let ended = drain(&mut scheduler, plan);
     assert_eq!(ended.last().expect("the copy ends").0.index, 1);
@@ -200,41 +200,42 @@ fn the_urgent_may_take_the_room_of_the_others() {
 }
 
 #[test]
-fn guesses_are_granted_out_of_what_is_spare_and_taken_back() {
+fn draft_tokens_are_computed_out_of_what_is_spare_and_taken_back() {
     let mut scheduler = scheduler(config(16));
-    let mut request = Request::new(1, tokens(4, 0), 10);
-    request.speculation = 6;
-    let plan = submit(&mut scheduler, [request]);
-    let plan = step(&mut scheduler, vec![done(&plan)], 1.0);
-    assert_eq!((plan.items[0].tokens, plan.items[0].speculative), (1, 6));
-    assert_eq!(scheduler.block_table(&plan.items[0]).len(), 3);
-    let outputs = |count, finished| vec![Output { tokens: count, finished }];
-    let wrong = BatchEvent::Done { plan: PlanId(2), outputs: outputs(8, false), tokens: vec![1; 8] };
+    let plan = submit(&mut scheduler, [Request::new(1, tokens(4, 0), 10)]);
+    let drafts = |count| BatchEvent::Drafts { sequence: SequenceId::first(RequestId(1)), tokens: vec![1; count] };
+    let plan = step(&mut scheduler, vec![done(&plan), drafts(6)], 1.0);
+    assert_eq!(plan.tokens_of(&plan.items[0]), [9, 1, 1, 1, 1, 1, 1]);
+    assert_eq!((plan.items[0].tokens, plan.items[0].drafts), (1, 6));
+    assert_eq!(plan.blocks_of(&plan.items[0]).len(), 3);
+    let outputs = |count| vec![Output::tokens(count)];
+    let wrong = BatchEvent::Done { plan: PlanId(2), outputs: outputs(8), tokens: vec![1; 8] };
     let plan_after = step(&mut scheduler, vec![wrong], 1.5);
     assert!(matches!(plan_after.rejected[0].error, SchedulerError::WrongOutputs { expected: 7, found: 8, .. }));
-    let right = BatchEvent::Done { plan: PlanId(2), outputs: outputs(2, false), tokens: vec![1; 2] };
-    let plan = step(&mut scheduler, vec![right], 2.0);
-    // Three of ten tokens are out; of the seven left, one needs no guess.
-    assert_eq!((plan.items[0].start, plan.items[0].speculative), (6, 6));
-    let last = BatchEvent::Done { plan: PlanId(3), outputs: outputs(7, false), tokens: vec![1; 7] };
+    let right = BatchEvent::Done { plan: PlanId(2), outputs: outputs(2), tokens: vec![1; 2] };
+    let plan = step(&mut scheduler, vec![right, drafts(8)], 2.0);
+    // Three of ten tokens are out; of the seven left, one needs no draft.
+    assert_eq!((plan.items[0].start, plan.items[0].drafts), (6, 6));
+    let last = BatchEvent::Done { plan: PlanId(3), outputs: outputs(7), tokens: vec![1; 7] };
     let plan = step(&mut scheduler, vec![last], 3.0);
-    assert_eq!((plan.finished[0].new_tokens, plan.finished[0].reason), (10, FinishReason::Length));
+    assert_eq!((plan.finished[0].new_tokens, plan.finished[0].reason), (10, EndReason::Length));
     assert_eq!(scheduler.stats().accepted_tokens, 7);
 }
 
 #[test]
-fn what_ends_while_it_is_computed_ends_with_the_step() {
+fn what_ends_while_it_is_computed_ends_at_once() {
     let mut scheduler = scheduler(config(16));
     let mut late = Request::new(2, tokens(4, 20), 5);
     late.deadline = Some(Time::from_secs_f64(1.0));
     let plan = submit(&mut scheduler, [Request::new(1, tokens(4, 0), 5), late]);
     let during = step(&mut scheduler, vec![BatchEvent::Cancel(RequestId(1))], 5.0);
-    assert!(during.finished.is_empty() && during.id.is_none());
-    assert_eq!(scheduler.memory(ModelId(0)).expect("a model").held(), 2);
-    let plan = step(&mut scheduler, vec![done(&plan)], 6.0);
-    let reasons: Vec<FinishReason> = plan.finished.iter().map(|one| one.reason).collect();
-    assert_eq!(reasons, [FinishReason::Cancelled, FinishReason::Late]);
+    assert_eq!((during.id, during.status), (None, PlanStatus::InFlight));
+    let reasons: Vec<EndReason> = during.finished.iter().map(|one| one.reason).collect();
+    assert_eq!(reasons, [EndReason::Cancelled, EndReason::Late]);
     assert_eq!(scheduler.memory(ModelId(0)).expect("a model").held(), 0);
+    // Its results are still to come, and what they say of those that ended is not looked at.
+    let after = step(&mut scheduler, vec![done(&plan)], 6.0);
+    assert!(after.rejected.is_empty() && after.finished.is_empty() && after.status == PlanStatus::Idle);
 }
 
 #[test]
@@ -268,7 +269,9 @@ fn several_models_and_adapters_share_a_step() {
     ];
     let plan = submit(&mut scheduler, requests);
     let served: Vec<(u64, u16)> = plan.items.iter().map(|item| (item.sequence.request.0, item.model.0)).collect();
-    assert_eq!(served, [(1, 0), (2, 1), (3, 0)]);
+    assert_eq!(served, [(1, 0), (3, 0), (2, 1)]);
+    let batches: Vec<(u16, usize)> = plan.by_model().map(|(model, items)| (model.0, items.len())).collect();
+    assert_eq!(batches, [(0, 2), (1, 1)]);
     assert_eq!(plan.waiting[0].1, Wait::Adapters { adapter: AdapterId(6), most: 1 });
     assert!(matches!(plan.rejected[0].error, SchedulerError::NeverFits { .. }));
     assert_eq!(plan.rejected[1].error, SchedulerError::UnknownModel { found: 2, models: 2 });
@@ -287,7 +290,8 @@ fn what_makes_no_sense_is_refused() {
     let events = vec![
         change(1, &|_| ()),
         change(2, &|request| request.prompt.clear()),
-        change(3, &|request| request.max_new_tokens = 0),
+        change(3, &|request| (request.max_new_tokens, request.sequences) = (0, 2)),
+        change(10, &|request| request.prompt.push(PENDING)),
         change(4, &|request| request.sequences = 0),
         change(5, &|request| request.sequences = 9),
         change(6, &|request| request.tenant = TenantId(4)),
@@ -297,10 +301,15 @@ fn what_makes_no_sense_is_refused() {
         BatchEvent::Cancel(RequestId(50)),
         BatchEvent::Stop(SequenceId { request: RequestId(1), index: 3 }),
         BatchEvent::SwapLost(SequenceId::first(RequestId(1))),
+        BatchEvent::Ready(RequestId(1)),
+        BatchEvent::Ready(RequestId(50)),
+        BatchEvent::Continue { sequence: SequenceId::first(RequestId(1)), token: 1, ended: false },
+        BatchEvent::Drafts { sequence: SequenceId::first(RequestId(1)), tokens: vec![1] },
+        BatchEvent::Done { plan: PlanId(1), outputs: vec![Output::tokens(1)], tokens: vec![PENDING] },
         BatchEvent::Done { plan: PlanId(9), outputs: Vec::new(), tokens: Vec::new() },
         BatchEvent::Done { plan: PlanId(1), outputs: Vec::new(), tokens: Vec::new() },
-        BatchEvent::Done { plan: PlanId(1), outputs: vec![Output::default()], tokens: Vec::new() },
-        BatchEvent::Done { plan: PlanId(1), outputs: vec![Output { tokens: 1, finished: false }], tokens: vec![1, 2] },
+        BatchEvent::Done { plan: PlanId(1), outputs: vec![Output::tokens(2)], tokens: vec![1, 2] },
+        BatchEvent::Done { plan: PlanId(1), outputs: vec![Output::tokens(1)], tokens: vec![1, 2] },
     ];
     let count = events.len();
     let refused = step(&mut scheduler, events, 0.0);
@@ -315,7 +324,7 @@ fn reasons_name_what_lacks_and_who_is_first() {
     submit(&mut scheduler, (1..4).map(|id| Request::new(id, tokens(4, 0), 2)));
     let mut why = |id| scheduler.why(SequenceId::first(RequestId(id)));
     assert_eq!(why(1), None);
-    assert_eq!(why(2), Some(Wait::Seats { needed: 1, most: 1 }));
+    assert_eq!(why(2), Some(Wait::Slots { needed: 1, most: 1 }));
     assert_eq!(why(3), Some(Wait::Behind { first: 2, policy: "fcfs" }));
     assert_eq!(why(9), None);
 }
@@ -349,7 +358,7 @@ fn the_policy_knows_what_each_tenant_got() {
     // Six tokens read, and then four put out, each of which counts twice.
     assert_eq!(serve("vtc", 1.0), (6.0, 14.0, 0.0));
     assert_eq!(serve("vtc:input=3,output=5", 2.0), (9.0, 19.0, 0.0));
-    // One of eight seats, and two of 64 blocks; nothing in the end.
+    // One of eight running slots, and two of 64 blocks; nothing in the end.
     assert_eq!(serve("drf", 1.0), (0.125, 0.0, 0.0));
 }
 

@@ -1,4 +1,4 @@
-//! Where room, seats and tokens just suffice, and where they just do not: expectations that are counted by hand.
+//! Where room, running slots and tokens just suffice, and where they just do not: expectations that are counted by hand.
 
 use fornax_scheduler::{
     Admission, BatchConfig, BatchEvent, BatchScheduler, ModelConfig, Output, Plan, Preemption, Request, RequestId,
@@ -85,7 +85,7 @@ fn what_comes_back_from_host_memory_needs_all_its_blocks() {
     let mut scheduler = scheduler(config);
     // The second and the third begin alike, and what is put out differs.
     let done = |plan: &Plan| {
-        let outputs = vec![Output { tokens: 1, finished: false }; plan.items.len()];
+        let outputs = vec![Output::tokens(1); plan.items.len()];
         let tokens = plan.items.iter().map(|item| item.sequence.request.0 as u32).collect();
         BatchEvent::Done { plan: plan.id.expect("there is a plan"), outputs, tokens }
     };
@@ -120,7 +120,7 @@ fn a_step_is_full_again_after_one_of_it_had_to_make_room() {
 }
 
 #[test]
-fn the_urgent_may_take_the_seat_of_another() {
+fn the_urgent_may_take_the_running_slot_of_another() {
     let mut scheduler = by_priority(BatchConfig { preemptive: true, max_running: 1, ..config(16) });
     let plan = submit(&mut scheduler, [request(1, 4, 4)]);
     let urgent = Request { priority: 1, ..request(2, 4, 4) };
@@ -168,15 +168,16 @@ fn what_prompts_under_way_will_need_is_set_aside_besides_the_watermark() {
 }
 
 #[test]
-fn guesses_leave_alone_what_is_set_aside() {
-    for (blocks, guesses) in [(6, 3), (7, 7)] {
+fn draft_tokens_leave_alone_what_is_set_aside() {
+    for (blocks, drafts_computed) in [(6, 3), (7, 7)] {
         let mut scheduler = scheduler(BatchConfig { max_chunk: 4, watermark: 1, ..config(blocks) });
-        let plan = submit(&mut scheduler, [Request { speculation: 9, ..request(1, 4, 20) }]);
-        let plan = step(&mut scheduler, vec![done(&plan), BatchEvent::Submit(request(2, 12, 1))], 1.0);
-        // Three blocks are held and two promised, one is the watermark. Guesses fill the block of the token before them, and
+        let plan = submit(&mut scheduler, [request(1, 4, 20)]);
+        let drafts = BatchEvent::Drafts { sequence: SequenceId::first(RequestId(1)), tokens: vec![5; 9] };
+        let plan = step(&mut scheduler, vec![done(&plan), BatchEvent::Submit(request(2, 12, 1)), drafts], 1.0);
+        // Three blocks are held and two promised, one is the watermark. Draft tokens fill the block of the token before them, and
         // another if there is one.
         assert_eq!(work(&plan), [(1, 4, 1), (2, 0, 4)]);
-        assert_eq!(plan.items[0].speculative, guesses, "{blocks}");
+        assert_eq!(plan.items[0].drafts, drafts_computed, "{blocks}");
     }
 }
 
@@ -263,7 +264,7 @@ fn blocks_are_told_by_the_name_of_a_sequence() {
     let plan = submit(&mut scheduler, [request(1, 9, 1), request(2, 3, 1)]);
     for (item, blocks) in plan.items.iter().zip([3, 1]) {
         let table = scheduler.blocks_of(item.sequence).expect("it is there");
-        assert_eq!((table, table.len()), (scheduler.block_table(item), blocks));
+        assert_eq!((table, table.len()), (plan.blocks_of(item), blocks));
     }
     assert_eq!(scheduler.blocks_of(SequenceId { request: RequestId(1), index: 1 }), None);
 }
@@ -283,8 +284,8 @@ fn no_token_is_lost_whatever_the_block_size() {
             let (mut outputs, mut sampled) = (Vec::new(), Vec::new());
             for item in &plan.items {
                 let all = &mut known[item.sequence.request.0 as usize];
-                assert_eq!(scheduler.tokens(item), &all[item.positions()], "{block_size}");
-                outputs.push(Output { tokens: item.samples, finished: false });
+                assert_eq!(plan.tokens_of(item), &all[item.start as usize..][..item.tokens as usize], "{block_size}");
+                outputs.push(Output::tokens(item.samples));
                 for _ in 0..item.samples {
                     last += 1;
                     sampled.push(last);
@@ -310,21 +311,20 @@ fn results_that_do_not_match_the_plan_are_refused_and_change_nothing() {
     for (counts, tokens, expected) in [
         (vec![1, 1], 2, ("the number of outputs", 3, 2)),
         (vec![1, 1, 0, 0], 2, ("the number of outputs", 3, 4)),
-        (vec![1, 0, 0], 1, ("the tokens of an item", 1, 0)),
-        (vec![2, 1, 0], 3, ("the tokens of an item", 1, 2)),
-        (vec![2, 0, 0], 2, ("the tokens of an item", 1, 2)),
-        (vec![1, 1, 1], 3, ("the tokens of an item", 0, 1)),
+        (vec![2, 1, 0], 3, ("the tokens of a sample", 1, 2)),
+        (vec![2, 0, 0], 2, ("the tokens of a sample", 1, 2)),
+        (vec![1, 1, 1], 3, ("the tokens of a sample", 0, 1)),
         (vec![1, 1, 0], 3, ("the number of tokens", 2, 3)),
         (vec![1, 1, 0], 1, ("the number of tokens", 2, 1)),
     ] {
-        let outputs = counts.into_iter().map(|tokens| Output { tokens, finished: false }).collect();
+        let outputs = counts.into_iter().map(Output::tokens).collect();
         let wrong = BatchEvent::Done { plan: id, outputs, tokens: vec![7; tokens] };
         let refused = step(&mut scheduler, vec![wrong], 2.0);
         let SchedulerError::WrongOutputs { what, expected: wanted, found, .. } = refused.rejected[0].error else {
             panic!("{:?}", refused.rejected);
         };
         assert_eq!((what, wanted, found), expected);
-        assert_eq!(scheduler.under_way(), Some(id));
+        assert!(scheduler.in_flight().eq([id]));
     }
     let plan = step(&mut scheduler, vec![done(&plan)], 3.0);
     assert_eq!(work(&plan), [(1, 5, 1), (2, 5, 1), (3, 30, 10)]);

@@ -1,13 +1,16 @@
 //! Simulated replicas to which everything happens at once: aborts, exhausted memory, clock jumps, duplicates, lost swaps,
-//! failed plans. After every step all books are recounted. A failing seed is printed; `FORNAX_SEED=N` replays it alone.
+//! failed plans and items, deferred samples, draft tokens, requests that are not ready. After every step all books are
+//! recounted, and each item's context is compared. A failing seed is printed; `FORNAX_SEED=N` replays it alone.
 //! `FORNAX_SEEDS=N` runs N worlds instead of a thousand, for those who run the tests a thousand times.
 
 use std::time::Duration;
 
 use fornax_scheduler::{
     AdapterId, Admission, BatchConfig, BatchEvent, BatchScheduler, BatchStats, ModelConfig, ModelId, Output, POLICIES,
-    Plan, Preemption, Random, Request, RequestId, SequenceId, TenantId, Time, policy,
+    Plan, PlanStatus, Preemption, Random, Request, RequestId, SequenceId, TenantId, Time, policy,
 };
+
+use super::engine::{Chances, Engine};
 
 /// How many requests a seed brings.
 const REQUESTS: u64 = 1000;
@@ -42,6 +45,8 @@ fn config(random: &mut Random) -> BatchConfig {
         prefix_caching: random.chance(0.8),
         lookahead: random.below(3) as u32,
         drop_late: random.chance(0.8),
+        plans_in_flight: random.between(1, 2) as usize,
+        kv_events: random.chance(0.5),
         ..BatchConfig::default()
     }
 }
@@ -62,46 +67,99 @@ fn request(random: &mut Random, id: u64, now: Time) -> Request {
         priority: random.below(3) as i32,
         deadline: random.chance(0.2).then(|| now.after(Duration::from_millis(random.below(2000)))),
         predicted_new_tokens: random.chance(0.5).then(|| random.below(20) as u32),
-        speculation: if random.chance(0.3) { random.below(5) as u32 } else { 0 },
         cache_group: random.chance(0.3).then(|| random.below(2)),
+        ready: random.chance(0.9),
+        reuse_prefix: random.chance(0.9),
+        plan_ahead: random.chance(0.7),
         ..Request::new(id, tokens, random.between(0, 16) as u32)
     }
 }
 
-/// What the model makes of a plan.
-fn outputs(random: &mut Random, plan: &Plan) -> (Vec<Output>, Vec<u32>) {
-    let mut tokens = Vec::new();
-    let outputs = plan
-        .items
-        .iter()
-        .map(|item| {
-            let new =
-                if item.samples == 1 { 1 + random.below(u64::from(item.speculative) + 1) as u32 } else { item.samples };
-            tokens.extend((0..new).map(|_| random.below(3) as u32));
-            Output { tokens: new, finished: new > 0 && random.chance(0.05) }
-        })
-        .collect();
-    (outputs, tokens)
+/// What an engine has to say of sequences that are deferred or could have draft tokens.
+fn answers(random: &mut Random, engine: &Engine, last: &Plan, events: &mut Vec<BatchEvent>) {
+    for from in engine.deferred() {
+        // A beam search: some beams are dropped, others forked, and the rest go on, all in one step.
+        let token = random.below(3) as u32;
+        match random.below(8) {
+            0..4 => events.push(BatchEvent::Continue { sequence: from, token, ended: random.chance(0.1) }),
+            4 => events.push(BatchEvent::Stop(from)),
+            5 => {
+                let last = random.chance(0.7).then_some(token);
+                events.push(BatchEvent::Fork { from, index: random.between(1, 6) as u32, last });
+            }
+            _ => {}
+        }
+    }
+    for item in &last.items {
+        if random.chance(0.2) {
+            let tokens = (0..random.below(5)).map(|_| random.below(3) as u32).collect();
+            events.push(BatchEvent::Drafts { sequence: item.sequence, tokens });
+        }
+    }
+    for id in engine.not_ready() {
+        if random.chance(0.1) {
+            events.push(BatchEvent::Ready(id));
+        }
+    }
 }
 
-/// One replica's life; gives what it planned, as one number, how many sequences ended, and counts.
-fn run(seed: u64) -> (u64, u64, BatchStats) {
+/// What came of one replica's life.
+#[derive(Debug, PartialEq)]
+struct Life {
+    /// What it planned, as one number.
+    digest: u64,
+    ended: u64,
+    stats: BatchStats,
+    /// How many plans were made while another was in flight.
+    overlapping: u64,
+    deferred: u64,
+    compared: u64,
+}
+
+fn run(seed: u64) -> Life {
     let mut random = Random::new(seed);
     let config = config(&mut random);
     let entry = POLICIES[(seed as usize) % POLICIES.len()];
+    let mut engine = Engine::new(&config);
+    let chances = Chances {
+        ended: 0.05,
+        failed: if random.chance(0.5) { 0.02 } else { 0.0 },
+        deferred: if random.chance(0.4) { 0.1 } else { 0.0 },
+    };
     let mut scheduler =
         BatchScheduler::new(config, policy(entry.name).expect("a policy of the list")).expect("a sound configuration");
     for tenant in 1..4 {
         scheduler.declare_tenant(TenantId(tenant), f64::from(tenant)).expect("a good weight");
     }
-    let (mut now, mut next, mut digest, mut ended, mut refused) = (Time::from_micros(1_000_000), 0, 0u64, 0, 0);
-    let mut plan = Plan::default();
-    let (mut idle, mut steps) = (0, 0);
+    let (mut now, mut next, mut refused, mut steps) = (Time::from_micros(1_000_000), 0, 0, 0);
+    let mut life = Life { digest: 0, ended: 0, stats: BatchStats::default(), overlapping: 0, deferred: 0, compared: 0 };
+    let mut last = Plan::default();
     let pressure = random.between(2, 6);
     while next < REQUESTS || !scheduler.is_empty() {
         steps += 1;
         assert!(steps < 200 * REQUESTS, "{} sequences get nowhere under {}", scheduler.len(), entry.name);
         let mut events = Vec::new();
+        // Results come first, as an engine has them when it sends what follows from them.
+        let mut done = 0;
+        while let Some(flight) = engine.flights.front()
+            && random.chance(if done == 0 { 0.9 } else { 0.3 })
+        {
+            last = flight.plan.clone();
+            let plan = last.id.expect("a plan in flight has a name");
+            if random.chance(0.03) {
+                engine.break_off(&mut random);
+                events.push(BatchEvent::Failed { plan });
+                break;
+            }
+            let outcome = engine.carry_out(&mut random, chances);
+            if random.chance(0.01) {
+                // Results that do not match are refused, and the plan stays in flight.
+                let outputs = [outcome.outputs.clone(), vec![Output::tokens(1)]].concat();
+                events.push(BatchEvent::Done { plan, outputs, tokens: outcome.tokens.clone() });
+            }
+            events.push(BatchEvent::Done { plan, outputs: outcome.outputs, tokens: outcome.tokens });
+            done += 1;
+        }
         let mut arrivals = if next < REQUESTS { random.below(pressure) } else { 0 };
         while arrivals > 0 && next < REQUESTS {
             arrivals -= 1;
@@ -120,69 +178,59 @@ fn run(seed: u64) -> (u64, u64, BatchStats) {
         if random.chance(0.05) {
             events.push(BatchEvent::SwapLost(any_sequence(&mut random)));
         }
-        if let Some(id) = plan.id
-            && random.chance(0.9)
-        {
-            let (mut outputs, tokens) = outputs(&mut random, &plan);
-            if random.chance(0.01) {
-                // Results that do not match are refused, and the plan stays under way.
-                outputs.push(Output { tokens: 1, finished: false });
-                events.push(BatchEvent::Done { plan: id, outputs, tokens });
-            } else if random.chance(0.03) {
-                events.push(BatchEvent::Failed { plan: id });
-            } else {
-                events.push(BatchEvent::Done { plan: id, outputs, tokens });
-            }
-        }
         if random.chance(0.15) {
             // Most go with a sequence that has just decoded, as a beam does.
-            let from = match plan.items.is_empty() {
-                false => plan.items[random.below(plan.items.len() as u64) as usize].sequence,
+            let from = match last.items.is_empty() {
+                false => last.items[random.below(last.items.len() as u64) as usize].sequence,
                 true => any_sequence(&mut random),
             };
             let last = random.chance(0.5).then(|| random.below(3) as u32);
             events.push(BatchEvent::Fork { from, index: random.between(1, 6) as u32, last });
         }
+        answers(&mut random, &engine, &last, &mut events);
         // The clock mostly goes on, and sometimes jumps, back or ahead.
         now = match random.below(100) {
             0 => Time::from_micros(now.as_micros().saturating_sub(random.below(5_000_000))),
             1 => now.after(Duration::from_secs(random.below(20))),
             _ => now.after(Duration::from_micros(random.below(20_000))),
         };
-        let under_way = scheduler.under_way();
-        let before = plan;
-        plan = scheduler.step(events, now);
+        let plan = scheduler.step(events.clone(), now);
         scheduler.audit();
+        life.overlapping += u64::from(plan.id.is_some() && !engine.flights.is_empty());
+        engine.follow(&events, &plan);
         refused += plan.rejected.len();
-        ended += plan.finished.len() as u64;
+        life.ended += plan.finished.len() as u64;
+        life.deferred += engine.deferred().len() as u64;
         for item in &plan.items {
-            assert!(item.tokens > 0 && scheduler.tokens(item).len() == item.tokens as usize);
-            digest = digest.rotate_left(5) ^ (u64::from(item.slot) << 32 | u64::from(item.start + item.tokens));
-            digest = digest.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let name = item.sequence.request.0 << 8 | u64::from(item.sequence.index);
+            life.digest = life.digest.rotate_left(5) ^ (name << 32 | u64::from(item.start + item.tokens));
+            life.digest = life.digest.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         }
         for (sequence, _) in &plan.waiting {
             assert!(scheduler.why(*sequence).is_some(), "{sequence} waits for no reason");
         }
-        if plan.id.is_none() && scheduler.under_way().is_some() {
-            assert_eq!(under_way, scheduler.under_way());
-            let finished = std::mem::take(&mut plan.finished);
-            plan = before;
-            plan.finished = finished;
-        }
-        // Something always goes on: with work and without a plan under way, a plan comes out.
-        idle = if plan.id.is_none() && !scheduler.is_empty() { idle + 1 } else { 0 };
-        assert!(idle < 3, "{} sequences and nothing to do", scheduler.len());
+        // Something always goes on, unless all wait for the engine.
+        let waits = scheduler.deferred() + scheduler.not_ready();
+        assert!(plan.status != PlanStatus::Blocked || waits > 0, "{} sequences and nothing to do", scheduler.len());
+        assert!(scheduler.in_flight().eq(engine.flights.iter().filter_map(|flight| flight.plan.id)));
+        assert_eq!(
+            (scheduler.deferred(), plan.status == PlanStatus::Work),
+            (engine.deferred().len(), plan.id.is_some())
+        );
     }
     assert!(refused > 0);
+    let mut cached = 0;
     for model in 0..scheduler.config().models.len() {
         let memory = scheduler.memory(ModelId(model as u16)).expect("a model of the configuration");
         assert_eq!((memory.held(), memory.available()), (0, memory.total()));
+        cached += memory.cached();
     }
+    assert_eq!(engine.stored(), if scheduler.config().kv_events { cached } else { 0 }, "cached blocks that were told");
     for tenant in 0..5 {
         let share = scheduler.policy().tenant_rank(TenantId(tenant));
         assert!(entry.name != "drf" || share == 0.0, "tenant {tenant} holds {share} of nothing");
     }
-    (digest, ended, scheduler.stats())
+    Life { stats: scheduler.stats(), compared: engine.compared, ..life }
 }
 
 #[test]
@@ -192,20 +240,25 @@ fn no_invariant_breaks_over_a_million_requests() {
         run(seed);
         return;
     }
-    let (seeds, mut ended, mut seen) = (seeds(), 0, [0; 7]);
+    let (seeds, mut ended, mut seen) = (seeds(), 0, [0; 11]);
     for seed in 0..seeds {
         let outcome = std::panic::catch_unwind(|| run(seed));
         match outcome {
-            Ok((_, count, stats)) => {
-                ended += count;
+            Ok(life) => {
+                ended += life.ended;
+                let stats = life.stats;
                 let counts = [
                     stats.preemptions,
                     stats.swaps,
                     stats.copies,
                     stats.accepted_tokens,
                     stats.hit_blocks,
+                    stats.found_again_blocks,
                     stats.evicted_misses,
                     stats.lost_tokens,
+                    life.overlapping,
+                    life.deferred,
+                    life.compared,
                 ];
                 seen.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
             }
@@ -217,7 +270,7 @@ fn no_invariant_breaks_over_a_million_requests() {
     }
     // Some are refused, and some become several.
     assert!(ended > seeds * REQUESTS / 2, "{ended}");
-    // The worlds are hard enough: there was preemption, swapping, copying, guessing, and a cache that ran over.
+    // The worlds are hard enough: there was preemption, swapping, copying, drafting, deferring, and a cache that ran over.
     assert!(seen.iter().all(|&count| count > seeds), "{seen:?}");
 }
 
@@ -226,5 +279,5 @@ fn the_same_seed_gives_the_same_plans() {
     for seed in 0..seeds().min(50) {
         assert_eq!(run(seed), run(seed), "seed {seed}");
     }
-    assert_ne!(run(1).0, run(10).0);
+    assert_ne!(run(1).digest, run(10).digest);
 }

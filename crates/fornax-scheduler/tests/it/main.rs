@@ -4,10 +4,13 @@ mod accounts;
 mod batch;
 mod boundaries;
 mod chaos;
+mod engine;
 mod fleet;
+mod in_flight;
 mod outcomes;
 mod plots;
 mod policies;
+mod samples;
 #[cfg(feature = "simulate")]
 mod scenarios;
 mod simulation;
