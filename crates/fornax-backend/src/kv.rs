@@ -72,7 +72,9 @@ impl KvLayer {
         device: &Device,
     ) -> Result<Self, KvError> {
         Ok(Self(match format {
-            KvFormat::Arena(cache_type) => Store::Arena(KvArena::new(KvShape { kv_heads, head_dim, cache_type }, blocks)?),
+            KvFormat::Arena(cache_type) => {
+                Store::Arena(KvArena::new(KvShape { kv_heads, head_dim, cache_type }, blocks)?)
+            }
             KvFormat::Tensors(dtype) => {
                 let zeros = || Tensor::zeros([blocks * BLOCK_TOKENS, kv_heads * head_dim], (device, dtype));
                 Store::Tensors(TensorBlocks { key: zeros(), value: zeros() })
@@ -191,7 +193,8 @@ impl TensorBlocks {
     /// The keys and values of a sequence, `[tokens, kv_heads · head_dim]` each.
     pub(crate) fn gather(&self, sequences: &Sequences, sequence: usize) -> [Tensor<2>; 2] {
         let (tokens, blocks) = (sequences.tokens(sequence), sequences.blocks(sequence));
-        let slot = |token: usize| blocks[token / BLOCK_TOKENS] as i32 * BLOCK_TOKENS as i32 + (token % BLOCK_TOKENS) as i32;
+        let slot =
+            |token: usize| blocks[token / BLOCK_TOKENS] as i32 * BLOCK_TOKENS as i32 + (token % BLOCK_TOKENS) as i32;
         let slots: Vec<i32> = (0..tokens).map(slot).collect();
         let slots = Tensor::<1, Int>::from_data(slots.as_slice(), &self.key.device());
         [self.key.clone().select(0, slots.clone()), self.value.clone().select(0, slots)]

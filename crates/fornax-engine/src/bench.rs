@@ -8,7 +8,6 @@ use fornax_nn::{Batch, BatchSequence, KvPoolConfig, Outputs};
 
 use crate::EngineError;
 use crate::error::to_host;
-use crate::local::PREFILL_CHUNK;
 
 /// What to measure.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +40,9 @@ pub struct BenchRun {
     /// the weights are read once for all sequences.
     pub bytes_per_token: f64,
 }
+
+/// Tokens of each prompt that run through the layers at once.
+const PREFILL_CHUNK: usize = 512;
 
 /// More sequences than this are surely a mistake in the call.
 const MAX_BATCH: usize = 4096;

@@ -24,6 +24,7 @@ use crate::{EngineError, Generator, Prompt, Stream};
 #[derive(Debug, Clone)]
 pub struct Chat<'a> {
     model: &'a AutoModel,
+    generator: Generator,
     messages: Vec<Message>,
     /// Asked and not answered yet.
     question: Option<Message>,
@@ -32,7 +33,7 @@ pub struct Chat<'a> {
 impl<'a> Chat<'a> {
     /// An empty conversation with this model.
     pub fn new(model: &'a AutoModel) -> Self {
-        Self { model, messages: Vec::new(), question: None }
+        Self { model, generator: Generator::new(model), messages: Vec::new(), question: None }
     }
 
     /// Begins with a message that says how to answer.
@@ -53,10 +54,10 @@ impl<'a> Chat<'a> {
     ///
     /// # Errors
     /// [`EngineError::NoChatTemplate`], a template that fails, and what [`Generator::stream`] says.
-    pub fn ask(&mut self, text: impl Into<String>, params: &SamplingParams) -> Result<Stream<'a>, EngineError> {
+    pub fn ask(&mut self, text: impl Into<String>, params: &SamplingParams) -> Result<Stream, EngineError> {
         self.question = None;
         let question = Message::new("user", text);
-        let stream = Generator::new(self.model).stream(self.prompt(&question)?, params)?;
+        let stream = self.generator.stream(self.prompt(&question)?, params)?;
         self.question = Some(question);
         Ok(stream)
     }

@@ -60,6 +60,21 @@ pub enum EngineError {
     /// The model is not of the kind that the call needs.
     #[error(transparent)]
     Model(#[from] fornax_models::ModelError),
+    /// The scheduler refused the request: it can never be computed, or its options contradict each other.
+    #[error(transparent)]
+    Refused(#[from] fornax_scheduler::SchedulerError),
+    /// The request was not done by its deadline.
+    #[error("the deadline passed before the request was done; give it more time, or a higher priority")]
+    Deadline,
+    /// The engine is gone.
+    #[error("the engine has ended")]
+    Ended,
+    /// Computing the request failed; others go on.
+    #[error("the request failed while it was computed: {reason}")]
+    Failed {
+        /// What happened.
+        reason: String,
+    },
     /// There is no memory for keys and values.
     #[error(transparent)]
     Kv(#[from] fornax_nn::KvError),
@@ -71,6 +86,12 @@ pub enum EngineError {
         /// What its driver says.
         reason: String,
     },
+}
+
+impl EngineError {
+    pub(crate) fn failed(reason: impl Into<String>) -> Self {
+        Self::Failed { reason: reason.into() }
+    }
 }
 
 /// Waits for a tensor's numbers and brings them to the host as `f32`.

@@ -1,7 +1,9 @@
 //! Runs models: generation with a key/value cache, streaming, samplers and beam search, scores and embeddings.
 //!
-//! A [`Generator`] borrows a loaded model and answers one call at a time. Many calls side by side run as tasks (module
-//! `tasks`, of the feature with that name), and who runs next is the scheduler's matter. Nothing here speaks HTTP, draws progress bars or reads files.
+//! An engine ([`EngineHandle`]) computes the requests of many callers together on a thread of its own: who is computed next
+//! is the scheduler's matter, how the [`executor`]'s. [`Generator`], [`Chat`] and the rest are its clients. Work of any other
+//! kind runs as tasks (module `tasks`, of the feature with that name). Nothing here speaks HTTP, draws progress bars or reads
+//! files.
 //!
 //! ```no_run
 //! use fornax_backend::Device;
@@ -21,9 +23,10 @@ pub mod beam;
 pub mod bench;
 mod chat;
 mod embed;
+mod engine;
 mod error;
+pub mod executor;
 mod generator;
-mod local;
 mod prompt;
 pub mod sampling;
 mod score;
@@ -36,6 +39,7 @@ use fornax_models::AutoModel;
 
 pub use chat::Chat;
 pub use embed::{EmbedOptions, Embedder, Pooling, cosine_similarity};
+pub use engine::{EngineConfig, EngineHandle, EngineStats, Submit};
 pub use error::EngineError;
 pub use fornax_text::Message;
 pub use generator::{FinishReason, Generation, Generator};
@@ -47,7 +51,7 @@ pub use stream::{Chunk, Stream};
 /// What a loaded model can be asked for.
 pub trait ModelExt {
     /// Text from prompts. Whether the model is one that generates is known at the first call.
-    fn generator(&self) -> Generator<'_>;
+    fn generator(&self) -> Generator;
 
     /// Vectors from texts.
     fn embedder(&self) -> Embedder<'_>;
@@ -60,7 +64,7 @@ pub trait ModelExt {
 }
 
 impl ModelExt for AutoModel {
-    fn generator(&self) -> Generator<'_> {
+    fn generator(&self) -> Generator {
         Generator::new(self)
     }
 

@@ -60,6 +60,17 @@ impl Prompt {
         Ok(ids)
     }
 
+    /// As [`token_ids`](Self::token_ids), never empty and no longer than the model's context.
+    pub(crate) fn fitting(&self, model: &AutoModel) -> Result<Vec<u32>, EngineError> {
+        let ids = self.token_ids(model)?;
+        let context = model.network().context_length();
+        match ids.len() {
+            0 => Err(EngineError::EmptyPrompt),
+            found if found > context => Err(EngineError::PromptTooLong { found, context }),
+            _ => Ok(ids),
+        }
+    }
+
     /// As [`token_ids`](Self::token_ids), with room left for an answer, and never empty: without tokens the model's
     /// begin-of-sequence token is the prompt.
     pub(crate) fn admitted(&self, model: &AutoModel) -> Result<Vec<u32>, EngineError> {

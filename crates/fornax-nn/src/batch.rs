@@ -206,7 +206,8 @@ mod tests {
 
     #[test]
     fn parts_hold_whole_sequences() {
-        let batch = Batch::uncached(&[&[1, 2], &[3], &[4, 5, 6, 7], &[8]]).with_token_types(vec![0, 1, 0, 0, 0, 1, 1, 0]);
+        let batch =
+            Batch::uncached(&[&[1, 2], &[3], &[4, 5, 6, 7], &[8]]).with_token_types(vec![0, 1, 0, 0, 0, 1, 1, 0]);
         let parts = batch.split(3);
         let tokens: Vec<_> = parts.iter().map(|part| part.tokens().to_vec()).collect();
         assert_eq!(tokens, [vec![1, 2, 3], vec![4, 5, 6, 7], vec![8]]);

@@ -247,7 +247,13 @@ impl Layout {
 /// # Safety
 /// `scratch` is laid out by `layout`.
 #[inline(always)]
-unsafe fn prepare_queries<S: Simd>(s: S, queries: &Queries<'_>, block: &QueryBlock<'_>, layout: Layout, scratch: *mut f32) {
+unsafe fn prepare_queries<S: Simd>(
+    s: S,
+    queries: &Queries<'_>,
+    block: &QueryBlock<'_>,
+    layout: Layout,
+    scratch: *mut f32,
+) {
     let rows = block.rows(queries);
     let head_dim = queries.head_dim;
     // SAFETY: the caller's promise. The place of converted blocks serves for one head at a time.

@@ -1,7 +1,7 @@
 //! Attention of whole sequences to themselves, as encoders, training and scoring do it: nothing is kept. A task packs the
 //! keys and values of one head of a sequence into blocks of its thread's scratch memory.
 
-use super::block::{Keys, QueryBlock, Queries, Whole};
+use super::block::{Keys, Queries, QueryBlock, Whole};
 use super::scratch::{CALL, Scratch};
 use super::{Attention, BLOCK_TOKENS, HeadNorm, Rope, Rows, Sequences, TILE_ROWS, WORTH_THREADS, heads, run};
 use crate::simd::{Kernel, Simd, dispatch};

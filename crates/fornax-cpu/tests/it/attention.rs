@@ -429,7 +429,8 @@ fn whole_sequences_follow_the_definition() {
 #[should_panic(expected = "needs an arena")]
 fn a_sequence_does_not_continue_without_an_arena() {
     let mut random = ChaCha8Rng::seed_from_u64(7);
-    let data = Data::new(&mut random, Case { sequences: 1, rotary_dim: 0, ..any_case(&mut ChaCha8Rng::seed_from_u64(7)) }, 3);
+    let data =
+        Data::new(&mut random, Case { sequences: 1, rotary_dim: 0, ..any_case(&mut ChaCha8Rng::seed_from_u64(7)) }, 3);
     let sequences = Sequences::cached([(1, 2, &[0][..])]);
     data.attend(&Pool::new(1), Isa::best(), &sequences, None, &[(0, 2, 3)]);
 }

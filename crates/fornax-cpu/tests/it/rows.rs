@@ -1,8 +1,6 @@
 //! Operations on rows against their definitions in `f64`, at every level of instructions, in all kinds of shapes.
 
-use fornax_cpu::rows::{
-    Activation, NormWeights, Rows, activate, gated, layer_norm_rows, rms_norm_rows, rope_rows,
-};
+use fornax_cpu::rows::{Activation, NormWeights, Rows, activate, gated, layer_norm_rows, rms_norm_rows, rope_rows};
 use fornax_cpu::{Isa, Pool};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;

@@ -234,7 +234,7 @@ impl SamplingParams {
         Ok(())
     }
 
-    pub(super) fn seed_or_random(&self) -> u64 {
+    pub(crate) fn seed_or_random(&self) -> u64 {
         use std::hash::{BuildHasher, Hasher, RandomState};
         // The keys of the standard library's hash maps come from the system's entropy and differ at each call.
         self.seed.unwrap_or_else(|| RandomState::new().build_hasher().finish())

@@ -140,12 +140,8 @@ impl Gemma2Config {
         let layers = check("num_hidden_layers", self.num_hidden_layers, limits::LAYERS)?;
         let hidden_size = check("hidden_size", self.hidden_size, limits::SIZE)?;
         let max_positions = check("max_position_embeddings", self.max_position_embeddings, limits::POSITIONS)?;
-        let Heads { heads, kv_heads, head_dim } = Heads::check(
-            hidden_size,
-            self.num_attention_heads,
-            Some(self.num_key_value_heads),
-            Some(self.head_dim),
-        )?;
+        let Heads { heads, kv_heads, head_dim } =
+            Heads::check(hidden_size, self.num_attention_heads, Some(self.num_key_value_heads), Some(self.head_dim))?;
         let initializer_range = check_initializer_range(self.initializer_range)?;
         let scale = positive("query_pre_attn_scalar", Some(self.query_pre_attn_scalar))?.unwrap_or(1.0).powf(-0.5);
         let soft_cap = positive("attn_logit_softcapping", self.attn_logit_softcapping)?;

@@ -167,9 +167,7 @@ fn hostile_values_in_configurations() {
 /// alone is both.
 #[test]
 fn tying_is_what_the_weights_say() {
-    let of = |path: &Path| {
-        logits(load(path, &device()).decoder().expect("a decoder"), &Expected::of("llama").batch())
-    };
+    let of = |path: &Path| logits(load(path, &device()).decoder().expect("a decoder"), &Expected::of("llama").batch());
     let tied = changed("llama", |config| config["tie_word_embeddings"] = json!(true));
     assert_eq!(of(tied.path()), of(&folder("llama")));
 

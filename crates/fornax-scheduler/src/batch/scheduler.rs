@@ -95,6 +95,8 @@ pub struct BatchScheduler {
     pub(super) unblocking: bool,
     pub(super) spare_buffers: Vec<Buffers>,
     pub(super) plans: u64,
+    /// Tokens of prompts beside decoding sequences, in a plan.
+    pub(super) prompt_limit: Option<usize>,
     /// Tokens that tenants got in the results being read, to be told to the policy.
     pub(super) served: Vec<f64>,
     pub(super) served_tenants: Vec<TenantId>,
@@ -225,6 +227,7 @@ impl BatchScheduler {
             unblocking: false,
             spare_buffers: Vec::new(),
             plans: 0,
+            prompt_limit: None,
             served: Vec::new(),
             served_tenants: Vec::new(),
             waits: Vec::new(),
@@ -243,6 +246,13 @@ impl BatchScheduler {
         self.policy.observe(&Observation::Tenant { tenant, weight });
         self.touch(tenant);
         Ok(())
+    }
+
+    /// From the next plan on, no more than so many tokens of prompts are computed beside decoding sequences, so that these are
+    /// not kept waiting for long; none is no limit but the step's own. An engine knows how fast its device is and sets it anew
+    /// as it learns.
+    pub fn limit_prompts(&mut self, tokens: Option<usize>) {
+        self.prompt_limit = tokens.map(|tokens| tokens.max(1));
     }
 
     /// Takes in what happened and says what to do. Time does not go back: an earlier `now` counts as the latest one.
@@ -283,7 +293,11 @@ impl BatchScheduler {
         self.holders.clear();
         let mut budget = self.config.max_tokens;
         self.plan_decodes(plan, &mut budget);
+        let beside_decodes = self.prompt_limit.filter(|_| !self.work.is_empty());
+        let kept = beside_decodes.map_or(0, |limit| budget.saturating_sub(limit));
+        budget -= kept;
         self.plan_prompts(plan, &mut budget);
+        budget += kept;
         if self.work.is_empty() && !self.deferred.is_empty() {
             self.unblock(plan, &mut budget);
         }

@@ -48,9 +48,9 @@ pub(crate) fn attention(
         kv.append(sequences, &key, &value);
         for sequence in (0..sequences.len()).filter(|&sequence| !sequences.rows_of(sequence).is_empty()) {
             let tokens = sequences.tokens(sequence);
-            let [key, value] = kv.gather(sequences, sequence).map(|x| {
-                x.cast(query.dtype()).reshape([1, tokens, kv_heads, head_dim]).swap_dims(1, 2)
-            });
+            let [key, value] = kv
+                .gather(sequences, sequence)
+                .map(|x| x.cast(query.dtype()).reshape([1, tokens, kv_heads, head_dim]).swap_dims(1, 2));
             let own = sequences.rows_of(sequence);
             parts.push(dense(query.clone().narrow(2, own.start, own.len()), key, value, options));
         }

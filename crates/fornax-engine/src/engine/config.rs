@@ -1,0 +1,75 @@
+//! What can be chosen about an engine, and how much memory it takes for keys and values.
+
+use fornax_nn::{CacheType, KvPoolConfig};
+use fornax_scheduler::{Admission, Preemption};
+
+use crate::EngineError;
+
+/// What can be chosen about an engine.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EngineConfig {
+    /// The most sequences that are computed side by side.
+    pub max_running: usize,
+    /// The most tokens of a step, over all sequences.
+    pub max_step_tokens: usize,
+    /// Bytes for the keys and values of each model; a half of what is free without, and no more than `max_running` sequences
+    /// of the model's context need.
+    pub kv_memory: Option<usize>,
+    /// What keys and values are kept as; what suits the model's weights without.
+    pub kv_type: Option<CacheType>,
+    /// Whether the keys and values of prompts are kept for later requests that begin alike.
+    pub prefix_caching: bool,
+    /// Who is next, by the name of a policy of [`fornax_scheduler::POLICIES`].
+    pub policy: String,
+    /// When a request is admitted.
+    pub admission: Admission,
+    /// What becomes of a sequence for whose growth there is no memory.
+    pub preemption: Preemption,
+    /// Bytes of host memory for blocks that are swapped out.
+    pub swap_memory: usize,
+}
+
+impl Default for EngineConfig {
+    /// 64 sequences, steps of 512 tokens, first come, first served.
+    fn default() -> Self {
+        Self {
+            max_running: 64,
+            max_step_tokens: 512,
+            kv_memory: None,
+            kv_type: None,
+            prefix_caching: true,
+            policy: "fcfs".into(),
+            admission: Admission::Optimistic,
+            preemption: Preemption::Recompute,
+            swap_memory: 0,
+        }
+    }
+}
+
+/// Without knowing what is free, no more than this is taken.
+const UNKNOWN_FREE: usize = 4 << 30;
+
+impl EngineConfig {
+    /// Blocks of a model's pool.
+    pub(crate) fn blocks(&self, kv: &KvPoolConfig, context: usize) -> Result<usize, EngineError> {
+        let block = kv.block_bytes().max(1);
+        let wanted = context.div_ceil(KvPoolConfig::BLOCK_TOKENS).saturating_mul(self.max_running).max(1);
+        let blocks = match self.kv_memory {
+            Some(bytes) => bytes / block,
+            None => wanted.min(free_memory().unwrap_or(UNKNOWN_FREE) / 2 / block),
+        };
+        if blocks == 0 {
+            let found = self.kv_memory.map_or("too little free memory".into(), |bytes| format!("{bytes} bytes"));
+            let expected = format!("at least {block} bytes, a block of {} tokens", KvPoolConfig::BLOCK_TOKENS);
+            return Err(EngineError::Option { option: "kv_memory", found, expected });
+        }
+        Ok(blocks.min(wanted).min(u32::MAX as usize - 1))
+    }
+}
+
+/// Bytes of main memory that a new program could take, as far as the system says.
+fn free_memory() -> Option<usize> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok()?.checked_mul(1024)
+}

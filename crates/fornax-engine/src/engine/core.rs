@@ -1,0 +1,450 @@
+//! The loop of an engine: events go to the scheduler, its plan to the executor, and what was computed to the requests. It has
+//! no thread and no clock, so that tests drive it step by step.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
+
+use fornax_models::AutoModel;
+use fornax_scheduler::{
+    BatchEvent, BatchScheduler, BatchStats, EndReason, Item, ModelId, Output, Plan, PlanStatus, Request, RequestId,
+    TenantId, Time,
+};
+
+use super::beams::{Beams, BeamsStep};
+use super::sequence::{Limits, Sequence};
+use crate::executor::{Executor, Wanted, Work};
+use crate::sampling::SamplingParams;
+use crate::{Chunk, EngineError, Generation, Pooling};
+
+/// What is asked of an engine, checked.
+#[derive(Debug)]
+pub(crate) struct Submission {
+    pub(crate) model: ModelId,
+    /// At least one token, all of them in the vocabulary.
+    pub(crate) prompt: Vec<u32>,
+    pub(crate) task: EngineTask,
+    pub(crate) tenant: TenantId,
+    pub(crate) priority: i32,
+    /// From now on.
+    pub(crate) deadline: Option<Duration>,
+    pub(crate) answers: Sender<Answer>,
+}
+
+/// What is to be done with a prompt.
+#[derive(Debug)]
+pub(crate) enum EngineTask {
+    /// Continue it, by at most this many tokens.
+    Generate(SamplingParams, usize),
+    /// The log-probability of each token but the first.
+    Score,
+    /// One vector for it.
+    Embed(Pooling),
+}
+
+/// What comes back.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// A piece of a sequence.
+    Chunk(Chunk),
+    /// All sequences of a beam search.
+    Beams(Vec<Generation>),
+    /// The numbers of a score or an embedding.
+    Values(Vec<f32>),
+    /// The request has ended for this reason.
+    Failed(EngineError),
+}
+
+/// Counts of an engine.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct EngineStats {
+    /// Requests that have not ended.
+    pub requests: usize,
+    /// Sequences that are computed.
+    pub running: usize,
+    /// Sequences that wait.
+    pub waiting: usize,
+    /// Blocks of all pools.
+    pub blocks: usize,
+    /// Blocks that hold sequences.
+    pub held_blocks: usize,
+    /// Counts since the beginning.
+    pub scheduler: BatchStats,
+}
+
+/// A request that has not ended.
+struct Active {
+    model: ModelId,
+    prompt: Vec<u32>,
+    kind: Kind,
+    answers: Sender<Answer>,
+}
+
+enum Kind {
+    Generate { limits: Limits, sequences: Vec<Option<Sequence>> },
+    Beams { limits: Limits, beams: Box<Beams> },
+    Score { logprobs: Vec<f32> },
+    Embed { pooling: Pooling, vector: Vec<f32> },
+}
+
+/// How much of a step's time prompts may take beside running sequences, in times of their usual step.
+const PROMPT_SHARE: f64 = 2.0;
+/// Fewer tokens of a prompt than this are not worth a step.
+const LEAST_CHUNK: usize = 16;
+
+/// Scheduler, executor and requests of an engine.
+pub(crate) struct Core<E> {
+    models: Vec<Arc<AutoModel>>,
+    scheduler: BatchScheduler,
+    executor: E,
+    requests: HashMap<RequestId, Active>,
+    events: Vec<BatchEvent>,
+    /// Of each event, the request that it submits.
+    submits: Vec<Option<RequestId>>,
+    plan: Plan,
+    next: u64,
+    pace: Pace,
+}
+
+impl<E: Executor> Core<E> {
+    pub(crate) fn new(models: Vec<Arc<AutoModel>>, scheduler: BatchScheduler, executor: E) -> Self {
+        Self {
+            models,
+            scheduler,
+            executor,
+            requests: HashMap::new(),
+            events: Vec::new(),
+            submits: Vec::new(),
+            plan: Plan::default(),
+            next: 0,
+            pace: Pace::default(),
+        }
+    }
+
+    /// Takes a request; what goes wrong with it is its answer.
+    pub(crate) fn submit(&mut self, submission: Submission, now: Time) -> RequestId {
+        self.next += 1;
+        let id = RequestId(self.next);
+        let Submission { model, prompt, task, tenant, priority, deadline, answers } = submission;
+        let kind = match Kind::new(&self.models[usize::from(model.0)], &prompt, task) {
+            Ok(kind) => kind,
+            Err(error) => {
+                let _ = answers.send(Answer::Failed(error));
+                return id;
+            }
+        };
+        let (new_tokens, sequences) = match &kind {
+            Kind::Generate { limits, sequences } => (limits.limit, sequences.len()),
+            Kind::Beams { limits, .. } => (limits.limit, limits.params.num_beams),
+            Kind::Score { .. } | Kind::Embed { .. } => (0, 1),
+        };
+        let mut request = Request::new(id.0, prompt.clone(), new_tokens as u32);
+        request.model = model;
+        request.tenant = tenant;
+        request.priority = priority;
+        request.sequences = sequences as u32;
+        request.reuse_prefix = new_tokens > 0;
+        request.deadline =
+            deadline.map(|deadline| Time::from_micros(now.as_micros().saturating_add(deadline.as_micros() as u64)));
+        self.requests.insert(id, Active { model, prompt, kind, answers });
+        self.push(BatchEvent::Submit(request), Some(id));
+        id
+    }
+
+    /// Ends a request, if it has not ended.
+    pub(crate) fn cancel(&mut self, id: RequestId) {
+        if self.requests.remove(&id).is_some() {
+            self.push(BatchEvent::Cancel(id), None);
+        }
+    }
+
+    pub(crate) fn stats(&self) -> EngineStats {
+        let memories = || (0..self.models.len()).filter_map(|model| self.scheduler.memory(ModelId(model as u16)));
+        EngineStats {
+            requests: self.requests.len(),
+            running: self.scheduler.running(),
+            waiting: self.scheduler.waiting(),
+            blocks: memories().map(|memory| memory.total()).sum(),
+            held_blocks: memories().map(|memory| memory.held()).sum(),
+            scheduler: self.scheduler.stats(),
+        }
+    }
+
+    /// Lets the scheduler decide on what happened, and carries its plan out. Says whether there may be more to do at once.
+    pub(crate) fn step(&mut self, now: Time) -> bool {
+        self.scheduler.limit_prompts(self.pace.prompt_tokens());
+        let mut plan = std::mem::take(&mut self.plan);
+        self.scheduler.step_into(self.events.drain(..), now, &mut plan);
+        let submits = std::mem::take(&mut self.submits);
+        for rejected in &plan.rejected {
+            if let Some(active) = submits[rejected.event].and_then(|id| self.requests.remove(&id)) {
+                let _ = active.answers.send(Answer::Failed(EngineError::Refused(rejected.error.clone())));
+            }
+        }
+        for finished in &plan.finished {
+            self.ended(finished.sequence.request, finished.reason);
+        }
+        if let Some(id) = plan.id {
+            match guarded(|| self.executor.move_blocks(&plan)) {
+                Ok(()) => {
+                    let start = Instant::now();
+                    let (outputs, tokens) = self.carry_out(&plan);
+                    self.pace.observe(&plan, start.elapsed());
+                    // Results come before what they led to.
+                    self.events.insert(0, BatchEvent::Done { plan: id, outputs, tokens });
+                    self.submits.insert(0, None);
+                }
+                Err(error) => {
+                    // All that it moved is lost, so whoever is in the plan ends, and the others go on.
+                    self.push(BatchEvent::Failed { plan: id }, None);
+                    for request in plan.items.iter().map(|item| item.sequence.request) {
+                        self.fail(request, EngineError::failed(error.to_string()));
+                    }
+                }
+            }
+        }
+        let busy = plan.status == PlanStatus::Work || !self.events.is_empty();
+        self.plan = plan;
+        busy
+    }
+
+    fn push(&mut self, event: BatchEvent, submits: Option<RequestId>) {
+        self.events.push(event);
+        self.submits.push(submits);
+    }
+
+    /// Takes note that the scheduler ended a sequence.
+    fn ended(&mut self, id: RequestId, reason: EndReason) {
+        let error = match reason {
+            EndReason::Computed => {
+                let Some(active) = self.requests.remove(&id) else { return };
+                if let Kind::Score { logprobs: values } | Kind::Embed { vector: values, .. } = active.kind {
+                    let _ = active.answers.send(Answer::Values(values));
+                }
+                return;
+            }
+            EndReason::Late => EngineError::Deadline,
+            EndReason::Stopped | EndReason::Length | EndReason::Cancelled | EndReason::Failed => return,
+        };
+        self.fail(id, error);
+    }
+
+    /// Answers a request with an error, and ends it.
+    fn fail(&mut self, id: RequestId, error: EngineError) {
+        if let Some(active) = self.requests.remove(&id) {
+            let _ = active.answers.send(Answer::Failed(error));
+            self.push(BatchEvent::Cancel(id), None);
+        }
+    }
+
+    /// Computes a plan's items and hands the results to their requests: what the scheduler is to be told.
+    fn carry_out(&mut self, plan: &Plan) -> (Vec<Output>, Vec<u32>) {
+        let mut computed: Vec<Result<Vec<f32>, EngineError>> = Vec::with_capacity(plan.items.len());
+        for (model, items) in plan.by_model() {
+            let work: Vec<Work<'_>> = items.iter().map(|item| work(&self.requests, plan, item)).collect();
+            let executor = &mut self.executor;
+            let mut run = |work: &[Work<'_>]| guarded(|| executor.compute(model, work));
+            match run(&work) {
+                Ok(output) => {
+                    let values = output.values;
+                    computed.extend(output.ranges.into_iter().map(|range| Ok(values[range].to_vec())));
+                }
+                Err(error) if work.len() == 1 => computed.push(Err(error)),
+                // Each for itself, so that only those end that fail alone: keys and values are written again as they were.
+                Err(_) => computed.extend(work.iter().map(|work| {
+                    let output = run(std::slice::from_ref(work))?;
+                    Ok(output.values)
+                })),
+            }
+        }
+        let (mut outputs, mut tokens) = (Vec::new(), Vec::new());
+        for (item, result) in plan.items.iter().zip(computed) {
+            let count = outputs.len() + item.outputs() as usize;
+            let result = result.and_then(|values| self.take(item, values, &mut outputs, &mut tokens));
+            if let Err(error) = result {
+                self.fail(item.sequence.request, error);
+            }
+            // Whoever is gone, or failed halfway, puts out nothing more.
+            outputs.resize(count, Output::FAILED);
+        }
+        (outputs, tokens)
+    }
+
+    /// Hands an item's numbers to its request, and appends its outputs and tokens.
+    fn take(
+        &mut self,
+        item: &Item,
+        mut values: Vec<f32>,
+        outputs: &mut Vec<Output>,
+        tokens: &mut Vec<u32>,
+    ) -> Result<(), EngineError> {
+        let id = item.sequence.request;
+        let Some(active) = self.requests.get_mut(&id) else { return Ok(()) };
+        let model = &self.models[usize::from(active.model.0)];
+        let mut gone = false;
+        let mut then = Vec::new();
+        match &mut active.kind {
+            Kind::Generate { .. } | Kind::Beams { .. } if item.samples == 0 => outputs.push(Output::NONE),
+            Kind::Generate { limits, sequences } => {
+                let first = item.sequence.index as usize;
+                for index in first..first + item.samples as usize {
+                    let Some(sequence) = sequences.get_mut(index) else { continue };
+                    let Some(running) = sequence else {
+                        outputs.push(Output::ended(0));
+                        continue;
+                    };
+                    let chunk = running.advance(&mut values, limits)?;
+                    tokens.extend(chunk.token_ids.last());
+                    let ended = chunk.finish_reason.is_some();
+                    outputs.push(if ended { Output::ended(1) } else { Output::tokens(1) });
+                    gone |= active.answers.send(Answer::Chunk(chunk)).is_err();
+                    if ended {
+                        *sequence = None;
+                    }
+                }
+                if sequences.iter().all(Option::is_none) {
+                    self.requests.remove(&id);
+                }
+            }
+            Kind::Beams { limits, beams } => {
+                let first = item.sequence.index;
+                for index in first..first + item.samples {
+                    beams.computed(index, &values);
+                    outputs.push(Output::NONE);
+                }
+                match beams.step(id, model, limits)? {
+                    BeamsStep::Waiting => {}
+                    BeamsStep::GoOn(events) => then = events,
+                    BeamsStep::Done(generations) => {
+                        let _ = active.answers.send(Answer::Beams(generations));
+                        gone = true;
+                    }
+                }
+            }
+            Kind::Score { logprobs } => {
+                let start = item.start as usize;
+                logprobs[start..start + values.len()].copy_from_slice(&values);
+                outputs.push(Output::NONE);
+            }
+            Kind::Embed { pooling, vector } => {
+                let (start, rows) = (item.start as usize, item.rows() as usize);
+                pool(*pooling, vector, &values, [start, rows, active.prompt.len()]);
+                outputs.push(Output::NONE);
+            }
+        }
+        for event in then {
+            self.push(event, None);
+        }
+        if gone {
+            self.cancel(id);
+        }
+        Ok(())
+    }
+}
+
+impl Kind {
+    fn new(model: &AutoModel, prompt: &[u32], task: EngineTask) -> Result<Self, EngineError> {
+        let (params, limit) = match task {
+            EngineTask::Generate(params, limit) => (params.with_fixed_seed(), limit),
+            EngineTask::Score => return Ok(Self::Score { logprobs: vec![0.0; prompt.len() - 1] }),
+            EngineTask::Embed(pooling) => return Ok(Self::Embed { pooling, vector: Vec::new() }),
+        };
+        let eos = if params.ignore_eos { Vec::new() } else { model.generation_defaults().eos_token_ids.clone() };
+        let limits = Limits { params, eos, limit };
+        if limits.params.num_beams > 1 {
+            let beams = Box::new(Beams::new(model, prompt, &limits)?);
+            return Ok(Self::Beams { limits, beams });
+        }
+        let sequence = |index| Sequence::new(model, prompt, &limits, index).map(Some);
+        let sequences = (0..limits.params.num_return_sequences).map(sequence).collect::<Result<_, _>>()?;
+        Ok(Self::Generate { limits, sequences })
+    }
+}
+
+/// Adds the states of `rows` tokens from `start` on to the vector of a text of `len` tokens.
+fn pool(pooling: Pooling, vector: &mut Vec<f32>, states: &[f32], [start, rows, len]: [usize; 3]) {
+    let size = states.len() / rows;
+    if start == 0 {
+        // At the beginning, or once more from there after preemption.
+        *vector = vec![0.0; size];
+    }
+    match pooling {
+        Pooling::Cls if start == 0 => vector.copy_from_slice(&states[..size]),
+        Pooling::Last if start + rows == len => vector.copy_from_slice(&states[(rows - 1) * size..]),
+        Pooling::Cls | Pooling::Last => {}
+        Pooling::Mean => {
+            for state in states.chunks_exact(size) {
+                vector.iter_mut().zip(state).for_each(|(sum, state)| *sum += state);
+            }
+            if start + rows == len {
+                vector.iter_mut().for_each(|sum| *sum /= len as f32);
+            }
+        }
+    }
+}
+
+/// What an item asks of the executor.
+fn work<'a>(requests: &'a HashMap<RequestId, Active>, plan: &'a Plan, item: &Item) -> Work<'a> {
+    let (start, rows) = (item.start as usize, item.rows() as usize);
+    let wanted = match requests.get(&item.sequence.request) {
+        _ if item.samples > 0 => Wanted::Logits,
+        Some(Active { kind: Kind::Score { .. }, prompt, .. }) => {
+            Wanted::Logprobs(&prompt[(start + 1).min(prompt.len())..(start + rows + 1).min(prompt.len())])
+        }
+        Some(Active { kind: Kind::Embed { .. }, .. }) => Wanted::States,
+        _ => Wanted::Nothing,
+    };
+    Work {
+        tokens: plan.tokens_of(item),
+        start,
+        blocks: plan.blocks_of(item).iter().map(|block| block.0).collect(),
+        len: item.prompt_len as usize,
+        wanted,
+    }
+}
+
+/// Calls the executor; a panic is an error like any other.
+fn guarded<T>(call: impl FnOnce() -> Result<T, EngineError>) -> Result<T, EngineError> {
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(result) => result,
+        Err(panic) => Err(EngineError::failed(format!("a panic: {}", message(panic.as_ref())))),
+    }
+}
+
+/// What a panic says.
+fn message(panic: &(dyn Any + Send)) -> &str {
+    panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("?")
+}
+
+/// How long steps take, by which prompts are cut so that running sequences are not kept waiting.
+#[derive(Debug, Default)]
+struct Pace {
+    /// Seconds of a step that only decodes.
+    decode: Option<f64>,
+    /// Seconds of a prompt's token.
+    prompt: Option<f64>,
+}
+
+impl Pace {
+    fn observe(&mut self, plan: &Plan, elapsed: Duration) {
+        let seconds = elapsed.as_secs_f64();
+        let mix = |old: Option<f64>, new: f64| Some(old.map_or(new, |old| 0.8 * old + 0.2 * new));
+        let prompts: u32 = plan.items.iter().filter(|item| item.tokens > 1).map(|item| item.tokens).sum();
+        if prompts == 0 {
+            self.decode = mix(self.decode, seconds);
+        } else if prompts as usize >= LEAST_CHUNK {
+            let decodes = plan.items.iter().any(|item| item.tokens == 1);
+            let beside = if decodes { self.decode.unwrap_or(0.0) } else { 0.0 };
+            self.prompt = mix(self.prompt, (seconds - beside).max(seconds / 4.0) / f64::from(prompts));
+        }
+    }
+
+    /// Tokens of prompts for which running sequences may wait in a step.
+    fn prompt_tokens(&self) -> Option<usize> {
+        let tokens = PROMPT_SHARE * self.decode? / self.prompt?;
+        Some((tokens as usize).max(LEAST_CHUNK))
+    }
+}

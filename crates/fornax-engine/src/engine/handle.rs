@@ -1,0 +1,295 @@
+//! The thread of an engine, and the handle by which callers reach it.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::time::{Duration, Instant};
+
+use fornax_models::AutoModel;
+use fornax_nn::{KvPoolConfig, Position, RopeScaling};
+use fornax_scheduler::{
+    Admission, BatchConfig, BatchScheduler, ModelConfig, ModelId, RequestId, TenantId, Time, policy,
+};
+
+use super::config::EngineConfig;
+use super::core::{Answer, Core, EngineStats, EngineTask, Submission};
+use crate::executor::{Executor, ModelExecutor};
+use crate::sampling::SamplingParams;
+use crate::{EngineError, Pooling, Prompt, Score, Stream};
+
+/// Reaches an engine from any thread. The engine ends when its last handle and its last stream are gone.
+///
+/// ```no_run
+/// use fornax_engine::{EngineConfig, EngineHandle, SamplingParams};
+///
+/// # fn run(model: fornax_models::AutoModel) -> Result<(), fornax_engine::EngineError> {
+/// let engine = EngineHandle::start(model, &EngineConfig::default())?;
+/// let threads: Vec<_> = ["Once upon a time", "The dog"].map(|prompt| {
+///     let engine = engine.clone();
+///     std::thread::spawn(move || engine.generate(prompt, &SamplingParams::default()))
+/// }).into();
+/// for thread in threads {
+///     println!("{}", thread.join().expect("no panic")?[0].text);
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct EngineHandle {
+    models: Arc<Vec<Arc<AutoModel>>>,
+    commands: Sender<Command>,
+}
+
+/// How a request is to be treated beside others.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Submit {
+    /// Which of the engine's models.
+    pub model: usize,
+    /// Whose it is, for policies that share.
+    pub tenant: TenantId,
+    /// The higher, the more urgent, for policies that look at it.
+    pub priority: i32,
+    /// When it ends at the latest, from now on; a request that is not done by then fails.
+    pub deadline: Option<Duration>,
+}
+
+enum Command {
+    Submit(Box<Submission>, Sender<RequestId>),
+    Cancel(RequestId),
+    Stats(Sender<EngineStats>),
+}
+
+impl EngineHandle {
+    /// Starts an engine for one model on a thread of its own.
+    ///
+    /// # Errors
+    /// [`EngineError`]: a model that is no causal language model, an option out of its range, no memory for keys and values.
+    pub fn start(model: impl Into<Arc<AutoModel>>, config: &EngineConfig) -> Result<Self, EngineError> {
+        Self::start_all(vec![model.into()], config)
+    }
+
+    /// Starts an engine for several models.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_all(models: Vec<Arc<AutoModel>>, config: &EngineConfig) -> Result<Self, EngineError> {
+        let (mut with_pools, mut pools) = (Vec::new(), Vec::new());
+        for model in &models {
+            let decoder = model.decoder()?;
+            let device = decoder.device();
+            let mut kv = decoder.kv_config();
+            if let Some(kv_type) = config.kv_type {
+                kv = kv.with_type(kv_type, &device)?;
+            }
+            let blocks = config.blocks(&kv, decoder.config().context_length())?;
+            pools.push(ModelConfig {
+                blocks,
+                block_size: KvPoolConfig::BLOCK_TOKENS,
+                host_blocks: config.swap_memory / kv.block_bytes().max(1),
+                ..ModelConfig::default()
+            });
+            with_pools.push((Arc::clone(model), kv.init(blocks, &device)?));
+        }
+        let scheduler = scheduler(&models, pools, config)?;
+        Self::start_with(models, scheduler, ModelExecutor::new(with_pools))
+    }
+
+    /// Starts an engine whose plans are carried out by another executor: for tests and simulations.
+    ///
+    /// # Errors
+    /// [`EngineError::Failed`] when the system refuses a thread.
+    pub fn start_with(
+        models: Vec<Arc<AutoModel>>,
+        scheduler: BatchScheduler,
+        executor: impl Executor + 'static,
+    ) -> Result<Self, EngineError> {
+        let (commands, received) = channel();
+        let core = Core::new(models.clone(), scheduler, executor);
+        let thread = std::thread::Builder::new().name("fornax-engine".into());
+        thread.spawn(move || run(core, &received)).map_err(|error| EngineError::failed(error.to_string()))?;
+        Ok(Self { models: Arc::new(models), commands })
+    }
+
+    /// The engine's models.
+    pub fn models(&self) -> &[Arc<AutoModel>] {
+        &self.models
+    }
+
+    /// Continues a prompt and yields the text as it is made; see [`Generator::stream`](crate::Generator::stream).
+    ///
+    /// # Errors
+    /// [`EngineError`]: a prompt that does not fit, a parameter out of range, an engine that has ended.
+    pub fn stream(&self, prompt: impl Into<Prompt>, params: &SamplingParams) -> Result<Stream, EngineError> {
+        self.stream_with(prompt, params, Submit::default())
+    }
+
+    /// As [`stream`](Self::stream), beside others as `submit` says.
+    ///
+    /// # Errors
+    /// As [`stream`](Self::stream).
+    pub fn stream_with(
+        &self,
+        prompt: impl Into<Prompt>,
+        params: &SamplingParams,
+        submit: Submit,
+    ) -> Result<Stream, EngineError> {
+        let model = self.model(submit)?;
+        let decoder = model.decoder()?;
+        params.validate_for(decoder.config().vocab_size)?;
+        let prompt = prompt.into().admitted(model)?;
+        if !params.stop.is_empty() && model.tokenizer().is_none() {
+            return Err(EngineError::NoTokenizer);
+        }
+        if params.num_beams > 1 && params.logprobs.is_some() {
+            return Err(EngineError::Option {
+                option: "logprobs",
+                found: format!("a number, with num_beams {}", params.num_beams),
+                expected: "none with a beam search; its score says how likely a sequence is".into(),
+            });
+        }
+        let limit = params.max_new_tokens.min(decoder.config().context_length() - prompt.len());
+        let count = params.num_return_sequences;
+        let (id, answers) = self.submit(prompt, EngineTask::Generate(params.clone(), limit), submit)?;
+        Ok(Stream::new(self.clone(), id, answers, count))
+    }
+
+    /// Continues a prompt and returns all sequences.
+    ///
+    /// # Errors
+    /// As [`stream`](Self::stream), and what goes wrong on the way.
+    pub fn generate(
+        &self,
+        prompt: impl Into<Prompt>,
+        params: &SamplingParams,
+    ) -> Result<Vec<crate::Generation>, EngineError> {
+        self.stream(prompt, params)?.finish()
+    }
+
+    /// How likely the model finds a text of at most its context's length.
+    ///
+    /// # Errors
+    /// As [`stream`](Self::stream).
+    pub fn score(&self, text: impl Into<Prompt>, submit: Submit) -> Result<Score, EngineError> {
+        let model = self.model(submit)?;
+        let token_ids = text.into().fitting(model)?;
+        let logprobs = self.values(token_ids.clone(), EngineTask::Score, submit)?;
+        let logprobs = std::iter::once(None).chain(logprobs.into_iter().map(Some)).collect();
+        Ok(Score { token_ids, logprobs })
+    }
+
+    /// One vector for a text, from the states of a decoder.
+    ///
+    /// # Errors
+    /// As [`stream`](Self::stream).
+    pub fn embed(&self, text: impl Into<Prompt>, pooling: Pooling, submit: Submit) -> Result<Vec<f32>, EngineError> {
+        let tokens = text.into().fitting(self.model(submit)?)?;
+        self.values(tokens, EngineTask::Embed(pooling), submit)
+    }
+
+    /// Counts of the engine, after the step that it is at.
+    ///
+    /// # Errors
+    /// [`EngineError::Ended`].
+    pub fn stats(&self) -> Result<EngineStats, EngineError> {
+        let (answer, answers) = channel();
+        self.commands.send(Command::Stats(answer)).map_err(|_| EngineError::Ended)?;
+        answers.recv().map_err(|_| EngineError::Ended)
+    }
+
+    pub(crate) fn cancel(&self, id: RequestId) {
+        // An engine that has ended has nothing left to cancel.
+        let _ = self.commands.send(Command::Cancel(id));
+    }
+
+    fn model(&self, submit: Submit) -> Result<&Arc<AutoModel>, EngineError> {
+        self.models.get(submit.model).ok_or_else(|| EngineError::Option {
+            option: "model",
+            found: submit.model.to_string(),
+            expected: format!("below {}, the number of the engine's models", self.models.len()),
+        })
+    }
+
+    fn values(&self, prompt: Vec<u32>, task: EngineTask, submit: Submit) -> Result<Vec<f32>, EngineError> {
+        let (_, answers) = self.submit(prompt, task, submit)?;
+        match answers.recv() {
+            Ok(Answer::Values(values)) => Ok(values),
+            Ok(Answer::Failed(error)) => Err(error),
+            Ok(Answer::Chunk(_) | Answer::Beams(_)) | Err(_) => Err(EngineError::Ended),
+        }
+    }
+
+    fn submit(
+        &self,
+        prompt: Vec<u32>,
+        task: EngineTask,
+        submit: Submit,
+    ) -> Result<(RequestId, Receiver<Answer>), EngineError> {
+        let ((answer, answers), (id, ids)) = (channel(), channel());
+        let submission = Submission {
+            model: ModelId(submit.model as u16),
+            prompt,
+            task,
+            tenant: submit.tenant,
+            priority: submit.priority,
+            deadline: submit.deadline,
+            answers: answer,
+        };
+        self.commands.send(Command::Submit(Box::new(submission), id)).map_err(|_| EngineError::Ended)?;
+        Ok((ids.recv().map_err(|_| EngineError::Ended)?, answers))
+    }
+}
+
+/// A scheduler for models with these pools.
+fn scheduler(
+    models: &[Arc<AutoModel>],
+    pools: Vec<ModelConfig>,
+    config: &EngineConfig,
+) -> Result<BatchScheduler, EngineError> {
+    // Angles that depend on a text's length make keys that other texts cannot use, and that cannot be computed again later.
+    let by_length = models.iter().filter_map(|model| model.decoder().ok()).any(|decoder| {
+        let Position::Rope(rope) = &decoder.config().position else { return false };
+        matches!(rope.scaling, RopeScaling::Dynamic { .. } | RopeScaling::LongRope { .. })
+    });
+    let least = pools.iter().map(|pool| pool.blocks).min().unwrap_or(0);
+    let batch = BatchConfig {
+        models: pools,
+        max_running: config.max_running,
+        max_tokens: config.max_step_tokens.max(config.max_running),
+        admission: if by_length { Admission::Reserved } else { config.admission },
+        // A small pool is not kept free for growth that it has no room for.
+        watermark: (least / 16).min(8),
+        preemption: config.preemption,
+        prefix_caching: config.prefix_caching && !by_length,
+        lookahead: 8,
+        hash_seed: SamplingParams::default().seed_or_random(),
+        ..BatchConfig::default()
+    };
+    Ok(BatchScheduler::new(batch, policy(&config.policy)?)?)
+}
+
+/// The engine's thread.
+fn run(mut core: Core<impl Executor>, commands: &Receiver<Command>) {
+    let start = Instant::now();
+    let now = || Time::from_micros(start.elapsed().as_micros() as u64);
+    let mut busy = false;
+    loop {
+        // As long as there is work, what comes is only looked at between steps.
+        let mut next = if busy { commands.try_recv() } else { commands.recv().map_err(|_| TryRecvError::Disconnected) };
+        loop {
+            match next {
+                Ok(Command::Submit(submission, id)) => {
+                    let request = core.submit(*submission, now());
+                    let _ = id.send(request);
+                }
+                Ok(Command::Cancel(id)) => core.cancel(id),
+                Ok(Command::Stats(answer)) => {
+                    let _ = answer.send(core.stats());
+                }
+                Err(TryRecvError::Empty) => break,
+                // Nobody is left who could read an answer.
+                Err(TryRecvError::Disconnected) => return,
+            }
+            next = commands.try_recv();
+        }
+        busy = core.step(now());
+    }
+}

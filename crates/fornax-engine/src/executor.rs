@@ -1,0 +1,173 @@
+//! Carrying out plans: moving blocks and computing tokens. A model does it here, and what tests and simulations put in its
+//! place is another [`Executor`]. Which tokens are computed, and what is made of the results, is decided elsewhere.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use fornax_models::AutoModel;
+use fornax_nn::{Batch, BatchSequence, KvPool, Outputs};
+use fornax_scheduler::{ModelId, Plan};
+
+use crate::EngineError;
+use crate::error::to_host;
+use crate::sampling::log_sum_exp;
+
+/// Tokens of one sequence to compute.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Work<'a> {
+    /// The tokens.
+    pub tokens: &'a [u32],
+    /// The position of the first; the keys and values before it are in the pool.
+    pub start: usize,
+    /// The blocks of the sequence, in the order of positions.
+    pub blocks: Vec<u32>,
+    /// Tokens of the whole text that is known.
+    pub len: usize,
+    /// What is wanted of them.
+    pub wanted: Wanted<'a>,
+}
+
+/// What is wanted of computed tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted<'a> {
+    /// Nothing but their keys and values.
+    Nothing,
+    /// The logits after the last token: `[vocab_size]` numbers.
+    Logits,
+    /// The natural log-probability of these tokens, each given the tokens up to the row at its place: a number each.
+    Logprobs(&'a [u32]),
+    /// The hidden states: `[tokens, hidden_size]` numbers.
+    States,
+}
+
+/// What was computed.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct StepOutput {
+    /// Numbers of all work.
+    pub values: Vec<f32>,
+    /// Which of them are whose, in the order of the work.
+    pub ranges: Vec<Range<usize>>,
+}
+
+/// Carries out plans.
+pub trait Executor: Send {
+    /// Moves and copies blocks as a plan says, before anything of the plan is computed.
+    ///
+    /// # Errors
+    /// [`EngineError`] when a device fails; nothing of the plan counts then.
+    fn move_blocks(&mut self, plan: &Plan) -> Result<(), EngineError>;
+
+    /// Computes some tokens of sequences of a model. May be called again for a part of the same work.
+    ///
+    /// # Errors
+    /// [`EngineError`] when a device fails.
+    fn compute(&mut self, model: ModelId, work: &[Work<'_>]) -> Result<StepOutput, EngineError>;
+}
+
+/// Models with a pool each.
+#[derive(Debug)]
+pub struct ModelExecutor {
+    models: Vec<(Arc<AutoModel>, KvPool)>,
+    /// What blocks held that moved to host memory, by model and place.
+    host: HashMap<(ModelId, u32), Vec<u8>>,
+}
+
+/// Rows whose logits are brought to the host at once.
+const LOGPROB_ROWS: usize = 128;
+
+impl ModelExecutor {
+    /// An executor of these models, each a causal language model with its pool.
+    pub fn new(models: Vec<(Arc<AutoModel>, KvPool)>) -> Self {
+        Self { models, host: HashMap::new() }
+    }
+}
+
+impl Executor for ModelExecutor {
+    fn move_blocks(&mut self, plan: &Plan) -> Result<(), EngineError> {
+        for swap in &plan.swap_out {
+            let pool = &self.models[usize::from(swap.model.0)].1;
+            for (device, host) in swap.device.iter().zip(&swap.host) {
+                self.host.insert((swap.model, host.0), pool.save_block(device.0));
+            }
+        }
+        for copy in &plan.copy {
+            self.models[usize::from(copy.model.0)].1.copy_block(copy.from.0, copy.to.0);
+        }
+        for swap in &plan.swap_in {
+            let pool = &mut self.models[usize::from(swap.model.0)].1;
+            for (device, host) in swap.device.iter().zip(&swap.host) {
+                let bytes = self.host.remove(&(swap.model, host.0));
+                let bytes = bytes.ok_or_else(|| EngineError::failed(format!("host block {} is gone", host.0)))?;
+                pool.restore_block(device.0, &bytes)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn compute(&mut self, model: ModelId, work: &[Work<'_>]) -> Result<StepOutput, EngineError> {
+        let (model, pool) = &mut self.models[usize::from(model.0)];
+        let decoder = model.decoder()?;
+        let batch = Batch::cached(work.iter().map(|work| BatchSequence {
+            tokens: work.tokens,
+            past: work.start,
+            blocks: &work.blocks,
+            len: work.len,
+            outputs: match work.wanted {
+                Wanted::Nothing => Outputs::None,
+                Wanted::Logits => Outputs::Last,
+                Wanted::Logprobs(_) | Wanted::States => Outputs::All,
+            },
+        }));
+        let hidden = decoder.forward(&batch, Some(pool));
+        let size = decoder.config().hidden_size;
+        let mut output = StepOutput::default();
+        if work.iter().all(|work| matches!(work.wanted, Wanted::Nothing | Wanted::Logits)) {
+            // The usual step: all rows are wanted for their logits.
+            let vocab_size = decoder.config().vocab_size;
+            if work.iter().any(|work| work.wanted == Wanted::Logits) {
+                output.values = to_host(decoder.logits(hidden))?;
+            }
+            let mut at = 0;
+            output.ranges = work
+                .iter()
+                .map(|work| {
+                    let from = at;
+                    at += if work.wanted == Wanted::Logits { vocab_size } else { 0 };
+                    from..at
+                })
+                .collect();
+            return Ok(output);
+        }
+        let mut row = 0;
+        for work in work {
+            let from = output.values.len();
+            let rows = |first: usize, count: usize| hidden.clone().narrow(0, first, count);
+            match work.wanted {
+                Wanted::Nothing => {}
+                Wanted::Logits => {
+                    output.values.extend(to_host(decoder.logits(rows(row, 1)))?);
+                    row += 1;
+                }
+                Wanted::States => {
+                    let states = to_host(rows(row, work.tokens.len()))?;
+                    debug_assert_eq!(states.len(), work.tokens.len() * size);
+                    output.values.extend(states);
+                    row += work.tokens.len();
+                }
+                Wanted::Logprobs(next) => {
+                    for (index, next) in next.chunks(LOGPROB_ROWS).enumerate() {
+                        let logits = to_host(decoder.logits(rows(row + index * LOGPROB_ROWS, next.len())))?;
+                        for (logits, &token) in logits.chunks_exact(logits.len() / next.len()).zip(next) {
+                            let logit = f64::from(logits[token as usize]);
+                            output.values.push((logit - log_sum_exp(logits)?) as f32);
+                        }
+                    }
+                    row += work.tokens.len();
+                }
+            }
+            output.ranges.push(from..output.values.len());
+        }
+        Ok(output)
+    }
+}
