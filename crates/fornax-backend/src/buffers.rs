@@ -3,9 +3,7 @@
 
 use std::cell::RefCell;
 
-use burn::tensor::Tensor;
-
-use crate::values;
+use crate::Values;
 
 /// Smaller results are left to the allocator, which has them at hand.
 const SMALL: usize = 16 << 10;
@@ -31,12 +29,12 @@ pub(crate) fn take(len: usize) -> Vec<f32> {
     buffer
 }
 
-/// Keeps the memory of a result that nobody needs any more. A tensor that others hold too, or of another device, is dropped.
-pub(crate) fn recycle<const D: usize>(tensor: Tensor<D>) {
-    if tensor.dims().iter().product::<usize>() < SMALL {
+/// Keeps the memory of numbers that nobody needs any more. What others hold too is let go.
+pub(crate) fn recycle(values: Values) {
+    if values.len() < SMALL {
         return;
     }
-    let Some(buffer) = values::into_vec(tensor) else { return };
+    let Some(buffer) = values.into_vec() else { return };
     BUFFERS.with_borrow_mut(|buffers| {
         if buffers.len() == KEPT {
             // The smallest is the cheapest to get anew.
@@ -50,19 +48,18 @@ pub(crate) fn recycle<const D: usize>(tensor: Tensor<D>) {
 #[cfg(all(test, feature = "cpu"))]
 mod tests {
     use super::*;
-    use crate::{Device, from_values};
+    use crate::values::{cpu_tensor, into_values};
 
     #[test]
     fn memory_goes_round_and_shared_tensors_stay_whole() {
-        let cpu = Device::cpu();
         let mut buffer = take(SMALL);
         buffer.fill(3.0);
         let start = buffer.as_ptr();
-        let tensor: Tensor<1> = from_values(buffer, [SMALL], cpu.as_burn());
+        let tensor = cpu_tensor(buffer, [SMALL]);
         let copy = tensor.clone();
-        recycle(tensor);
+        recycle(into_values(tensor).expect("of the CPU"));
         assert_ne!(take(SMALL).as_ptr(), start, "held by another");
-        recycle(copy);
+        recycle(into_values(copy).expect("of the CPU"));
         assert_eq!(take(SMALL - 1).len(), SMALL - 1, "a size of its own");
         let again = take(SMALL);
         assert_eq!((again.as_ptr(), again.len()), (start, SMALL));

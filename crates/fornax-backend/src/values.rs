@@ -18,12 +18,12 @@ pub use self::cpu::Values;
 /// assert_eq!(*values(&tensor).expect("on the CPU"), [1.0, 2.0]);
 /// ```
 pub fn values<const D: usize>(tensor: &Tensor<D>) -> Option<Values> {
-    cpu::values(tensor)
+    cpu::into_values(tensor.clone()).ok()
 }
 
-/// The memory of an `f32` tensor of the CPU that nobody else holds; `None`, and the tensor is dropped, for any other.
-pub(crate) fn into_vec<const D: usize>(tensor: Tensor<D>) -> Option<Vec<f32>> {
-    cpu::into_vec(tensor)
+/// As [`values`] of a tensor that is not needed any more; any other tensor comes back as it was.
+pub(crate) fn into_values<const D: usize>(tensor: Tensor<D>) -> Result<Values, Tensor<D>> {
+    cpu::into_values(tensor)
 }
 
 /// A tensor of these numbers, which are moved, not copied, where the device is the CPU.
@@ -31,12 +31,17 @@ pub fn from_values<const D: usize>(values: Vec<f32>, shape: [usize; D], device: 
     Tensor::from_data(TensorData::new(values, shape), (device, DType::F32))
 }
 
+/// A tensor of the CPU, without gradients.
+pub(crate) fn cpu_tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> Tensor<D> {
+    cpu::tensor(values, shape)
+}
+
 #[cfg(feature = "cpu")]
 mod cpu {
     use std::ops::Deref;
 
-    use burn::backend::Flex;
-    use burn::tensor::{DType, Tensor};
+    use burn::backend::{BackendTensor, DispatchAutodiffContext, DispatchTensorKind, Flex};
+    use burn::tensor::{DType, Tensor, TensorData};
     use burn_flex::FlexTensor;
 
     /// The numbers of a tensor, as a slice.
@@ -51,21 +56,29 @@ mod cpu {
         }
     }
 
-    pub fn values<const D: usize>(tensor: &Tensor<D>) -> Option<Values> {
-        if tensor.dtype() != DType::F32 {
-            return None;
+    impl Values {
+        /// The memory, if nobody else holds it.
+        pub(crate) fn into_vec(self) -> Option<Vec<f32>> {
+            let whole = self.0.is_unique() && self.0.layout().start_offset() == 0;
+            if whole { self.0.into_data().try_into_vec().ok() } else { None }
         }
-        let tensor = tensor.clone().try_into_primitive::<Flex>().ok()?;
-        Some(Values(if tensor.is_contiguous() { tensor } else { tensor.to_contiguous() }))
     }
 
-    pub fn into_vec<const D: usize>(tensor: Tensor<D>) -> Option<Vec<f32>> {
-        if tensor.dtype() != DType::F32 {
-            return None;
+    pub fn into_values<const D: usize>(tensor: Tensor<D>) -> Result<Values, Tensor<D>> {
+        let tensor = tensor.into_dispatch();
+        if tensor.autodiff != DispatchAutodiffContext::Disabled {
+            return Err(Tensor::from_dispatch(tensor));
         }
-        let tensor = tensor.try_into_primitive::<Flex>().ok()?;
-        let whole = tensor.is_unique() && tensor.is_contiguous() && tensor.layout().start_offset() == 0;
-        if whole { tensor.into_data().try_into_vec().ok() } else { None }
+        match tensor.kind {
+            DispatchTensorKind::Flex(BackendTensor::Float(found)) if found.dtype() == DType::F32 => {
+                Ok(Values(if found.is_contiguous() { found } else { found.to_contiguous() }))
+            }
+            kind => Err(Tensor::from_dispatch(burn::backend::DispatchTensor { kind, autodiff: tensor.autodiff })),
+        }
+    }
+
+    pub fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> Tensor<D> {
+        Tensor::from_primitive::<Flex>(FlexTensor::from_data(TensorData::new(values, shape)))
     }
 }
 
@@ -87,11 +100,17 @@ mod cpu {
         }
     }
 
-    pub fn values<const D: usize>(_tensor: &Tensor<D>) -> Option<Values> {
-        None
+    impl Values {
+        pub(crate) fn into_vec(self) -> Option<Vec<f32>> {
+            match self {}
+        }
     }
 
-    pub fn into_vec<const D: usize>(_tensor: Tensor<D>) -> Option<Vec<f32>> {
-        None
+    pub fn into_values<const D: usize>(tensor: Tensor<D>) -> Result<Values, Tensor<D>> {
+        Err(tensor)
+    }
+
+    pub fn tensor<const D: usize>(_values: Vec<f32>, _shape: [usize; D]) -> Tensor<D> {
+        unreachable!("no operand is on the CPU in a build without it")
     }
 }

@@ -235,7 +235,7 @@ impl Decoder {
             x = x + positions.forward(batch.positions(), &device);
         }
         let rope = match &self.config.position {
-            Position::Rope(rope) => Some(rope.tables(batch, x.dtype(), &device)),
+            Position::Rope(rope) => Some(rope.tables(batch)),
             Position::Learned { .. } => None,
         };
         for (index, layer) in self.layers.iter().enumerate() {

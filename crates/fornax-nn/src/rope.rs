@@ -4,8 +4,6 @@
 //! Angles are computed in `f32`, step by step as transformers does it, since they are part of what a model was
 //! trained with: at position 100,000 a more precise angle is a different one.
 
-use burn::tensor::{DType, Device, Tensor, TensorData};
-use fornax_backend::from_values;
 use fornax_backend::ops::RopeTables;
 
 use crate::Batch;
@@ -81,7 +79,7 @@ pub enum RopeScaling {
 
 impl RopeConfig {
     /// The angles of a batch's rows, each by its position and by the length of its text, by which some scalings choose them.
-    pub fn tables(&self, batch: &Batch, dtype: DType, device: &Device) -> RopeTables {
+    pub fn tables(&self, batch: &Batch) -> RopeTables {
         let pairs = self.rotary_dim / 2;
         let (mut cos, mut sin) = (Vec::with_capacity(batch.rows() * pairs), Vec::with_capacity(batch.rows() * pairs));
         let mut known: Option<(usize, Vec<f32>, f32)> = None;
@@ -100,14 +98,7 @@ impl RopeConfig {
                 }
             }
         }
-        let table = |values: Vec<f32>| {
-            if dtype == DType::F32 {
-                return from_values(values, [batch.rows(), pairs], device);
-            }
-            let data = TensorData::new(values, [batch.rows(), pairs]);
-            Tensor::from_data(data.convert_dtype(dtype), (device, dtype))
-        };
-        RopeTables { cos: table(cos), sin: table(sin) }
+        RopeTables::new(cos, sin, [batch.rows(), pairs])
     }
 
     /// Whether a text's length changes its angles.

@@ -5,9 +5,10 @@
 pub mod cases;
 pub mod reference;
 
+use std::cell::OnceCell;
 use std::ops::Deref;
 
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
 use fornax_cpu::attention::{Attention, HeadNorm, Rope, attend};
 pub use fornax_cpu::attention::{Mask, Sequences};
 use fornax_cpu::cache::KvArena;
@@ -15,7 +16,8 @@ use fornax_cpu::rows::Rows;
 use fornax_cpu::{Isa, Pool};
 
 use crate::kv::{KvLayer, Store};
-use crate::{Values, buffers, from_values, values};
+use crate::values::{cpu_tensor, into_values};
+use crate::{Values, buffers, values};
 
 /// How a layer attends.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -52,13 +54,39 @@ impl AttentionOptions {
     }
 }
 
-/// Cosines and sines of the angles of a batch's rows.
-#[derive(Debug, Clone)]
+/// Cosines and sines of the angles of a batch's rows, each `[rows, rotary_dim / 2]`. They are made on the host, and brought to
+/// a device by the first layer that computes there.
+#[derive(Debug)]
 pub struct RopeTables {
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+    shape: [usize; 2],
+    tensors: OnceCell<[Tensor<2>; 2]>,
+}
+
+impl RopeTables {
+    /// The tables of these numbers.
+    ///
+    /// # Panics
+    /// When there are not `rows · pairs` of each.
+    pub fn new(cos: Vec<f32>, sin: Vec<f32>, [rows, pairs]: [usize; 2]) -> Self {
+        assert_eq!((cos.len(), sin.len()), (rows * pairs, rows * pairs), "rope tables: numbers of {rows} rows");
+        Self { cos, sin, shape: [rows, pairs], tensors: OnceCell::new() }
+    }
+
     /// `[rows, rotary_dim / 2]`
-    pub cos: Tensor<2>,
-    /// `[rows, rotary_dim / 2]`
-    pub sin: Tensor<2>,
+    pub fn dims(&self) -> [usize; 2] {
+        self.shape
+    }
+
+    /// Cosines and sines as tensors of the dtype and on the device of `like`.
+    pub(crate) fn tensors(&self, like: &Tensor<2>) -> [Tensor<2>; 2] {
+        let make = |numbers: &[f32]| {
+            let data = TensorData::new(numbers.to_vec(), self.shape).convert_dtype(like.dtype());
+            Tensor::from_data(data, (&like.device(), like.dtype()))
+        };
+        self.tensors.get_or_init(|| [make(&self.cos), make(&self.sin)]).clone()
+    }
 }
 
 /// Root mean square norms of each head of queries and of keys, before their rotation (Qwen 3).
@@ -101,44 +129,40 @@ pub fn attention(
     if let Some(norms) = norms {
         assert_eq!([norms.query.dims(), norms.key.dims()], [[head_dim]; 2], "attention: weights of the heads' norms");
     }
-    if let Some(RopeTables { cos, sin }) = rope {
-        let [table_rows, half] = cos.dims();
-        assert_eq!(cos.dims(), sin.dims(), "attention: the tables of cosines and sines");
-        assert!(table_rows == rows && 2 * half <= head_dim, "attention: tables {:?} for {rows} rows", cos.dims());
+    if let Some(rope) = rope {
+        let [table_rows, half] = rope.dims();
+        assert!(table_rows == rows && 2 * half <= head_dim, "attention: tables {:?} for {rows} rows", rope.dims());
     }
     if rows == 0 {
         return Tensor::zeros([0, heads * head_dim], (&qkv.device(), qkv.dtype()));
     }
-    match kv.map(|layer| &mut layer.0) {
-        None => match Numbers::at_hand(&qkv, rope, norms) {
-            Some(numbers) => finished(numbers.attend(sequences, None, options), numbers, qkv, options),
-            None => reference::attention(qkv, sequences, None, rope, norms, options),
-        },
-        Some(Store::Arena(arena)) => {
-            // Operands of another kind, or with gradients, which end here, are brought to the kernels.
-            let numbers = Numbers::at_hand(&qkv, rope, norms).unwrap_or_else(|| Numbers::fetched(&qkv, rope, norms));
-            finished(numbers.attend(sequences, Some(arena), options), numbers, qkv, options)
-        }
-        Some(Store::Tensors(tensors)) => reference::attention(qkv, sequences, Some(tensors), rope, norms, options),
+    let (device, dtype) = (qkv.device(), qkv.dtype());
+    let kv = kv.map(|layer| &mut layer.0);
+    if let Some(Store::Tensors(tensors)) = kv {
+        return reference::attention(qkv, sequences, Some(tensors), rope, norms, options);
     }
-}
-
-fn finished(y: Vec<f32>, numbers: Numbers, qkv: Tensor<2>, options: &AttentionOptions) -> Tensor<2> {
-    drop(numbers);
-    let ([rows, _], device, dtype) = (qkv.dims(), qkv.device(), qkv.dtype());
-    buffers::recycle(qkv);
-    let shape = [rows, options.heads * options.head_dim];
-    if dtype == DType::F32 {
-        return from_values(y, shape, &device);
+    let arena = match kv {
+        Some(Store::Arena(arena)) => Some(arena),
+        _ => None,
+    };
+    let weights = match norms.map(Norms::at_hand) {
+        None => None,
+        Some(Some(weights)) => Some(weights),
+        // With gradients, or elsewhere. An arena belongs to the kernels, so what is to be kept in one is brought to them.
+        Some(None) if arena.is_none() => return reference::attention(qkv, sequences, None, rope, norms, options),
+        Some(None) => norms.map(Norms::fetched),
+    };
+    let qkv = match (into_values(qkv), &arena) {
+        (Ok(qkv), _) => Slice::Borrowed(qkv),
+        (Err(qkv), None) => return reference::attention(qkv, sequences, None, rope, norms, options),
+        (Err(qkv), Some(_)) => fetched(&qkv),
+    };
+    let y = attend_rows(&qkv, sequences, arena, rope, weights.as_ref(), options);
+    if let Slice::Borrowed(qkv) = qkv {
+        buffers::recycle(qkv);
+        return cpu_tensor(y, [rows, heads * head_dim]);
     }
-    Tensor::from_data(TensorData::new(y, shape).convert_dtype(dtype), (&device, dtype))
-}
-
-/// The numbers of the operands.
-struct Numbers {
-    qkv: Slice,
-    rope: Option<[Slice; 2]>,
-    norms: Option<([Slice; 2], f32)>,
+    Tensor::from_data(TensorData::new(y, [rows, heads * head_dim]).convert_dtype(dtype), (&device, dtype))
 }
 
 /// Numbers where they lie, or a copy.
@@ -158,61 +182,53 @@ impl Deref for Slice {
     }
 }
 
-impl Numbers {
-    /// If all operands are plain `f32` on the CPU, without gradients.
-    fn at_hand(qkv: &Tensor<2>, rope: Option<&RopeTables>, norms: Option<&HeadNorms>) -> Option<Self> {
-        let qkv = Slice::Borrowed(values(qkv)?);
-        let rope = match rope {
-            Some(rope) => Some([Slice::Borrowed(values(&rope.cos)?), Slice::Borrowed(values(&rope.sin)?)]),
-            None => None,
-        };
-        let norms = match norms {
-            Some(norms) => {
-                let weights = [Slice::Borrowed(values(&norms.query)?), Slice::Borrowed(values(&norms.key)?)];
-                Some((weights, norms.epsilon as f32))
-            }
-            None => None,
-        };
-        Some(Self { qkv, rope, norms })
+/// From any device, in any type.
+fn fetched<const D: usize>(tensor: &Tensor<D>) -> Slice {
+    Slice::Copied(tensor.to_data().iter::<f32>().collect())
+}
+
+/// The weights of the heads' norms, as numbers.
+struct Norms {
+    query: Slice,
+    key: Slice,
+    epsilon: f32,
+}
+
+impl Norms {
+    fn at_hand(norms: &HeadNorms) -> Option<Self> {
+        let weights = |tensor| values(tensor).map(Slice::Borrowed);
+        Some(Self { query: weights(&norms.query)?, key: weights(&norms.key)?, epsilon: norms.epsilon as f32 })
     }
 
-    /// From any device, in any type.
-    fn fetched(qkv: &Tensor<2>, rope: Option<&RopeTables>, norms: Option<&HeadNorms>) -> Self {
-        fn copied<const D: usize>(tensor: &Tensor<D>) -> Slice {
-            Slice::Copied(tensor.to_data().iter::<f32>().collect())
-        }
-        Self {
-            qkv: copied(qkv),
-            rope: rope.map(|rope| [copied(&rope.cos), copied(&rope.sin)]),
-            norms: norms.map(|norms| ([copied(&norms.query), copied(&norms.key)], norms.epsilon as f32)),
-        }
+    fn fetched(norms: &HeadNorms) -> Self {
+        Self { query: fetched(&norms.query), key: fetched(&norms.key), epsilon: norms.epsilon as f32 }
     }
+}
 
-    /// `[rows, heads · head_dim]`
-    fn attend(&self, sequences: &Sequences, arena: Option<&mut KvArena>, options: &AttentionOptions) -> Vec<f32> {
-        let AttentionOptions { heads, kv_heads, head_dim, scale, mask, soft_cap } = *options;
-        let rows = sequences.rows();
-        let [query_norm, key_norm] = [0, 1].map(|index| {
-            let (weights, epsilon) = self.norms.as_ref()?;
-            Some(HeadNorm { weight: &weights[index], epsilon: *epsilon })
-        });
-        let rope = self.rope.as_ref().map(|[cos, sin]| Rope { cos, sin, rotary_dim: 2 * cos.len() / rows });
-        let attention = Attention {
-            heads,
-            kv_heads,
-            head_dim,
-            scale: scale as f32,
-            mask,
-            soft_cap: soft_cap.map(|cap| cap as f32),
-            rope,
-            query_norm,
-            key_norm,
-        };
-        let stride = options.qkv_columns();
-        let (wide, narrow) = (heads * head_dim, kv_heads * head_dim);
-        let qkv = [0, wide, wide + narrow].map(|from| Rows::strided(&self.qkv[from..], stride));
-        let mut y = buffers::take(rows * wide);
-        attend(Pool::global(), Isa::active(), sequences, arena, qkv, &attention, &mut y);
-        y
-    }
+/// The kernels: `[rows, heads · head_dim]`.
+fn attend_rows(
+    qkv: &[f32],
+    sequences: &Sequences,
+    arena: Option<&mut KvArena>,
+    rope: Option<&RopeTables>,
+    norms: Option<&Norms>,
+    options: &AttentionOptions,
+) -> Vec<f32> {
+    let AttentionOptions { heads, kv_heads, head_dim, scale, mask, soft_cap } = *options;
+    let attention = Attention {
+        heads,
+        kv_heads,
+        head_dim,
+        scale: scale as f32,
+        mask,
+        soft_cap: soft_cap.map(|cap| cap as f32),
+        rope: rope.map(|rope| Rope { cos: &rope.cos, sin: &rope.sin, rotary_dim: 2 * rope.shape[1] }),
+        query_norm: norms.map(|norms| HeadNorm { weight: &norms.query, epsilon: norms.epsilon }),
+        key_norm: norms.map(|norms| HeadNorm { weight: &norms.key, epsilon: norms.epsilon }),
+    };
+    let (wide, narrow) = (heads * head_dim, kv_heads * head_dim);
+    let qkv = [0, wide, wide + narrow].map(|from| Rows::strided(&qkv[from..], options.qkv_columns()));
+    let mut y = buffers::take(sequences.rows() * wide);
+    attend(Pool::global(), Isa::active(), sequences, arena, qkv, &attention, &mut y);
+    y
 }

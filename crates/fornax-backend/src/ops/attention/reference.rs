@@ -23,6 +23,7 @@ pub(crate) fn attention(
 ) -> Tensor<2> {
     let AttentionOptions { heads, kv_heads, head_dim, .. } = *options;
     let [rows, _] = qkv.dims();
+    let rope = rope.map(|rope| rope.tensors(&qkv));
     let (wide, narrow) = (heads * head_dim, kv_heads * head_dim);
     // [rows, heads · dim] → [1, heads, rows, dim]
     let by_head = |x: Tensor<2>, heads: usize| x.reshape([1, rows, heads, head_dim]).swap_dims(1, 2);
@@ -31,8 +32,8 @@ pub(crate) fn attention(
         if let (Some(weight), Some(norms)) = (norm, norms) {
             x = rms_norm(x, weight.clone(), RmsNormOptions::new(norms.epsilon));
         }
-        match rope {
-            Some(RopeTables { cos, sin }) => rotate(x, cos.clone(), sin.clone()),
+        match &rope {
+            Some([cos, sin]) => rotate(x, cos.clone(), sin.clone()),
             None => x,
         }
     };

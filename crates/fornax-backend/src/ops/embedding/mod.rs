@@ -4,6 +4,7 @@
 use burn::tensor::{Device, Int, Tensor};
 
 use super::linear::WeightRef;
+use crate::values::cpu_tensor;
 use crate::{buffers, from_values, values};
 
 /// The rows `ids` of a table `[entries, dim]`, on `device`: `[ids, dim]`.
@@ -38,7 +39,7 @@ pub fn rows(x: Tensor<2>, numbers: &[u32]) -> Tensor<2> {
         for (to, &row) in y.chunks_exact_mut(columns.max(1)).zip(numbers) {
             to.copy_from_slice(&values[row as usize * columns..][..columns]);
         }
-        return from_values(y, [numbers.len(), columns], &device);
+        return cpu_tensor(y, [numbers.len(), columns]);
     }
     if let Some(row) = numbers.iter().find(|&&row| row as usize >= rows) {
         panic!("rows: row {row} of {rows}");

@@ -5,7 +5,8 @@ use burn::tensor::Tensor;
 
 use super::activation::{Activation, gated};
 use super::linear::{LinearRef, Maps, reference};
-use crate::{buffers, from_values};
+use crate::buffers;
+use crate::values::{cpu_tensor, into_values};
 
 /// `activation(gate(x)) · up(x)`, or `activation(up(x))` without a gate.
 ///
@@ -28,41 +29,32 @@ pub fn gated_linear(
     if rows == 0 || columns == 0 {
         return Tensor::zeros([rows, columns], (&x.device(), x.dtype()));
     }
-    match on_cpu(&x, gate, up, activation, [rows, columns]) {
-        Some(y) => {
-            let device = x.device();
-            buffers::recycle(x);
-            from_values(y, [rows, columns], &device)
+    let in_tensors = |x: Tensor<2>| {
+        let inner = reference::linear(x.clone(), up);
+        match gate {
+            Some(gate) => gated(reference::linear(x, gate), inner, activation),
+            None => activation.apply(inner),
         }
-        None => {
-            let inner = reference::linear(x.clone(), up);
-            match gate {
-                Some(gate) => gated(reference::linear(x, gate), inner, activation),
-                None => activation.apply(inner),
-            }
-        }
+    };
+    let kernels = match gate {
+        Some(gate) => Maps::of([gate, up]).map(Kernels::Gated),
+        None => Maps::of([up]).map(Kernels::Plain),
+    };
+    let Some(kernels) = kernels else { return in_tensors(x) };
+    let x = match into_values(x) {
+        Ok(x) => x,
+        Err(x) => return in_tensors(x),
+    };
+    let mut y = buffers::take(rows * columns);
+    match kernels {
+        Kernels::Gated(maps) => maps.gated(&x, rows, activation, &mut y),
+        Kernels::Plain(maps) => maps.activated(&x, rows, activation, &mut y),
     }
+    buffers::recycle(x);
+    cpu_tensor(y, [rows, columns])
 }
 
-fn on_cpu(
-    x: &Tensor<2>,
-    gate: Option<&LinearRef<'_>>,
-    up: &LinearRef<'_>,
-    activation: Activation,
-    [rows, columns]: [usize; 2],
-) -> Option<Vec<f32>> {
-    match gate {
-        Some(gate) => {
-            let (values, maps) = Maps::of(x, [gate, up])?;
-            let mut y = buffers::take(rows * columns);
-            maps.gated(&values, rows, activation, &mut y);
-            Some(y)
-        }
-        None => {
-            let (values, maps) = Maps::of(x, [up])?;
-            let mut y = buffers::take(rows * columns);
-            maps.activated(&values, rows, activation, &mut y);
-            Some(y)
-        }
-    }
+enum Kernels<'a> {
+    Gated(Maps<'a, 2>),
+    Plain(Maps<'a, 1>),
 }

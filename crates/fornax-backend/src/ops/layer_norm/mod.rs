@@ -8,7 +8,8 @@ use burn::tensor::Tensor;
 use fornax_cpu::rows::{self, NormWeights};
 use fornax_cpu::{Isa, Pool};
 
-use crate::{buffers, from_values, values};
+use crate::values::{cpu_tensor, into_values};
+use crate::{buffers, values};
 
 /// Normalizes the last dimension to mean 0 and variance 1, scales and shifts it.
 ///
@@ -28,15 +29,17 @@ pub fn layer_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, bias: Option<
         return x;
     }
     let shift = bias.as_ref().map(values);
-    if let (Some(x_values), Some(weight), None | Some(Some(_))) = (values(&x), values(&weight), &shift) {
-        let mut y = buffers::take(x_values.len());
-        let shift = shift.flatten();
-        let weights = NormWeights { weight: &weight, bias: shift.as_deref(), epsilon: epsilon as f32, offset: 0.0 };
-        rows::layer_norm_rows(Pool::global(), Isa::active(), &x_values, weights, None, &mut y);
-        drop(x_values);
-        let device = x.device();
-        buffers::recycle(x);
-        return from_values(y, dims, &device);
-    }
-    reference::layer_norm(x, weight, bias, epsilon)
+    let (Some(scale), None | Some(Some(_))) = (values(&weight), &shift) else {
+        return reference::layer_norm(x, weight, bias, epsilon);
+    };
+    let x = match into_values(x) {
+        Ok(x) => x,
+        Err(x) => return reference::layer_norm(x, weight, bias, epsilon),
+    };
+    let mut y = buffers::take(x.len());
+    let shift = shift.flatten();
+    let weights = NormWeights { weight: &scale, bias: shift.as_deref(), epsilon: epsilon as f32, offset: 0.0 };
+    rows::layer_norm_rows(Pool::global(), Isa::active(), &x, weights, None, &mut y);
+    buffers::recycle(x);
+    cpu_tensor(y, dims)
 }

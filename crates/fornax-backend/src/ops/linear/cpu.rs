@@ -1,6 +1,5 @@
 //! Linear maps on slices, by the kernels of `fornax-cpu`.
 
-use burn::tensor::Tensor;
 use fornax_cpu::linear::{self, LinearMap, Matrix};
 use fornax_cpu::{Isa, PackedWeight, Pool, rows};
 
@@ -17,9 +16,8 @@ enum MapWeight<'a> {
 }
 
 impl<'a, const N: usize> Maps<'a, N> {
-    /// The numbers of the input and of the maps, if all of them are plain `f32` on the CPU without gradients, or packed.
-    pub(crate) fn of<const D: usize>(x: &Tensor<D>, maps: [&'a LinearRef<'a>; N]) -> Option<(Values, Self)> {
-        let x = values(x)?;
+    /// The numbers of maps that are plain `f32` on the CPU without gradients, or packed.
+    pub(crate) fn of(maps: [&'a LinearRef<'a>; N]) -> Option<Self> {
         let mut found = [const { None }; N];
         for (found, map) in found.iter_mut().zip(maps) {
             let weight = match &map.weight {
@@ -32,7 +30,7 @@ impl<'a, const N: usize> Maps<'a, N> {
             };
             *found = Some((weight, bias));
         }
-        Some((x, Self(found.map(|map| map.expect("filled above")))))
+        Some(Self(found.map(|map| map.expect("filled above"))))
     }
 
     fn maps(&self) -> [LinearMap<'_>; N] {

@@ -11,7 +11,8 @@ use fornax_cpu::PackedWeight;
 
 pub(crate) use cpu::Maps;
 
-use crate::{buffers, from_values};
+use crate::buffers;
+use crate::values::{cpu_tensor, into_values};
 
 /// The matrix of a linear map, as an operand.
 #[derive(Debug, Clone)]
@@ -75,12 +76,15 @@ pub fn linear<const D: usize>(x: Tensor<D>, map: &LinearRef<'_>) -> Tensor<D> {
         // burn's reshape reads a size of 0 as "the size before", so what is empty cannot be seen as a matrix.
         return Tensor::zeros(dims, (&x.device(), x.dtype()));
     }
-    if let Some((values, maps)) = Maps::of(&x, [map]) {
-        let mut y = buffers::take(rows * out_features);
-        maps.linear(&values, rows, &mut y);
-        return from_values(y, dims, &x.device());
-    }
-    reference::linear(x, map)
+    let Some(maps) = Maps::of([map]) else { return reference::linear(x, map) };
+    let x = match into_values(x) {
+        Ok(x) => x,
+        Err(x) => return reference::linear(x, map),
+    };
+    let mut y = buffers::take(rows * out_features);
+    maps.linear(&x, rows, &mut y);
+    buffers::recycle(x);
+    cpu_tensor(y, dims)
 }
 
 /// Applies several linear maps to one input: `x: [rows, in]` → `[rows, out₀ + out₁ + …]`, the results side by side.
@@ -95,15 +99,16 @@ pub fn linears<const N: usize>(x: Tensor<2>, maps: [&LinearRef<'_>; N]) -> Tenso
     if rows == 0 || columns == 0 {
         return Tensor::zeros([rows, columns], (&x.device(), x.dtype()));
     }
-    if let Some((values, maps)) = Maps::of(&x, maps) {
-        let device = x.device();
-        let mut y = buffers::take(rows * columns);
-        maps.linear(&values, rows, &mut y);
-        drop(values);
-        buffers::recycle(x);
-        return from_values(y, [rows, columns], &device);
-    }
-    Tensor::cat(maps.into_iter().map(|map| reference::linear(x.clone(), map)).collect(), 1)
+    let all = |x: Tensor<2>| Tensor::cat(maps.into_iter().map(|map| reference::linear(x.clone(), map)).collect(), 1);
+    let Some(kernels) = Maps::of(maps) else { return all(x) };
+    let x = match into_values(x) {
+        Ok(x) => x,
+        Err(x) => return all(x),
+    };
+    let mut y = buffers::take(rows * columns);
+    kernels.linear(&x, rows, &mut y);
+    buffers::recycle(x);
+    cpu_tensor(y, [rows, columns])
 }
 
 /// A linear map added to a residual: `residual + x Wᵀ + b` with `x: [rows, in]` and `residual: [rows, out]`.
@@ -117,14 +122,18 @@ pub fn linear_add(x: Tensor<2>, map: &LinearRef<'_>, residual: Tensor<2>) -> Ten
     if rows == 0 || columns == 0 {
         return residual;
     }
-    if let (Some((values, maps)), Some(added)) = (Maps::of(&x, [map]), crate::values(&residual)) {
-        let device = x.device();
-        let mut y = buffers::take(rows * columns);
-        maps.linear_add(&values, rows, &added, &mut y);
-        drop((values, added));
-        buffers::recycle(x);
-        buffers::recycle(residual);
-        return from_values(y, [rows, columns], &device);
-    }
-    residual + reference::linear(x, map)
+    let Some(maps) = Maps::of([map]) else { return residual + reference::linear(x, map) };
+    let x = match into_values(x) {
+        Ok(x) => x,
+        Err(x) => return residual + reference::linear(x, map),
+    };
+    let added = match into_values(residual) {
+        Ok(added) => added,
+        Err(residual) => return residual + reference::linear(cpu_tensor(x.to_vec(), dims), map),
+    };
+    let mut y = buffers::take(rows * columns);
+    maps.linear_add(&x, rows, &added, &mut y);
+    buffers::recycle(x);
+    buffers::recycle(added);
+    cpu_tensor(y, [rows, columns])
 }

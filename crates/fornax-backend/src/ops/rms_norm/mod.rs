@@ -8,7 +8,8 @@ use burn::tensor::Tensor;
 use fornax_cpu::rows::{self, NormWeights};
 use fornax_cpu::{Isa, Pool};
 
-use crate::{buffers, from_values, values};
+use crate::values::{cpu_tensor, into_values};
+use crate::{buffers, values};
 
 /// What is common to the vectors that are normalized.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -49,22 +50,27 @@ pub fn rms_norm<const D: usize>(
         // burn's reshape reads a size of 0 as "the size before", so what is empty cannot be seen as a matrix.
         return x;
     }
-    let added = residual.as_ref().map(values);
-    if let (Some(x_values), Some(weight), None | Some(Some(_))) = (values(&x), values(&weight), &added) {
-        let mut y = buffers::take(x_values.len());
-        let (epsilon, offset) = (options.epsilon as f32, options.offset as f32);
-        let weights = NormWeights { weight: &weight, bias: None, epsilon, offset };
-        let added = added.flatten();
-        rows::rms_norm_rows(Pool::global(), Isa::active(), &x_values, weights, added.as_deref(), &mut y);
-        drop((x_values, added));
-        let device = x.device();
-        buffers::recycle(x);
-        residual.map(buffers::recycle);
-        return from_values(y, dims, &device);
-    }
-    let y = reference::rms_norm(x, weight, options);
-    match residual {
-        Some(residual) => residual + y,
-        None => y,
-    }
+    let in_tensors = |x: Tensor<D>, weight: Tensor<1>, residual: Option<Tensor<D>>| {
+        let y = reference::rms_norm(x, weight, options);
+        match residual {
+            Some(residual) => residual + y,
+            None => y,
+        }
+    };
+    let Some(scale) = values(&weight) else { return in_tensors(x, weight, residual) };
+    let added = match residual.map(into_values).transpose() {
+        Ok(added) => added,
+        Err(residual) => return in_tensors(x, weight, Some(residual)),
+    };
+    let x = match into_values(x) {
+        Ok(x) => x,
+        Err(x) => return in_tensors(x, weight, added.map(|added| cpu_tensor(added.to_vec(), dims))),
+    };
+    let mut y = buffers::take(x.len());
+    let (epsilon, offset) = (options.epsilon as f32, options.offset as f32);
+    let weights = NormWeights { weight: &scale, bias: None, epsilon, offset };
+    rows::rms_norm_rows(Pool::global(), Isa::active(), &x, weights, added.as_deref(), &mut y);
+    buffers::recycle(x);
+    added.map(buffers::recycle);
+    cpu_tensor(y, dims)
 }
