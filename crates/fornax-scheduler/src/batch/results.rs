@@ -130,10 +130,8 @@ impl BatchScheduler {
         for work in &flight.items {
             let (of_item, others) = outputs.split_at(work.samples.max(1) as usize);
             let most = work.samples.min(1) + work.drafts;
-            let drafts = match &self.sequences[work.slot as usize] {
-                sequence if sequence.epoch == work.epoch => &sequence.drafts[..work.drafts as usize],
-                _ => &[],
-            };
+            let drafted = || Some(&self.sequences[work.slot as usize]).filter(|sequence| sequence.epoch == work.epoch);
+            let drafts = if work.drafts == 0 { None } else { drafted().map(|sequence| &sequence.drafts) };
             for output in of_item {
                 let most = if output.status == OutputStatus::Failed { 0 } else { most };
                 if output.tokens > most {
@@ -142,6 +140,7 @@ impl BatchScheduler {
                 let (new, later) = tokens.split_at(output.tokens as usize);
                 // Keys and values of accepted draft tokens are there; those of any other token are not.
                 let accepted = new.split_last().map_or(&[][..], |(_, accepted)| accepted);
+                let drafts = drafts.into_iter().flatten();
                 if let Some((new, draft)) = accepted.iter().zip(drafts).find(|(new, draft)| new != draft) {
                     return refuse("an accepted draft token", *draft as usize, *new as usize);
                 }
@@ -196,6 +195,9 @@ impl BatchScheduler {
                 self.stats.draft_tokens += u64::from(work.drafts);
                 self.stats.accepted_tokens += u64::from(accepted);
                 self.take_sample(slot, outputs[0], new, plan);
+                if self.sequences[slot as usize].epoch == work.epoch {
+                    self.trim(slot);
+                }
             }
             1 => self.take_sample(slot, outputs[0], new, plan),
             _ => self.become_several(slot, outputs, new, plan),
@@ -262,13 +264,13 @@ impl BatchScheduler {
         // No more draft tokens are computed than lead to the end.
         assert!(sequence.produced <= sequence.max_new, "{}: more tokens than it asked for", sequence.id);
         let full = sequence.produced == sequence.max_new;
-        let tenant = sequence.candidate.tenant;
-        self.serve(tenant, taken);
+        if self.wants_service {
+            let tenant = sequence.candidate.tenant;
+            self.serve(tenant, taken);
+        }
         self.commit_blocks(slot);
         if ended || full {
             self.end(slot, if ended { EndReason::Stopped } else { EndReason::Length }, plan);
-        } else if self.sequences[slot as usize].flights == 0 {
-            self.trim(slot);
         }
     }
 

@@ -40,9 +40,6 @@ impl Running {
 impl BatchScheduler {
     /// Counts tokens that a tenant got, for policies that want to know.
     pub(super) fn serve(&mut self, tenant: TenantId, tokens: u32) {
-        if !self.wants_service || tokens == 0 {
-            return;
-        }
         let at = tenant.0 as usize;
         if at >= self.served.len() {
             self.served.resize(at + 1, 0.0);

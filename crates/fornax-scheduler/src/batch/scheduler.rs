@@ -377,13 +377,12 @@ impl BatchScheduler {
         self.stats.plans += 1;
         let id = PlanId(self.plans);
         plan.id = Some(id);
-        let sequences = &self.sequences;
-        let kind = |work: &Work| {
-            let sequence = &sequences[work.slot as usize];
-            (sequence.model, sequence.adapter)
-        };
-        if !self.work.is_sorted_by_key(kind) {
-            self.work.sort_by_key(kind);
+        if self.models.len() > 1 || !self.models[0].adapters.is_empty() {
+            let sequences = &self.sequences;
+            self.work.sort_by_key(|work| {
+                let sequence = &sequences[work.slot as usize];
+                (sequence.model, sequence.adapter)
+            });
         }
         let mut items = self.spare_work.pop().unwrap_or_default();
         items.clear();
@@ -430,7 +429,9 @@ impl BatchScheduler {
         });
         let known = sequence.tokens.get(work.start as usize..(work.start + work.tokens) as usize);
         plan.tokens.extend_from_slice(known.unwrap_or(&[PENDING]));
-        plan.tokens.extend_from_slice(&sequence.drafts[..work.drafts as usize]);
+        if work.drafts > 0 {
+            plan.tokens.extend_from_slice(&sequence.drafts[..work.drafts as usize]);
+        }
         plan.blocks.extend_from_slice(&sequence.table[..blocks]);
     }
 
