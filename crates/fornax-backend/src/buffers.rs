@@ -61,7 +61,8 @@ mod tests {
         let tensor: Tensor<1> = from_values(buffer, [SMALL], cpu.as_burn());
         let copy = tensor.clone();
         recycle(tensor);
-        assert_ne!(take(SMALL).as_ptr(), start, "held by another");
+        let other = take(SMALL);
+        assert_ne!(other.as_ptr(), start, "held by another");
         recycle(copy);
         assert_eq!(take(SMALL - 1).len(), SMALL - 1, "a size of its own");
         let again = take(SMALL);

@@ -119,7 +119,10 @@ pub fn attention(
             let numbers = Numbers::at_hand(&qkv, rope, norms).unwrap_or_else(|| Numbers::fetched(&qkv, rope, norms));
             finished(numbers.attend(sequences, Some(arena), options), numbers, qkv, options)
         }
-        Some(Store::Tensors(tensors)) => reference::attention(qkv, sequences, Some(tensors), rope, norms, options),
+        Some(Store::Tensors(tensors)) => {
+            tensors.check(sequences, kv_heads * head_dim);
+            reference::attention(qkv, sequences, Some(tensors), rope, norms, options)
+        }
     }
 }
 
