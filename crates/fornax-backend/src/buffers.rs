@@ -58,7 +58,8 @@ mod tests {
         let tensor = cpu_tensor(buffer, [SMALL]);
         let copy = tensor.clone();
         recycle(into_values(tensor).expect("of the CPU"));
-        assert_ne!(take(SMALL).as_ptr(), start, "held by another");
+        let other = take(SMALL);
+        assert_ne!(other.as_ptr(), start, "held by another");
         recycle(into_values(copy).expect("of the CPU"));
         assert_eq!(take(SMALL - 1).len(), SMALL - 1, "a size of its own");
         let again = take(SMALL);

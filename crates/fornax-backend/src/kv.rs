@@ -163,6 +163,18 @@ impl TensorBlocks {
         self.key.dtype()
     }
 
+    /// Checks that it holds keys of this many numbers, and the blocks that the sequences name; these must be enough.
+    pub(crate) fn check(&self, sequences: &Sequences, columns: usize) {
+        let [slots, own] = self.key.dims();
+        assert_eq!(own, columns, "attention: numbers of a kept key, and of the batch's");
+        let (named, blocks) = (sequences.arena_blocks(), slots / BLOCK_TOKENS);
+        assert!(named <= blocks, "attention: {named} blocks are named, there are {blocks}");
+        for sequence in 0..sequences.len() {
+            let (tokens, room) = (sequences.tokens(sequence), sequences.blocks(sequence).len() * BLOCK_TOKENS);
+            assert!(tokens <= room, "attention: {tokens} tokens of a sequence, its blocks hold {room}");
+        }
+    }
+
     fn half_bytes(&self) -> usize {
         BLOCK_TOKENS * self.key.dims()[1] * self.key.dtype().size()
     }

@@ -57,6 +57,15 @@ pub enum CpuError {
         /// The name found.
         found: String,
     },
+    /// No activation has this name.
+    #[error(
+        "activation {found:?}: expected one of relu, relu2, gelu, gelu_new, gelu_pytorch_tanh, gelu_fast, quick_gelu, silu, \
+         swish, tanh, sigmoid"
+    )]
+    UnknownActivation {
+        /// The name found.
+        found: String,
+    },
     /// The system refused memory.
     #[error("no memory: the system refused {bytes} bytes; ask for less, or free some")]
     NoMemory {

@@ -1,10 +1,10 @@
-//! A model defined from the layers: one attention and one MLP over embedded tokens.
+//! A model defined from the layers: one attention and one MLP over the embedded tokens of two sequences.
 
 #![allow(clippy::print_stdout, reason = "an example shows what it has")]
 
 use fornax::burn::module::Module;
-use fornax::burn::tensor::{Device as BurnDevice, Int, Tensor};
-use fornax::nn::{Activation, Attention, AttentionConfig, Embedding, EmbeddingConfig, Mlp, MlpConfig, RmsNorm};
+use fornax::burn::tensor::{Device as BurnDevice, Tensor};
+use fornax::nn::{Activation, Attention, AttentionConfig, Batch, Embedding, EmbeddingConfig, Mlp, MlpConfig, RmsNorm};
 use fornax::prelude::*;
 
 #[derive(Module, Debug)]
@@ -33,18 +33,18 @@ impl TinyModel {
         }
     }
 
-    /// `tokens: [batch, seq]` → logits `[batch, seq, vocab_size]`.
-    fn forward(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
-        let x = self.embedding.forward(tokens);
-        let x = x.clone() + self.attention.forward(self.norm.forward(x), None, None, None);
-        self.embedding.project(x.clone() + self.mlp.forward(x))
+    /// The tokens of a batch → logits `[rows, vocab_size]`.
+    fn forward(&self, batch: &Batch, device: &BurnDevice) -> Tensor<2> {
+        let x = self.embedding.forward(batch.tokens(), device);
+        let x = x.clone() + self.attention.forward(self.norm.forward(x), batch.sequences(), None, None);
+        self.embedding.project(self.mlp.forward_add(x.clone(), x))
     }
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let device = Device::best()?;
     let model = TinyModel::init(100, 64, &device);
-    let logits = model.forward(Tensor::from_ints([[1, 2, 3, 4]], &device));
+    let logits = model.forward(&Batch::uncached(&[&[1, 2, 3, 4], &[5, 6]]), &device);
     println!("{} parameters, logits {:?}", model.num_params(), logits.dims());
     Ok(())
 }

@@ -21,7 +21,7 @@ mod linear;
 mod rms_norm;
 mod rope;
 
-pub use activation::{Activation, UnknownActivation, gated};
+pub use activation::{Activation, activate, gated};
 pub use attention::{AttentionOptions, HeadNorms, Mask, RopeTables, Sequences, attention};
 pub use cost::Cost;
 pub use embedding::{embedding, rows};
@@ -35,6 +35,7 @@ pub use rope::rope;
 pub mod cases {
     pub use super::activation::cases as activation;
     pub use super::attention::cases as attention;
+    pub use super::gated_linear::cases as gated_linear;
     pub use super::layer_norm::cases as layer_norm;
     pub use super::linear::cases as linear;
     pub use super::rms_norm::cases as rms_norm;
@@ -43,6 +44,7 @@ pub mod cases {
 
 /// The plain implementations, for comparing the kernels with.
 pub mod reference {
+    pub use super::activation::reference::activate;
     pub use super::attention::reference::dense as attention;
     pub use super::layer_norm::reference::layer_norm;
     pub use super::linear::reference::linear;

@@ -1,10 +1,10 @@
-//! `Activation` and `gated`: every non-linearity against its formula in `f64`.
+//! `activate` and `gated`: every non-linearity against its formula in `f64`.
 
 use std::f64::consts::{FRAC_1_SQRT_2, PI};
 
 use burn::tensor::Tensor;
 use fornax_backend::ops::cases::activation::TESTS;
-use fornax_backend::ops::{Activation, gated};
+use fornax_backend::ops::{Activation, activate, gated, reference};
 
 use crate::common::*;
 
@@ -77,7 +77,7 @@ fn every_activation_follows_its_formula() {
     let inputs = Array { dims: [inputs.len()], values: inputs };
     for activation in Activation::ALL {
         let expected = Array::from_fn(inputs.dims, |index| formula(activation, inputs.at(index)));
-        assert_close(activation, activation.apply(inputs.tensor(device())), &expected, unit(1));
+        assert_close(activation, activate(inputs.tensor(device()), activation), &expected, unit(1));
     }
 }
 
@@ -86,7 +86,7 @@ fn far_values_neither_overflow_nor_turn_nan() {
     let inputs = Array { dims: [6], values: vec![-1e4, -200.0, -88.0, 88.0, 200.0, 1e4] };
     for activation in Activation::ALL {
         let expected = Array::from_fn(inputs.dims, |index| formula(activation, inputs.at(index)));
-        assert_close(activation, activation.apply(inputs.tensor(device())), &expected, unit(1));
+        assert_close(activation, activate(inputs.tensor(device()), activation), &expected, unit(1));
     }
 }
 
@@ -100,6 +100,31 @@ fn cases_follow_the_definition() {
         for activation in Activation::ALL {
             let y = gated(gate.tensor(device()), up.tensor(device()), activation);
             assert_close((case, activation), y, &naive(&gate, &up, activation), unit(1));
+        }
+    }
+}
+
+#[test]
+fn the_cpu_kernel_gives_what_the_reference_gives() {
+    let x = Array::random([3, 7, 50], &mut Random::new(4));
+    // A power of two, so that `f32` holds the products exactly.
+    let x = Array::from_fn(x.dims, |index| 8.0 * x.at(index));
+    for activation in Activation::ALL {
+        let expected = Array::read(reference::activate(x.tensor(device()), activation));
+        let kept = x.tensor(device());
+        assert_close(activation, activate(kept.clone(), activation), &expected, unit(1));
+        assert_close("an operand that others hold stays as it is", kept, &x, 0.0);
+    }
+}
+
+#[test]
+fn nothing_in_nothing_out() {
+    let Some(device) = cpu() else { return };
+    for device in [device, &device.autodiff()] {
+        for dims in [[0, 3], [3, 0]] {
+            let empty = || Tensor::<2>::zeros(dims, device.as_burn());
+            assert_eq!(activate(empty(), Activation::Silu).dims(), dims);
+            assert_eq!(gated(empty(), empty(), Activation::Silu).dims(), dims);
         }
     }
 }
@@ -133,7 +158,7 @@ fn nan_and_infinity_travel() {
         [(Activation::Relu, 0.0), (Activation::ReluSquared, 0.0), (Activation::Tanh, -1.0), (Activation::Sigmoid, 0.0)]
     {
         let expected = Array { dims: [1], values: vec![expected] };
-        assert_close(activation, activation.apply(infinity.tensor(device())), &expected, 0.0);
+        assert_close(activation, activate(infinity.tensor(device()), activation), &expected, 0.0);
     }
 }
 

@@ -1,8 +1,9 @@
-//! `layer_norm`: the definition with and without a bias, views as operands, and what half precision keeps.
+//! `layer_norm`: the definition with and without a bias, views as operands, the kernel beside the reference, and what half
+//! precision keeps.
 
 use burn::tensor::Tensor;
 use fornax_backend::ops::cases::layer_norm::{Case, TESTS};
-use fornax_backend::ops::layer_norm;
+use fornax_backend::ops::{layer_norm, reference};
 
 use crate::common::*;
 
@@ -98,6 +99,37 @@ fn views_are_read_where_they_lie() {
     );
     let expected = naive(&x.narrow(1, 2, 4), &part(&weight), Some(&part(&bias)), EPSILON);
     assert_close("narrowed", y, &expected, unit(4));
+}
+
+#[test]
+fn the_cpu_kernel_gives_what_the_reference_gives() {
+    if cpu().is_none() {
+        return;
+    }
+    // One feature has no variance.
+    for (seed, case) in TESTS.iter().enumerate().filter(|(_, case)| case.features > 1) {
+        let (x, weight, bias) = operands(case.rows, case.features, &mut Random::new(seed as u64));
+        for bias in [None, Some(&bias)] {
+            let (xt, wt, bt) = (x.tensor(device()), weight.tensor(device()), bias.map(|bias| bias.tensor(device())));
+            let from_reference = reference::layer_norm(xt.clone(), wt.clone(), bt.clone(), EPSILON);
+            assert_close(case, from_reference.clone(), &naive(&x, &weight, bias, EPSILON), unit(case.features));
+            assert_close(case, layer_norm(xt, wt, bt, EPSILON), &Array::read(from_reference), unit(case.features));
+        }
+    }
+}
+
+#[test]
+fn a_row_is_the_same_in_any_company() {
+    if cpu().is_none() {
+        return;
+    }
+    let (x, weight, bias) = operands(5, 77, &mut Random::new(9));
+    let (x, weight, bias) = (x.tensor(device()), weight.tensor(device()), bias.tensor(device()));
+    let norm = |x: Tensor<2>| layer_norm(x, weight.clone(), Some(bias.clone()), EPSILON);
+    let together = norm(x.clone());
+    for row in 0..5 {
+        assert_identical(row, together.clone().narrow(0, row, 1), norm(x.clone().narrow(0, row, 1)));
+    }
 }
 
 /// Shader compilers may take it that there are neither, so only the CPU promises this.

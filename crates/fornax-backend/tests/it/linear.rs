@@ -1,13 +1,25 @@
-//! `linear`: the definition, views as operands, both paths of the CPU, and rows that do not know their company.
+//! `linear`, `linears` and `linear_add` with dense weights and with packed ones: the definition, views as operands, kernels
+//! beside the reference, and rows that do not know their company.
 
 use burn::tensor::Tensor;
-use fornax_backend::ops::cases::linear::{Case, TESTS};
-use fornax_backend::ops::{linear, reference};
+use fornax_backend::ops::cases::linear::{Case, PACKED_TESTS, TESTS};
+use fornax_backend::ops::{LinearRef, WeightRef, linear, linear_add, linears, reference};
+use fornax_cpu::{PackedWeight, WeightType};
 
 use crate::common::*;
 
-/// The CPU's kernel takes up to this many rows, and the reference the rest.
-const FEW_ROWS: usize = 8;
+/// Around this many rows the CPU's kernels take other ways.
+const ROWS: usize = 40;
+
+/// A map with a dense weight.
+fn dense(weight: Tensor<2>, bias: Option<Tensor<1>>) -> LinearRef<'static> {
+    LinearRef { weight: WeightRef::Dense(weight), bias }
+}
+
+/// A map with a packed weight.
+fn packed(weight: &PackedWeight, bias: Option<Tensor<1>>) -> LinearRef<'_> {
+    LinearRef { weight: WeightRef::Packed(weight), bias }
+}
 
 /// `y[r, o] = Σ x[r, i] · weight[o, i] + bias[o]`.
 fn naive(x: &Array<2>, weight: &Array<2>, bias: Option<&Array<1>>) -> Array<2> {
@@ -41,9 +53,9 @@ impl Operands {
         let case = format!("{case} x {:?}, weight {:?}", self.x.dims, self.weight.dims);
         let (x, weight, bias) = self.tensors();
         let unit = unit(self.x.dims[1]);
-        assert_close(&case, linear(x.clone(), weight.clone(), None), &naive(&self.x, &self.weight, None), unit);
+        assert_close(&case, linear(x.clone(), &dense(weight.clone(), None)), &naive(&self.x, &self.weight, None), unit);
         let expected = naive(&self.x, &self.weight, Some(&self.bias));
-        assert_close(format!("{case} with bias"), linear(x, weight, Some(bias)), &expected, unit);
+        assert_close(format!("{case} with bias"), linear(x, &dense(weight, Some(bias))), &expected, unit);
     }
 }
 
@@ -77,15 +89,15 @@ fn leading_dimensions_are_rows() {
         let (_, weight, bias) = operands.tensors();
         let expected = naive(&operands.x, &operands.weight, Some(&operands.bias));
         let x = operands.x.reshaped([batch, seq, 19]).tensor(device());
-        let y = linear(x, weight.clone(), Some(bias.clone()));
+        let y = linear(x, &dense(weight.clone(), Some(bias.clone())));
         assert_close("3-D", y, &expected.reshaped([batch, seq, 6]), unit(19));
         let x = operands.x.reshaped([batch, 1, seq, 19]).tensor(device());
-        let y = linear(x, weight, Some(bias));
+        let y = linear(x, &dense(weight, Some(bias)));
         assert_close("4-D", y, &expected.reshaped([batch, 1, seq, 6]), unit(19));
     }
     let operands = Operands::random([1, 19, 6], &mut Random::new(2));
     let (_, weight, bias) = operands.tensors();
-    let y = linear(operands.x.reshaped([19]).tensor(device()), weight, Some(bias));
+    let y = linear(operands.x.reshaped([19]).tensor(device()), &dense(weight, Some(bias)));
     let expected = naive(&operands.x, &operands.weight, Some(&operands.bias));
     assert_close("1-D", y, &expected.reshaped([6]), unit(19));
 }
@@ -96,10 +108,10 @@ fn an_input_without_rows_gives_an_output_without_rows() {
     let Operands { weight, bias, .. } = Operands::random([1, 5, 3], &mut Random::new(0));
     for device in [device, &device.autodiff()] {
         let x = Tensor::<3>::zeros([2, 0, 5], device.as_burn());
-        let y = linear(x, weight.tensor(device), Some(bias.tensor(device)));
+        let y = linear(x, &dense(weight.tensor(device), Some(bias.tensor(device))));
         assert_eq!(y.dims(), [2, 0, 3]);
         let x = Tensor::<2>::zeros([0, 5], device.as_burn());
-        assert_eq!(linear(x, weight.tensor(device), None).dims(), [0, 3]);
+        assert_eq!(linear(x, &dense(weight.tensor(device), None)).dims(), [0, 3]);
     }
 }
 
@@ -116,26 +128,31 @@ fn views_are_read_where_they_lie() {
             Array::from_fn([second, first], |[i, j]| array.at([j, i])).tensor(device()).transpose()
         };
         let expected = naive(&operands.x, &operands.weight, None);
-        assert_close("x transposed", linear(transposed(&operands.x), weight.clone(), None), &expected, unit);
-        assert_close("weight transposed", linear(x.clone(), transposed(&operands.weight), None), &expected, unit);
+        assert_close("x transposed", linear(transposed(&operands.x), &dense(weight.clone(), None)), &expected, unit);
+        assert_close(
+            "weight transposed",
+            linear(x.clone(), &dense(transposed(&operands.weight), None)),
+            &expected,
+            unit,
+        );
 
         // Some of the rows of the weight, as in a fused projection.
-        let y = linear(x.clone(), weight.clone().narrow(0, 3, 6), None);
+        let y = linear(x.clone(), &dense(weight.clone().narrow(0, 3, 6), None));
         assert_close("weight rows", y, &naive(&operands.x, &operands.weight.narrow(0, 3, 6), None), unit);
 
         // Some of the features of both.
         let expected = naive(&operands.x.narrow(1, 2, 17), &operands.weight.narrow(1, 4, 17), None);
-        let y = linear(x.clone().narrow(1, 2, 17), weight.clone().narrow(1, 4, 17), None);
+        let y = linear(x.clone().narrow(1, 2, 17), &dense(weight.clone().narrow(1, 4, 17), None));
         assert_close("features", y, &expected, unit);
 
         // The last position of each sequence, as before a language model's head.
         let longer = Array::random([rows, 4, 21], &mut Random::new(9));
-        let y = linear(longer.tensor(device()).narrow(1, 3, 1), weight.clone(), None);
+        let y = linear(longer.tensor(device()).narrow(1, 3, 1), &dense(weight.clone(), None));
         let last = longer.narrow(1, 3, 1).reshaped([rows, 21]);
         assert_close("last", y, &naive(&last, &operands.weight, None).reshaped([rows, 1, 10]), unit);
 
         // A row for all, without a copy of it.
-        let y = linear(x.clone().narrow(0, 0, 1).expand([4, 21]), weight, None);
+        let y = linear(x.clone().narrow(0, 0, 1).expand([4, 21]), &dense(weight, None));
         let row = Array::from_fn([4, 21], |[_, i]| operands.x.at([0, i]));
         assert_close("expanded", y, &naive(&row, &operands.weight, None), unit);
     }
@@ -147,12 +164,11 @@ fn the_cpu_kernel_gives_what_the_reference_gives() {
     for (seed, &Case { rows, in_features, out_features }) in TESTS.iter().enumerate() {
         let operands = Operands::random([rows, in_features, out_features], &mut Random::new(seed as u64));
         let (x, weight, _) = operands.tensors();
-        let expected = Array::read(reference::linear(x.clone(), weight.clone()));
-        assert_close(TESTS[seed], linear(x, weight, None), &expected, unit(in_features));
-        // The reference itself, for few rows too, where the CPU would not take it.
+        let expected = Array::read(reference::linear(x.clone(), &LinearRef::dense(weight.clone())));
+        assert_close(TESTS[seed], linear(x, &dense(weight, None)), &expected, unit(in_features));
         let (x, weight) = (operands.x.tensor(device), operands.weight.tensor(device));
         let expected = naive(&operands.x, &operands.weight, None);
-        assert_close(TESTS[seed], reference::linear(x, weight), &expected, unit(in_features));
+        assert_close(TESTS[seed], reference::linear(x, &LinearRef::dense(weight)), &expected, unit(in_features));
     }
 }
 
@@ -162,13 +178,17 @@ fn a_row_is_the_same_in_any_company() {
         return;
     }
     for [in_features, out_features] in [[1, 1], [17, 5], [100, 33], [129, 66], [768, 130]] {
-        let operands = Operands::random([FEW_ROWS, in_features, out_features], &mut Random::new(3));
+        let operands = Operands::random([ROWS, in_features, out_features], &mut Random::new(3));
         let (x, weight, bias) = operands.tensors();
-        let alone: Vec<_> =
-            (0..FEW_ROWS).map(|row| linear(x.clone().narrow(0, row, 1), weight.clone(), Some(bias.clone()))).collect();
-        for rows in 2..=FEW_ROWS {
-            for first in 0..=FEW_ROWS - rows {
-                let y = linear(x.clone().narrow(0, first, rows), weight.clone(), Some(bias.clone()));
+        let alone: Vec<_> = (0..ROWS)
+            .map(|row| linear(x.clone().narrow(0, row, 1), &dense(weight.clone(), Some(bias.clone()))))
+            .collect();
+        for rows in [2, 3, 8, 9, 17, ROWS] {
+            for first in [0, 1, ROWS - rows] {
+                if first + rows > ROWS {
+                    continue;
+                }
+                let y = linear(x.clone().narrow(0, first, rows), &dense(weight.clone(), Some(bias.clone())));
                 for row in 0..rows {
                     let case = format!("{in_features}x{out_features}: row {row} of {rows} from {first}");
                     assert_identical(case, y.clone().narrow(0, row, 1), alone[first + row].clone());
@@ -206,7 +226,7 @@ fn half_precision_is_close() {
             let (x, x_values) = operands.x.rounded(device(), dtype);
             let (weight, weight_values) = operands.weight.rounded(device(), dtype);
             let (bias, bias_values) = operands.bias.rounded(device(), dtype);
-            let y = linear(x, weight, Some(bias));
+            let y = linear(x, &dense(weight, Some(bias)));
             assert_eq!(y.dtype(), dtype.into());
             assert_close(dtype, y, &naive(&x_values, &weight_values, Some(&bias_values)), HALF_UNIT);
         }
@@ -221,7 +241,7 @@ fn gradients_follow_differences() {
         let Operands { x, weight, bias } = Operands::random(shape, &mut random);
         let coefficients = Array::random([shape[0], shape[2]], &mut random);
         let (xt, wt, bt) = (x.tracked(device), weight.tracked(device), bias.tracked(device));
-        let y = linear(xt.clone(), wt.clone(), Some(bt.clone()));
+        let y = linear(xt.clone(), &dense(wt.clone(), Some(bt.clone())));
         assert_close(shape, y.clone().inner(), &naive(&x, &weight, Some(&bias)), unit(shape[1]));
         let gradients = backward(y, &coefficients);
         let of = |x: &Array<2>, w: &Array<2>, b: &Array<1>| loss(&naive(x, w, Some(b)), &coefficients);
@@ -230,10 +250,142 @@ fn gradients_follow_differences() {
         assert_gradient("bias", &gradients, &bt, &bias, |bias| of(&x, &weight, bias));
 
         // A frozen weight that knows nothing of gradients does not stop those of the input, nor the other way round.
-        let gradients = backward(linear(xt.clone(), weight.tensor(device), None), &coefficients);
+        let gradients = backward(linear(xt.clone(), &dense(weight.tensor(device), None)), &coefficients);
         assert_gradient("x alone", &gradients, &xt, &x, |x| loss(&naive(x, &weight, None), &coefficients));
-        let gradients = backward(linear(x.tensor(device), wt.clone(), None), &coefficients);
+        let gradients = backward(linear(x.tensor(device), &dense(wt.clone(), None)), &coefficients);
         assert_gradient("weight alone", &gradients, &wt, &weight, |w| loss(&naive(&x, w, None), &coefficients));
+    }
+}
+
+fn quantized(
+    weight_type: WeightType,
+    [out_features, in_features]: [usize; 2],
+    random: &mut Random,
+) -> Option<PackedWeight> {
+    let values: Vec<f32> = (0..out_features * in_features).map(|_| random.value() as f32).collect();
+    PackedWeight::quantize(weight_type, out_features, in_features, &values).ok()
+}
+
+/// Close enough for an input that is rounded to 8 bits: in relation to the result's usual size.
+#[track_caller]
+fn assert_near(case: &str, found: Tensor<2>, expected: Tensor<2>) {
+    assert_eq!(found.dims(), expected.dims(), "{case}: the shape");
+    let (found, expected) = (Array::read(found).values, Array::read(expected).values);
+    let length = (expected.iter().map(|y| y * y).sum::<f64>() / expected.len() as f64).sqrt();
+    for (at, (found, expected)) in found.iter().zip(&expected).enumerate() {
+        assert!((found - expected).abs() < 0.05 * length, "{case} at {at}: found {found}, expected {expected}");
+    }
+}
+
+/// Packed weights against the product with the unpacked ones, alone and added to a residual.
+#[test]
+fn packed_weights_give_what_they_unpack_to() {
+    let mut compared = 0;
+    for (seed, &[rows, in_features, out_features]) in PACKED_TESTS.iter().enumerate() {
+        for weight_type in WeightType::ALL {
+            let random = &mut Random::new(seed as u64);
+            let Some(weight) = quantized(weight_type, [out_features, in_features], random) else { continue };
+            let case = format!("{rows}x{in_features}x{out_features} {weight_type}");
+            let x = Array::random([rows, in_features], random).tensor(device());
+            let map = packed(&weight, Some(Array::random([out_features], random).tensor(device())));
+            let expected = reference::linear(x.clone(), &map);
+            assert_near(&case, linear(x.clone(), &map), expected.clone());
+            let residual = Array::random([rows, out_features], random).tensor(device());
+            assert_near(&case, linear_add(x, &map, residual.clone()), residual + expected);
+            compared += 1;
+        }
+    }
+    assert!(compared > 3 * PACKED_TESTS.len());
+}
+
+#[test]
+fn gradients_pass_through_packed_weights() {
+    let weight = quantized(WeightType::Q8_0, [5, 32], &mut Random::new(7)).expect("32 columns are a block");
+    let x = Array::random([2, 32], &mut Random::new(8)).tracked(device());
+    let gradients = linear(x.clone(), &packed(&weight, None)).sum().backward();
+    let values = weight.to_f32();
+    let expected = Array::from_fn([2, 32], |[_, i]| (0..5).map(|row| f64::from(values[row * 32 + i])).sum());
+    assert_close("x", x.grad(&gradients).expect("x has a gradient"), &expected, 1e-4);
+}
+
+/// Each map's result stands where the ones before it end, whatever the kinds of their weights.
+#[test]
+fn maps_of_one_input_stand_side_by_side() {
+    for (seed, &[rows, in_features, out_features]) in PACKED_TESTS.iter().enumerate() {
+        let random = &mut Random::new(seed as u64);
+        let Operands { x, weight, bias } = Operands::random([rows, in_features, out_features], random);
+        let other = Array::random([3, in_features], random);
+        let packed_weight = quantized(WeightType::BF16, [out_features + 2, in_features], random).expect("no blocks");
+        let x = x.tensor(device());
+        let first = dense(weight.tensor(device()), Some(bias.tensor(device())));
+        let (second, third) = (packed(&packed_weight, None), dense(other.tensor(device()), None));
+        let case = format!("{rows}x{in_features}x{out_features}");
+        let alone = |map: &LinearRef<'_>| linear(x.clone(), map);
+        let together = linears(x.clone(), [&first, &second, &third]);
+        let expected = Tensor::cat(vec![alone(&first), alone(&second), alone(&third)], 1);
+        // The kernels add in an order that the row's length alone decides.
+        if cpu().is_some() {
+            assert_identical(case, together, expected)
+        } else {
+            assert_near(&case, together, expected)
+        }
+        assert_close("one map", linears(x.clone(), [&first]), &Array::read(alone(&first)), unit(in_features));
+    }
+}
+
+#[test]
+fn a_residual_is_added_once() {
+    for (seed, &Case { rows, in_features, out_features }) in TESTS.iter().enumerate() {
+        let random = &mut Random::new(seed as u64);
+        let operands = Operands::random([rows, in_features, out_features], random);
+        let residual = Array::random([rows, out_features], random);
+        let (x, weight, bias) = operands.tensors();
+        let product = naive(&operands.x, &operands.weight, Some(&operands.bias));
+        let expected = Array::from_fn(residual.dims, |index| residual.at(index) + product.at(index));
+        let kept = residual.tensor(device());
+        let y = linear_add(x, &dense(weight, Some(bias)), kept.clone());
+        assert_close(TESTS[seed], y, &expected, unit(in_features));
+        assert_close("a residual that others hold stays as it is", kept, &residual, 0.0);
+    }
+}
+
+#[test]
+fn fused_maps_record_gradients() {
+    let Some(device) = cpu() else { return };
+    let mut random = Random::new(9);
+    let Operands { x, weight, bias } = Operands::random([3, 4, 2], &mut random);
+    let (other, residual) = (Array::random([3, 4], &mut random), Array::random([3, 2], &mut random));
+    let [xt, wt, ot, rt] = [&x, &weight, &other, &residual].map(|array| array.tracked(device));
+    let bt = bias.tracked(device);
+
+    let coefficients = Array::random([3, 5], &mut random);
+    let y = linears(xt.clone(), [&dense(wt.clone(), Some(bt.clone())), &dense(ot.clone(), None)]);
+    let both = |x: &Array<2>, weight: &Array<2>, other: &Array<2>| {
+        let parts = [naive(x, weight, Some(&bias)), naive(x, other, None)];
+        let side_by_side = |[row, i]: [usize; 2]| if i < 2 { parts[0].at([row, i]) } else { parts[1].at([row, i - 2]) };
+        loss(&Array::from_fn([3, 5], side_by_side), &coefficients)
+    };
+    let gradients = backward(y, &coefficients);
+    assert_gradient("x", &gradients, &xt, &x, |x| both(x, &weight, &other));
+    assert_gradient("first", &gradients, &wt, &weight, |weight| both(&x, weight, &other));
+    assert_gradient("second", &gradients, &ot, &other, |other| both(&x, &weight, other));
+
+    let coefficients = Array::random([3, 2], &mut random);
+    let gradients = backward(linear_add(xt.clone(), &dense(wt, Some(bt)), rt.clone()), &coefficients);
+    assert_gradient("x", &gradients, &xt, &x, |x| loss(&naive(x, &weight, Some(&bias)), &coefficients));
+    assert_gradient("residual", &gradients, &rt, &residual, |residual| loss(residual, &coefficients));
+}
+
+#[test]
+fn nothing_in_nothing_out() {
+    let Some(device) = cpu() else { return };
+    let weight = quantized(WeightType::BF16, [3, 4], &mut Random::new(1)).expect("bf16 has no blocks");
+    let map = packed(&weight, None);
+    for device in [device, &device.autodiff()] {
+        let empty = |columns: usize| Tensor::<2>::zeros([0, columns], device.as_burn());
+        assert_eq!(linear(Tensor::<3>::zeros([2, 0, 4], device.as_burn()), &map).dims(), [2, 0, 3]);
+        assert_eq!(linears(empty(4), [&map, &map]).dims(), [0, 6]);
+        assert_eq!(linear_add(empty(4), &map, empty(3)).dims(), [0, 3]);
     }
 }
 
@@ -241,6 +393,19 @@ fn gradients_follow_differences() {
 fn operands_that_do_not_fit_are_named() {
     let Operands { x, weight, bias } = Operands::random([2, 5, 3], &mut Random::new(7));
     let (x, weight, bias) = (x.tensor(device()), weight.tensor(device()), bias.tensor(device()));
-    assert_panics(&["linear:", "[2, 4]", "[3, 5]"], || linear(x.clone().narrow(1, 0, 4), weight.clone(), None));
-    assert_panics(&["linear:", "bias", "[3, 5]"], || linear(x, weight, Some(bias.narrow(0, 0, 2))));
+    assert_panics(&["linear:", "[2, 4]", "[3, 5]"], || linear(x.clone().narrow(1, 0, 4), &dense(weight.clone(), None)));
+    assert_panics(&["linear:", "bias", "[3, 5]"], || {
+        linear(x.clone(), &dense(weight.clone(), Some(bias.clone().narrow(0, 0, 2))))
+    });
+    let map = dense(weight.clone(), Some(bias));
+    assert_eq!(map.weight.dims(), [3, 5]);
+    assert_panics(&["linear:", "[2, 4]", "[3, 5]"], || linears(x.clone().narrow(1, 0, 4), [&map, &map]));
+    assert_panics(&["linear:", "[2, 5]", "[3, 4]"], || {
+        linears(x.clone(), [&map, &LinearRef::dense(weight.clone().narrow(1, 0, 4))])
+    });
+    assert_panics(&["linear_add:", "residual", "[2, 4]", "[2, 3]"], || {
+        linear_add(x.clone(), &map, Tensor::zeros([2, 4], device().as_burn()))
+    });
+    let packed_weight = quantized(WeightType::BF16, [3, 4], &mut Random::new(1)).expect("bf16 has no blocks");
+    assert_panics(&["linear:", "[2, 5]", "[3, 4]"], || linear(x, &packed(&packed_weight, None)));
 }

@@ -8,8 +8,9 @@ mod common;
 
 mod activation;
 mod attention;
+mod embedding;
+mod gated_linear;
 mod layer_norm;
 mod linear;
-mod packed_linear;
 mod rms_norm;
 mod rope;

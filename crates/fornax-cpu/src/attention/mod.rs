@@ -87,7 +87,7 @@ pub enum Mask {
 impl Mask {
     /// The keys seen from `position`, of `keys`.
     #[inline(always)]
-    fn visible(self, position: usize, keys: usize) -> Range<usize> {
+    pub fn visible(self, position: usize, keys: usize) -> Range<usize> {
         match self {
             Self::Full => 0..keys,
             Self::Causal => 0..position + 1,

@@ -1,13 +1,22 @@
 //! The non-linearities of feed-forward layers, and the gated product of two branches
 //! (Shazeer, 2020, <https://arxiv.org/abs/2002.05202>).
 
+use std::fmt;
 use std::ops::Range;
+use std::str::FromStr;
 
 use super::{Rows, SharedRows, in_pieces};
 use crate::simd::{Kernel, Simd, dispatch, erfc_positive, sigmoid, tanh};
-use crate::{Isa, Pool};
+use crate::{CpuError, Isa, Pool};
 
-/// A non-linearity.
+/// A non-linearity, by the name that a `config.json` gives it.
+///
+/// ```
+/// use fornax_cpu::rows::Activation;
+///
+/// let activation: Activation = "gelu_pytorch_tanh".parse().expect("a known name");
+/// assert_eq!(activation, Activation::GeluTanh);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Activation {
     /// `max(x, 0)`.
@@ -64,6 +73,39 @@ impl Activation {
             Self::Silu => s.mul(x, sigmoid(s, x)),
             Self::Tanh => tanh(s, x),
             Self::Sigmoid => sigmoid(s, x),
+        }
+    }
+}
+
+impl fmt::Display for Activation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Relu => "relu",
+            Self::ReluSquared => "relu2",
+            Self::Gelu => "gelu",
+            Self::GeluTanh => "gelu_new",
+            Self::QuickGelu => "quick_gelu",
+            Self::Silu => "silu",
+            Self::Tanh => "tanh",
+            Self::Sigmoid => "sigmoid",
+        })
+    }
+}
+
+impl FromStr for Activation {
+    type Err = CpuError;
+
+    fn from_str(name: &str) -> Result<Self, CpuError> {
+        match name {
+            "relu" => Ok(Self::Relu),
+            "relu2" => Ok(Self::ReluSquared),
+            "gelu" => Ok(Self::Gelu),
+            "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Ok(Self::GeluTanh),
+            "quick_gelu" => Ok(Self::QuickGelu),
+            "silu" | "swish" => Ok(Self::Silu),
+            "tanh" => Ok(Self::Tanh),
+            "sigmoid" => Ok(Self::Sigmoid),
+            _ => Err(CpuError::UnknownActivation { found: name.to_owned() }),
         }
     }
 }
@@ -167,5 +209,18 @@ impl Kernel for InPlace {
                 s.store_some(x, self.activation.apply(s, s.load_some(x, count)), count);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_round_trip() {
+        for activation in Activation::ALL {
+            assert_eq!(activation.to_string().parse::<Activation>().expect("its own name"), activation);
+        }
+        assert!("gelu_old".parse::<Activation>().expect_err("no such name").to_string().contains("gelu_old"));
     }
 }

@@ -323,7 +323,7 @@ impl Bert {
     /// Scores of the vocabulary at every row: `[rows, vocab_size]`. `None` without a masked-LM head.
     pub fn masked_lm_logits(&self, hidden: Tensor<2>) -> Option<Tensor<2>> {
         let head = self.masked_lm.as_ref()?;
-        let transformed = self.config.mlp.activation.apply(head.transform.forward(hidden));
+        let transformed = ops::activate(head.transform.forward(hidden), self.config.mlp.activation);
         Some(self.words.project(head.norm.forward(transformed)) + head.bias.val().unsqueeze())
     }
 

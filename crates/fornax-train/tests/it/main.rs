@@ -17,7 +17,10 @@ fn decoder() -> DecoderConfig {
             bias: false,
             initializer_range: 0.02,
         },
-        norm: NormConfig::Rms { epsilon: 1e-6 },
+        norm: NormConfig::Rms { epsilon: 1e-6, offset: 0.0 },
+        post_norms: false,
+        embedding_scale: None,
+        logit_soft_cap: None,
         position: Position::Rope(RopeConfig {
             theta: 10_000.0,
             rotary_dim: 16,

@@ -2,84 +2,27 @@
 //! (Shazeer, 2020, <https://arxiv.org/abs/2002.05202>). The linear maps around them are not here.
 
 pub mod cases;
+pub mod reference;
 
-use std::fmt;
-use std::str::FromStr;
+use burn::tensor::Tensor;
+pub use fornax_cpu::rows::Activation;
+use fornax_cpu::rows::{self, Rows};
+use fornax_cpu::{Isa, Pool};
 
-use burn::tensor::{Tensor, activation};
+use crate::{buffers, from_values, values};
 
-/// A non-linearity by the name that a `config.json` gives it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Activation {
-    /// `max(x, 0)`.
-    Relu,
-    /// `max(x, 0)²`.
-    ReluSquared,
-    /// `x · Φ(x)` with the exact error function.
-    Gelu,
-    /// GELU by its tanh approximation.
-    GeluTanh,
-    /// `x · sigmoid(1.702 x)`.
-    QuickGelu,
-    /// `x · sigmoid(x)`, also called swish.
-    Silu,
-    /// Hyperbolic tangent.
-    Tanh,
-    /// Logistic sigmoid.
-    Sigmoid,
-}
-
-/// The name of an activation that this crate does not know.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "activation {found:?} is unknown; expected one of relu, relu2, gelu, gelu_new, gelu_pytorch_tanh, gelu_fast, quick_gelu, silu, swish, tanh, sigmoid"
-)]
-pub struct UnknownActivation {
-    /// The name as it was given.
-    pub found: String,
-}
-
-impl Activation {
-    /// Applies it to every element.
-    pub fn apply<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
-        match self {
-            Self::Relu => activation::relu(x),
-            Self::ReluSquared => activation::relu(x).square(),
-            Self::Gelu => activation::gelu(x),
-            Self::GeluTanh => activation::gelu_approximate(x),
-            Self::QuickGelu => x.clone() * activation::sigmoid(x.mul_scalar(1.702)),
-            Self::Silu => activation::silu(x),
-            Self::Tanh => x.tanh(),
-            Self::Sigmoid => activation::sigmoid(x),
-        }
+/// Applies a non-linearity to every element.
+pub fn activate<const D: usize>(x: Tensor<D>, activation: Activation) -> Tensor<D> {
+    if let Some(x_values) = values(&x) {
+        let mut y = buffers::take(x_values.len());
+        y.copy_from_slice(&x_values);
+        rows::activate(Pool::global(), Isa::active(), &mut y, activation);
+        drop(x_values);
+        let (dims, device) = (x.dims(), x.device());
+        buffers::recycle(x);
+        return from_values(y, dims, &device);
     }
-
-    /// Every activation.
-    pub const ALL: [Self; 8] = [
-        Self::Relu,
-        Self::ReluSquared,
-        Self::Gelu,
-        Self::GeluTanh,
-        Self::QuickGelu,
-        Self::Silu,
-        Self::Tanh,
-        Self::Sigmoid,
-    ];
-}
-
-impl From<Activation> for fornax_cpu::rows::Activation {
-    fn from(activation: Activation) -> Self {
-        match activation {
-            Activation::Relu => Self::Relu,
-            Activation::ReluSquared => Self::ReluSquared,
-            Activation::Gelu => Self::Gelu,
-            Activation::GeluTanh => Self::GeluTanh,
-            Activation::QuickGelu => Self::QuickGelu,
-            Activation::Silu => Self::Silu,
-            Activation::Tanh => Self::Tanh,
-            Activation::Sigmoid => Self::Sigmoid,
-        }
-    }
+    reference::activate(x, activation)
 }
 
 /// `activation(gate) · up`, elementwise; both of the same shape.
@@ -88,51 +31,17 @@ impl From<Activation> for fornax_cpu::rows::Activation {
 /// When the shapes differ.
 pub fn gated<const D: usize>(gate: Tensor<D>, up: Tensor<D>, activation: Activation) -> Tensor<D> {
     assert_eq!(gate.dims(), up.dims(), "gated: the two branches");
-    activation.apply(gate) * up
-}
-
-impl fmt::Display for Activation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Relu => "relu",
-            Self::ReluSquared => "relu2",
-            Self::Gelu => "gelu",
-            Self::GeluTanh => "gelu_new",
-            Self::QuickGelu => "quick_gelu",
-            Self::Silu => "silu",
-            Self::Tanh => "tanh",
-            Self::Sigmoid => "sigmoid",
-        })
+    if let (Some(gate_values), Some(up_values)) = (values(&gate), values(&up)) {
+        let columns = *gate.dims().last().unwrap_or(&1);
+        let count = gate_values.len().checked_div(columns).unwrap_or(0);
+        let both = [&gate_values, &up_values].map(|values| Rows::new(values, columns));
+        let mut y = buffers::take(gate_values.len());
+        rows::gated(Pool::global(), Isa::active(), both[0], both[1], count, columns, activation, &mut y);
+        drop((gate_values, up_values));
+        let (dims, device) = (gate.dims(), gate.device());
+        buffers::recycle(gate);
+        buffers::recycle(up);
+        return from_values(y, dims, &device);
     }
-}
-
-impl FromStr for Activation {
-    type Err = UnknownActivation;
-
-    fn from_str(name: &str) -> Result<Self, UnknownActivation> {
-        match name {
-            "relu" => Ok(Self::Relu),
-            "relu2" => Ok(Self::ReluSquared),
-            "gelu" => Ok(Self::Gelu),
-            "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Ok(Self::GeluTanh),
-            "quick_gelu" => Ok(Self::QuickGelu),
-            "silu" | "swish" => Ok(Self::Silu),
-            "tanh" => Ok(Self::Tanh),
-            "sigmoid" => Ok(Self::Sigmoid),
-            _ => Err(UnknownActivation { found: name.to_owned() }),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_round_trip() {
-        for activation in Activation::ALL {
-            assert_eq!(activation.to_string().parse::<Activation>().expect("its own name"), activation);
-        }
-        assert!("gelu_old".parse::<Activation>().expect_err("no such name").to_string().contains("gelu_old"));
-    }
+    reference::activate(gate, activation) * up
 }

@@ -139,6 +139,7 @@ pub fn attention(
     let (device, dtype) = (qkv.device(), qkv.dtype());
     let kv = kv.map(|layer| &mut layer.0);
     if let Some(Store::Tensors(tensors)) = kv {
+        tensors.check(sequences, kv_heads * head_dim);
         return reference::attention(qkv, sequences, Some(tensors), rope, norms, options);
     }
     let arena = match kv {

@@ -34,15 +34,15 @@ pub fn embedding(ids: &[u32], table: &WeightRef<'_>, device: &Device) -> Tensor<
 /// When there is no such row.
 pub fn rows(x: Tensor<2>, numbers: &[u32]) -> Tensor<2> {
     let ([rows, columns], device) = (x.dims(), x.device());
+    if let Some(row) = numbers.iter().find(|&&row| row as usize >= rows) {
+        panic!("rows: row {row} of {rows}");
+    }
     if let Some(values) = values(&x) {
         let mut y = buffers::take(numbers.len() * columns);
         for (to, &row) in y.chunks_exact_mut(columns.max(1)).zip(numbers) {
             to.copy_from_slice(&values[row as usize * columns..][..columns]);
         }
         return cpu_tensor(y, [numbers.len(), columns]);
-    }
-    if let Some(row) = numbers.iter().find(|&&row| row as usize >= rows) {
-        panic!("rows: row {row} of {rows}");
     }
     let numbers: Vec<i32> = numbers.iter().map(|&row| row as i32).collect();
     x.select(0, Tensor::<1, Int>::from_data(numbers.as_slice(), &device))

@@ -1,9 +1,11 @@
 //! The first half of a feed-forward layer: a linear map with its activation, or two with their gated product
 //! (Shazeer, 2020, <https://arxiv.org/abs/2002.05202>). On the CPU neither map's result is held in memory whole.
 
+pub mod cases;
+
 use burn::tensor::Tensor;
 
-use super::activation::{Activation, gated};
+use super::activation::{Activation, activate, gated};
 use super::linear::{LinearRef, Maps, reference};
 use crate::buffers;
 use crate::values::{cpu_tensor, into_values};
@@ -33,7 +35,7 @@ pub fn gated_linear(
         let inner = reference::linear(x.clone(), up);
         match gate {
             Some(gate) => gated(reference::linear(x, gate), inner, activation),
-            None => activation.apply(inner),
+            None => activate(inner, activation),
         }
     };
     let kernels = match gate {

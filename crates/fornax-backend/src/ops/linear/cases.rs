@@ -104,3 +104,23 @@ pub fn packed_benches() -> Vec<PackedCase> {
     }
     cases
 }
+
+/// Types and rows of the benches of fused maps.
+fn fused_benches(in_features: usize, out_features: usize) -> Vec<PackedCase> {
+    let types = [WeightType::Q4_0, WeightType::Q8_0, WeightType::BF16];
+    let of_type = |weight_type| [1, 512].map(|rows| PackedCase { weight_type, rows, in_features, out_features });
+    types.into_iter().flat_map(of_type).collect()
+}
+
+/// The last map of the same Llama's feed-forward layers, which is added to a residual.
+pub fn linear_add_benches() -> Vec<PackedCase> {
+    fused_benches(5632, 2048)
+}
+
+/// The maps of its attention to queries, keys and values: the features of each. A case has their sum.
+pub const LINEARS: [usize; 3] = [2048, 256, 256];
+
+/// Those maps side by side.
+pub fn linears_benches() -> Vec<PackedCase> {
+    fused_benches(2048, LINEARS.iter().sum())
+}

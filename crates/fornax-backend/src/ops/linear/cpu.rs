@@ -63,7 +63,7 @@ impl Maps<'_, 1> {
 
     /// `y = activation(x Wᵀ + b)`.
     pub(crate) fn activated(&self, x: &[f32], rows: usize, activation: Activation, y: &mut [f32]) {
-        let (pool, isa, activation) = (Pool::global(), Isa::active(), activation.into());
+        let (pool, isa) = (Pool::global(), Isa::active());
         linear::linear(pool, isa, x, rows, &self.maps(), y, |_, _, _, values| {
             rows::activate(pool, isa, values, activation);
         });
@@ -73,7 +73,7 @@ impl Maps<'_, 1> {
 impl Maps<'_, 2> {
     /// `y = activation(x W₀ᵀ + b₀) · (x W₁ᵀ + b₁)`.
     pub(crate) fn gated(&self, x: &[f32], rows: usize, activation: Activation, y: &mut [f32]) {
-        let (pool, isa, activation) = (Pool::global(), Isa::active(), activation.into());
+        let (pool, isa) = (Pool::global(), Isa::active());
         linear::gated_linear(pool, isa, x, rows, self.maps(), y, |gate, up| {
             rows::activate(pool, isa, gate, activation);
             rows::multiply_in_place(isa, gate, up);
