@@ -9,20 +9,21 @@ pub use fornax_cpu::rows::Activation;
 use fornax_cpu::rows::{self, Rows};
 use fornax_cpu::{Isa, Pool};
 
-use crate::{buffers, from_values, values};
+use crate::values::{cpu_tensor, into_values};
+use crate::{Values, buffers};
 
 /// Applies a non-linearity to every element.
 pub fn activate<const D: usize>(x: Tensor<D>, activation: Activation) -> Tensor<D> {
-    if let Some(x_values) = values(&x) {
-        let mut y = buffers::take(x_values.len());
-        y.copy_from_slice(&x_values);
-        rows::activate(Pool::global(), Isa::active(), &mut y, activation);
-        drop(x_values);
-        let (dims, device) = (x.dims(), x.device());
-        buffers::recycle(x);
-        return from_values(y, dims, &device);
-    }
-    reference::activate(x, activation)
+    let dims = x.dims();
+    let x = match into_values(x) {
+        Ok(x) => x,
+        Err(x) => return reference::activate(x, activation),
+    };
+    let mut y = buffers::take(x.len());
+    y.copy_from_slice(&x);
+    buffers::recycle(x);
+    rows::activate(Pool::global(), Isa::active(), &mut y, activation);
+    cpu_tensor(y, dims)
 }
 
 /// `activation(gate) · up`, elementwise; both of the same shape.
@@ -31,17 +32,24 @@ pub fn activate<const D: usize>(x: Tensor<D>, activation: Activation) -> Tensor<
 /// When the shapes differ.
 pub fn gated<const D: usize>(gate: Tensor<D>, up: Tensor<D>, activation: Activation) -> Tensor<D> {
     assert_eq!(gate.dims(), up.dims(), "gated: the two branches");
-    if let (Some(gate_values), Some(up_values)) = (values(&gate), values(&up)) {
-        let columns = *gate.dims().last().unwrap_or(&1);
-        let count = gate_values.len().checked_div(columns).unwrap_or(0);
-        let both = [&gate_values, &up_values].map(|values| Rows::new(values, columns));
-        let mut y = buffers::take(gate_values.len());
-        rows::gated(Pool::global(), Isa::active(), both[0], both[1], count, columns, activation, &mut y);
-        drop((gate_values, up_values));
-        let (dims, device) = (gate.dims(), gate.device());
-        buffers::recycle(gate);
-        buffers::recycle(up);
-        return from_values(y, dims, &device);
-    }
-    reference::activate(gate, activation) * up
+    let dims = gate.dims();
+    let (gate, up) = match (into_values(gate), into_values(up)) {
+        (Ok(gate), Ok(up)) => (gate, up),
+        (gate, up) => {
+            // One of them may have been numbers already.
+            let tensor = |operand: Result<Values, Tensor<D>>| match operand {
+                Ok(values) => cpu_tensor(values.to_vec(), dims),
+                Err(tensor) => tensor,
+            };
+            return reference::activate(tensor(gate), activation) * tensor(up);
+        }
+    };
+    let columns = *dims.last().unwrap_or(&1);
+    let count = gate.len().checked_div(columns).unwrap_or(0);
+    let both = [&gate, &up].map(|values| Rows::new(values, columns));
+    let mut y = buffers::take(gate.len());
+    rows::gated(Pool::global(), Isa::active(), both[0], both[1], count, columns, activation, &mut y);
+    buffers::recycle(gate);
+    buffers::recycle(up);
+    cpu_tensor(y, dims)
 }
