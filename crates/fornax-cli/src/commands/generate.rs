@@ -2,7 +2,7 @@
 //! whose loop is in `offline`.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Error, Result, bail};
 use clap::{ArgGroup, Args};
@@ -153,7 +153,7 @@ pub fn run(args: &GenerateArgs, common: &CommonArgs) -> Result<()> {
 
     let start = Instant::now();
     let stream = Generator::with_config(model.clone(), config).stream(prompt, &params)?;
-    let mut speed = Speed { prompt: start.elapsed(), since: Instant::now(), tokens: 0 };
+    let mut speed = Speed { start, first: None, tokens: 0 };
     let mut out = Output::stdout();
     let ids_for_text = model.tokenizer().is_none();
     if args.json {
@@ -256,24 +256,30 @@ fn ids(token_ids: &[u32], is_first: bool) -> String {
 
 /// How fast it went.
 struct Speed {
-    /// From the request to where tokens can be chosen; with beams, the whole search.
-    prompt: Duration,
-    since: Instant,
+    start: Instant,
+    /// When the first piece was there, and the tokens that it had; with beams, the whole search is over then.
+    first: Option<(Instant, usize)>,
     tokens: usize,
 }
 
 impl Speed {
     fn count(&mut self, chunk: &Chunk) {
+        self.first.get_or_insert_with(|| (Instant::now(), chunk.token_ids.len()));
         self.tokens += chunk.token_ids.len();
     }
 
     fn report(&self, notices: Notices) {
-        let seconds = self.since.elapsed().as_secs_f64();
-        let first = self.prompt.as_secs_f64();
+        let Some((first, with_it)) = self.first else { return };
+        let (prompt, seconds) = ((first - self.start).as_secs_f64(), first.elapsed().as_secs_f64());
         // A search is over before its first token is shown.
-        let rate =
-            if seconds > 1e-3 { format!(", {:.1} tokens/s", self.tokens as f64 / seconds) } else { String::new() };
-        notices
-            .info(format_args!("{} tokens in {:.2} s after {first:.2} s for the prompt{rate}", self.tokens, seconds));
+        let rate = if seconds > 1e-3 {
+            format!(", {:.1} tokens/s", (self.tokens - with_it) as f64 / seconds)
+        } else {
+            String::new()
+        };
+        notices.info(format_args!(
+            "{} tokens, the first after {prompt:.2} s, the others in {seconds:.2} s{rate}",
+            self.tokens
+        ));
     }
 }
