@@ -2,17 +2,24 @@
 //! reads arguments, writes results and draws progress, and knows nothing about models or schedulers.
 
 mod args;
+mod batch_output;
 mod commands;
+mod engine;
 mod input;
 mod interrupt;
+mod lines;
 mod notices;
+mod offline;
 mod output;
 mod panics;
 mod progress;
 mod quickstart;
 mod report;
+mod requests;
 mod sampling;
+mod sequences;
 mod table;
+mod texts;
 
 use std::process::ExitCode;
 
@@ -38,11 +45,12 @@ MODEL is a folder with config.json and weights, a .gguf file, or the id of a mod
 fetched once and kept: org/name, org/name@revision, org/name:file.gguf.
 
 Results go to standard output; progress and errors go to standard error. The exit code is 0 if all went well, 1 after \
-an error, 2 when the arguments cannot be understood.
+an error (also one of a single input of many), 2 when the arguments cannot be understood.
 
 Examples:
   fornax quickstart
   fornax generate Qwen/Qwen2.5-0.5B-Instruct --prompt \"Once upon a time\"
+  fornax generate Qwen/Qwen2.5-0.5B-Instruct --prompts prompts.jsonl > answers.jsonl
   fornax chat Qwen/Qwen2.5-0.5B-Instruct --system \"Answer in one sentence.\"
   fornax inspect model.gguf
   fornax help generate";

@@ -1,9 +1,10 @@
-//! Bars on standard error for files that are being fetched, one a file. Where there is no terminal nothing is drawn, and
-//! what the user should know is written as lines.
+//! Bars on standard error: for files that are being fetched, one a file, and for inputs that are being answered. Where there
+//! is no terminal nothing is drawn, and what the user should know is written as lines.
 
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use fornax::hub::{Event, Progress};
 use indicatif::{DecimalBytes, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -14,6 +15,9 @@ use crate::table::printable;
 const WITH_TOTAL: &str =
     "{msg:28!} [{bar:20}] {decimal_bytes:>9} of {decimal_total_bytes:9} {decimal_bytes_per_sec:>13} {eta:>4}";
 const WITHOUT_TOTAL: &str = "{msg:28!} {decimal_bytes:>9} {decimal_bytes_per_sec:>13}";
+
+const INPUTS: &str = "{pos:>8} of {len} inputs [{bar:20}] {msg} {eta:>4}";
+const INPUTS_WITHOUT_TOTAL: &str = "{pos:>8} inputs {elapsed:>4} {msg}";
 
 /// Shows a download.
 #[derive(Debug)]
@@ -95,6 +99,63 @@ impl Progress for Downloads {
     }
 }
 
+/// Shows how many inputs of a file have been answered, and how fast.
+#[derive(Debug)]
+pub struct Inputs {
+    notices: Notices,
+    bar: ProgressBar,
+    since: Instant,
+    /// What is counted beside the inputs, and how much of it there was.
+    unit: &'static str,
+    count: usize,
+}
+
+impl Inputs {
+    /// Nothing has been answered yet.
+    pub fn new(notices: Notices, total: Option<u64>, unit: &'static str) -> Self {
+        let bar = match total {
+            _ if !notices.shows_info() => ProgressBar::hidden(),
+            Some(total) => ProgressBar::new(total).with_style(style(INPUTS)),
+            None => ProgressBar::no_length().with_style(style(INPUTS_WITHOUT_TOTAL)),
+        };
+        if !bar.is_hidden() {
+            bar.enable_steady_tick(Duration::from_millis(200));
+        }
+        Self { notices, bar, since: Instant::now(), unit, count: 0 }
+    }
+
+    /// So much more was computed.
+    pub fn advance(&mut self, count: usize) {
+        self.count += count;
+        if !self.bar.is_hidden() {
+            self.bar.set_message(self.rate());
+        }
+    }
+
+    /// An input has been answered: writes the answer, beside the bar.
+    pub fn finished<T>(&self, write: impl FnOnce() -> T) -> T {
+        let written = self.bar.suspend(write);
+        self.bar.inc(1);
+        written
+    }
+
+    /// All inputs have been answered.
+    pub fn report(&self) {
+        self.bar.finish_and_clear();
+        let (inputs, seconds) = (self.bar.position(), self.since.elapsed().as_secs_f64());
+        self.notices.info(format_args!(
+            "{inputs} inputs, {} {} in {seconds:.2} s, {}",
+            self.count,
+            self.unit,
+            self.rate()
+        ));
+    }
+
+    fn rate(&self) -> String {
+        format!("{:.1} {}/s", self.count as f64 / self.since.elapsed().as_secs_f64().max(1e-9), self.unit)
+    }
+}
+
 fn style(template: &'static str) -> ProgressStyle {
     // A template that does not parse would leave a plain bar; the test below holds that they parse.
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
@@ -106,7 +167,7 @@ mod tests {
 
     #[test]
     fn the_templates_parse() {
-        for template in [WITH_TOTAL, WITHOUT_TOTAL] {
+        for template in [WITH_TOTAL, WITHOUT_TOTAL, INPUTS, INPUTS_WITHOUT_TOTAL] {
             ProgressStyle::with_template(template).expect("it is written as indicatif reads it");
         }
     }

@@ -77,6 +77,11 @@ impl SamplingArgs {
             .ignore_eos(self.ignore_eos)
             .seed(common.seed);
         params.validate()?;
+        Ok(params)
+    }
+
+    /// Says what changes nothing because no token is drawn.
+    pub fn warn_of_unused(&self, common: &CommonArgs) {
         let narrowed = [("--top-k", self.top_k > 0), ("--top-p", self.top_p != 1.0), ("--min-p", self.min_p != 0.0)];
         if self.temperature == 0.0
             && let Some((name, _)) = narrowed.into_iter().find(|&(_, given)| given)
@@ -85,6 +90,5 @@ impl SamplingArgs {
                 .notices()
                 .warn(format_args!("{name} changes nothing: without --temperature above 0 nothing is drawn"));
         }
-        Ok(params)
     }
 }

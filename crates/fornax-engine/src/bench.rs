@@ -12,18 +12,21 @@ use crate::error::to_host;
 /// What to measure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BenchOptions {
-    /// Tokens of each prompt.
+    /// Tokens of each prompt; of the longest where lengths are unequal.
     pub prompt_tokens: usize,
     /// Tokens that each sequence grows by.
     pub new_tokens: usize,
     /// Sequences side by side.
     pub batch: usize,
+    /// Whether the prompts are of evenly rising lengths: the first of `batch` prompts has `1 / batch` of `prompt_tokens`, the
+    /// second `2 / batch`, the last all of them.
+    pub unequal: bool,
 }
 
 impl Default for BenchOptions {
     /// A prompt of 512 tokens and 64 new ones, one sequence.
     fn default() -> Self {
-        Self { prompt_tokens: 512, new_tokens: 64, batch: 1 }
+        Self { prompt_tokens: 512, new_tokens: 64, batch: 1, unequal: false }
     }
 }
 
@@ -54,7 +57,7 @@ const MAX_BATCH: usize = 4096;
 /// [`EngineError`]: a model that is no causal language model, an option of 0, more tokens than the model's context.
 pub fn bench(model: &AutoModel, options: &BenchOptions) -> Result<BenchRun, EngineError> {
     let decoder = model.decoder()?;
-    let BenchOptions { prompt_tokens, new_tokens, batch } = *options;
+    let BenchOptions { prompt_tokens, new_tokens, batch, .. } = *options;
     for (option, value) in [("prompt_tokens", prompt_tokens), ("new_tokens", new_tokens), ("batch", batch)] {
         if value == 0 {
             return Err(EngineError::Option { option, found: "0".into(), expected: "at least 1".into() });
@@ -76,50 +79,97 @@ pub fn bench(model: &AutoModel, options: &BenchOptions) -> Result<BenchRun, Engi
             expected: format!("at most {context}, the model's context"),
         });
     }
+    let prompts = options.prompts();
     let vocab_size = decoder.config().vocab_size;
     // Any tokens will do; different ones, so that their vectors come from different places.
     let token = |index: usize| ((index * 7 + 3) % vocab_size) as u32;
-    let texts: Vec<Vec<u32>> =
-        (0..batch).map(|sequence| (0..length).map(|at| token(at + 31 * sequence)).collect()).collect();
     let config = decoder.kv_config();
-    let each = length.div_ceil(KvPoolConfig::BLOCK_TOKENS);
-    let mut pool = config.init(batch * each, &decoder.device())?;
-    let tables: Vec<Vec<u32>> =
-        (0..batch).map(|sequence| ((sequence * each) as u32..((sequence + 1) * each) as u32).collect()).collect();
-    let piece = |from: usize, len: usize, outputs: Outputs| {
-        Batch::cached(texts.iter().zip(&tables).map(|(text, blocks)| BatchSequence {
-            tokens: &text[from..from + len],
-            past: from,
-            blocks,
-            len: prompt_tokens,
-            outputs,
-        }))
-    };
+    let mut blocks = 0;
+    let sequences: Vec<BenchSequence> = prompts
+        .iter()
+        .enumerate()
+        .map(|(sequence, &prompt)| {
+            let first = blocks;
+            blocks += (prompt + new_tokens).div_ceil(KvPoolConfig::BLOCK_TOKENS) as u32;
+            let tokens = (0..prompt + new_tokens).map(|at| token(at + 31 * sequence)).collect();
+            BenchSequence { prompt, tokens, blocks: (first..blocks).collect() }
+        })
+        .collect();
+    let mut pool = config.init(blocks as usize, &decoder.device())?;
 
     let start = Instant::now();
-    let mut hidden = None;
     for from in (0..prompt_tokens).step_by(PREFILL_CHUNK) {
-        let len = PREFILL_CHUNK.min(prompt_tokens - from);
-        let outputs = if from + len == prompt_tokens { Outputs::Last } else { Outputs::None };
-        hidden = Some(decoder.forward(&piece(from, len, outputs), Some(&mut pool)));
+        let rest = sequences.iter().filter(|sequence| sequence.prompt > from);
+        let batch = Batch::cached(rest.map(|sequence| sequence.piece(from, PREFILL_CHUNK.min(sequence.prompt - from))));
+        let hidden = decoder.forward(&batch, Some(&mut pool));
+        if batch.output_rows() > 0 {
+            to_host(decoder.logits(hidden))?;
+        }
     }
-    let logits = to_host(decoder.logits(hidden.ok_or(EngineError::EmptyPrompt)?))?;
     let first_token_s = start.elapsed().as_secs_f64();
-    debug_assert_eq!(logits.len(), batch * vocab_size);
 
     let start = Instant::now();
     for at in 0..new_tokens {
-        let hidden = decoder.forward(&piece(prompt_tokens + at, 1, Outputs::Last), Some(&mut pool));
-        to_host(decoder.logits(hidden))?;
+        let batch = Batch::cached(sequences.iter().map(|sequence| sequence.piece(sequence.prompt + at, 1)));
+        let logits = to_host(decoder.logits(decoder.forward(&batch, Some(&mut pool))))?;
+        debug_assert_eq!(logits.len(), sequences.len() * vocab_size);
     }
     let decode_s = start.elapsed().as_secs_f64();
 
-    let mean_context = prompt_tokens + new_tokens.div_ceil(2);
-    let cache_bytes = config.block_bytes() * mean_context.div_ceil(KvPoolConfig::BLOCK_TOKENS);
+    let mean_blocks = |prompt: &usize| (prompt + new_tokens.div_ceil(2)).div_ceil(KvPoolConfig::BLOCK_TOKENS);
+    let cache_bytes = config.block_bytes() * prompts.iter().map(mean_blocks).sum::<usize>();
     Ok(BenchRun {
-        prefill_tokens_per_s: (batch * prompt_tokens) as f64 / first_token_s,
+        prefill_tokens_per_s: prompts.iter().sum::<usize>() as f64 / first_token_s,
         decode_tokens_per_s: (batch * new_tokens) as f64 / decode_s,
         first_token_s,
-        bytes_per_token: decoder.step_bytes() as f64 / batch as f64 + cache_bytes as f64,
+        bytes_per_token: (decoder.step_bytes() + cache_bytes) as f64 / batch as f64,
     })
+}
+
+impl BenchOptions {
+    /// Tokens of each sequence's prompt.
+    pub fn prompts(&self) -> Vec<usize> {
+        let prompt = |sequence: usize| match self.unequal {
+            true => (self.prompt_tokens * (sequence + 1)).div_ceil(self.batch),
+            false => self.prompt_tokens,
+        };
+        (0..self.batch).map(prompt).collect()
+    }
+}
+
+/// A sequence that is read and continued.
+struct BenchSequence {
+    /// Tokens of its prompt.
+    prompt: usize,
+    tokens: Vec<u32>,
+    blocks: Vec<u32>,
+}
+
+impl BenchSequence {
+    /// Some of its tokens, with the logits after them where the prompt has been read.
+    fn piece(&self, from: usize, len: usize) -> BatchSequence<'_> {
+        let outputs = if from + len >= self.prompt { Outputs::Last } else { Outputs::None };
+        BatchSequence {
+            tokens: &self.tokens[from..from + len],
+            past: from,
+            blocks: &self.blocks,
+            len: self.prompt,
+            outputs,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unequal_prompts_rise_evenly_to_the_longest() {
+        let options = BenchOptions { prompt_tokens: 512, batch: 8, unequal: true, ..BenchOptions::default() };
+        assert_eq!(options.prompts(), [64, 128, 192, 256, 320, 384, 448, 512]);
+        // Never empty, even where there are more sequences than tokens.
+        let options = BenchOptions { prompt_tokens: 2, batch: 5, ..options };
+        assert_eq!(options.prompts(), [1, 1, 2, 2, 2]);
+        assert_eq!(BenchOptions { unequal: false, ..options }.prompts(), [2; 5]);
+    }
 }

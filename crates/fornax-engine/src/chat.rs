@@ -1,10 +1,10 @@
 //! A conversation with a model: it keeps the messages, renders them with the model's template, and streams the answers.
 
 use fornax_models::AutoModel;
-use fornax_text::{Message, TemplateOptions};
+use fornax_text::Message;
 
 use crate::sampling::SamplingParams;
-use crate::{EngineError, Generator, Prompt, Stream};
+use crate::{EngineConfig, EngineError, Generator, Prompt, Stream};
 
 /// A conversation.
 ///
@@ -22,18 +22,22 @@ use crate::{EngineError, Generator, Prompt, Stream};
 /// # }
 /// ```
 #[derive(Debug, Clone)]
-pub struct Chat<'a> {
-    model: &'a AutoModel,
+pub struct Chat {
     generator: Generator,
     messages: Vec<Message>,
     /// Asked and not answered yet.
     question: Option<Message>,
 }
 
-impl<'a> Chat<'a> {
+impl Chat {
     /// An empty conversation with this model.
-    pub fn new(model: &'a AutoModel) -> Self {
-        Self { model, generator: Generator::new(model), messages: Vec::new(), question: None }
+    pub fn new(model: &AutoModel) -> Self {
+        Self::with_config(model, EngineConfig::default())
+    }
+
+    /// An empty conversation with this model, whose engine is to be as `config` says.
+    pub fn with_config(model: &AutoModel, config: EngineConfig) -> Self {
+        Self { generator: Generator::with_config(model.clone(), config), messages: Vec::new(), question: None }
     }
 
     /// Begins with a message that says how to answer.
@@ -57,7 +61,8 @@ impl<'a> Chat<'a> {
     pub fn ask(&mut self, text: impl Into<String>, params: &SamplingParams) -> Result<Stream, EngineError> {
         self.question = None;
         let question = Message::new("user", text);
-        let stream = self.generator.stream(self.prompt(&question)?, params)?;
+        let conversation = self.messages.iter().chain([&question]).cloned().collect();
+        let stream = self.generator.stream(Prompt::Messages(conversation), params)?;
         self.question = Some(question);
         Ok(stream)
     }
@@ -72,14 +77,5 @@ impl<'a> Chat<'a> {
     pub fn clear(&mut self) {
         self.messages.retain(|message| message.role == "system");
         self.question = None;
-    }
-
-    /// The conversation as the model's template writes it, up to where the answer to `question` begins.
-    fn prompt(&self, question: &Message) -> Result<Prompt, EngineError> {
-        let tokenizer = self.model.tokenizer().ok_or(EngineError::NoTokenizer)?;
-        let template = tokenizer.chat_template().ok_or(EngineError::NoChatTemplate)?;
-        let options = TemplateOptions { add_generation_prompt: true, ..TemplateOptions::default() };
-        let messages: Vec<Message> = self.messages.iter().chain([question]).cloned().collect();
-        Ok(Prompt::Rendered(template.render(&messages, &options)?))
     }
 }

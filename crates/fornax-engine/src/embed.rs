@@ -8,9 +8,9 @@ use fornax_models::{AutoModel, Network};
 use fornax_nn::Batch;
 use fornax_text::Tokenizer;
 
-use crate::EngineError;
 use crate::error::to_host;
 use crate::prompt::check_vocabulary;
+use crate::{EngineError, Prompt};
 
 /// How the states of a text's tokens become one vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -82,7 +82,18 @@ impl<'a> Embedder<'a> {
     /// # Errors
     /// [`EngineError`]: no tokenizer, an option out of its range, a device that fails.
     pub fn embed<S: AsRef<str>>(&self, texts: &[S], options: &EmbedOptions) -> Result<Vec<Vec<f32>>, EngineError> {
-        let tokenizer = self.model.tokenizer().ok_or(EngineError::NoTokenizer)?;
+        self.embed_all(texts.iter().map(AsRef::as_ref), options)?.into_iter().collect()
+    }
+
+    /// As [`embed`](Self::embed), of whatever a [`Prompt`] may be, token ids too. What is wrong with one is its result.
+    ///
+    /// # Errors
+    /// [`EngineError`]: an option out of its range, a device that fails.
+    pub fn embed_all(
+        &self,
+        texts: impl IntoIterator<Item = impl Into<Prompt>>,
+        options: &EmbedOptions,
+    ) -> Result<Vec<Result<Vec<f32>, EngineError>>, EngineError> {
         if options.batch_size == 0 {
             return Err(out_of_range("batch_size", 0, "at least 1"));
         }
@@ -91,37 +102,46 @@ impl<'a> Embedder<'a> {
         if max_length == 0 || max_length > limit {
             return Err(out_of_range("max_length", max_length, format!("1 to {limit}, which the model was made for")));
         }
-        let mut rows = Vec::with_capacity(texts.len());
-        for text in texts {
-            rows.push(self.encode(tokenizer, text.as_ref(), max_length)?);
+        let (mut rows, mut vectors) = (Vec::new(), Vec::new());
+        for (index, text) in texts.into_iter().enumerate() {
+            // The vectors are filled in below.
+            vectors.push(self.encode(&text.into(), max_length).map(|tokens| {
+                rows.push((index, tokens));
+                Vec::new()
+            }));
         }
 
         // Texts of like length together, so that the threads have like amounts of work.
-        let mut order: Vec<usize> = (0..rows.len()).collect();
-        order.sort_by_key(|&index| rows[index].len());
-        let mut vectors = vec![Vec::new(); texts.len()];
-        for batch in order.chunks(options.batch_size) {
-            let tokens: Vec<&[u32]> = batch.iter().map(|&index| rows[index].as_slice()).collect();
-            for (&index, vector) in batch.iter().zip(self.pooled(&tokens, options.pooling)?) {
-                vectors[index] = if options.normalize { normalized(&vector) } else { vector };
+        rows.sort_by_key(|(_, tokens)| tokens.len());
+        for batch in rows.chunks(options.batch_size) {
+            let tokens: Vec<&[u32]> = batch.iter().map(|(_, tokens)| tokens.as_slice()).collect();
+            for (&(index, _), vector) in batch.iter().zip(self.pooled(&tokens, options.pooling)?) {
+                vectors[index] = Ok(if options.normalize { normalized(&vector) } else { vector });
             }
         }
         Ok(vectors)
     }
 
     /// The tokens of a text, at least one and at most `max_length`.
-    fn encode(&self, tokenizer: &Tokenizer, text: &str, max_length: usize) -> Result<Vec<u32>, EngineError> {
-        let options = fornax_text::BatchOptions {
-            max_length: Some(max_length),
-            padding: fornax_text::Padding::None,
-            ..fornax_text::BatchOptions::default()
+    fn encode(&self, text: &Prompt, max_length: usize) -> Result<Vec<u32>, EngineError> {
+        let mut ids = match text {
+            Prompt::Text(text) => {
+                let options = fornax_text::BatchOptions {
+                    max_length: Some(max_length),
+                    padding: fornax_text::Padding::None,
+                    ..fornax_text::BatchOptions::default()
+                };
+                let tokenizer = self.model.tokenizer().ok_or(EngineError::NoTokenizer)?;
+                let encodings = tokenizer.encode_batch(&[text], &options)?;
+                encodings.into_iter().next().map(|encoding| encoding.ids).unwrap_or_default()
+            }
+            other => other.token_ids(self.model)?,
         };
-        let encodings = tokenizer.encode_batch(&[text], &options)?;
-        let mut ids = encodings.into_iter().next().map(|encoding| encoding.ids).unwrap_or_default();
+        ids.truncate(max_length);
         if ids.is_empty() {
             // An empty text without special tokens still needs something to attend to.
-            let begin = self.model.generation_defaults().bos_token_id.or(tokenizer.pad_id());
-            ids.push(begin.ok_or(EngineError::EmptyPrompt)?);
+            let pad = self.model.tokenizer().and_then(Tokenizer::pad_id);
+            ids.push(self.model.generation_defaults().bos_token_id.or(pad).ok_or(EngineError::EmptyPrompt)?);
         }
         check_vocabulary(&ids, self.model)?;
         Ok(ids)

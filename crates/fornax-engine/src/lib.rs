@@ -45,7 +45,7 @@ pub use fornax_text::Message;
 pub use generator::{FinishReason, Generation, Generator};
 pub use prompt::Prompt;
 pub use sampling::{Sampled, SamplingParams};
-pub use score::{Score, score};
+pub use score::{Score, score, score_all};
 pub use stream::{Chunk, Stream};
 
 /// What a loaded model can be asked for.

@@ -1,16 +1,19 @@
-//! What generation starts from: text, text that holds its special tokens already, or token ids.
+//! What generation starts from: text, text that holds its special tokens already, a conversation, or token ids.
 
 use fornax_models::AutoModel;
+use fornax_text::{Message, TemplateOptions, Tokenizer};
 
 use crate::EngineError;
 
 /// The beginning that a model continues.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Prompt {
     /// Plain text; the tokenizer adds the special tokens that it adds to texts, such as a begin-of-sequence token.
     Text(String),
     /// The output of a chat template, whose special tokens are written out in the text.
     Rendered(String),
+    /// A conversation, which the model's chat template writes up to where the next answer begins.
+    Messages(Vec<Message>),
     /// Token ids, taken as they are.
     Tokens(Vec<u32>),
 }
@@ -48,12 +51,11 @@ impl From<&[u32]> for Prompt {
 impl Prompt {
     /// Its token ids for `model`, each of them in the vocabulary. May be empty.
     pub(crate) fn token_ids(&self, model: &AutoModel) -> Result<Vec<u32>, EngineError> {
-        let encode = |text: &str, special| -> Result<Vec<u32>, EngineError> {
-            Ok(model.tokenizer().ok_or(EngineError::NoTokenizer)?.encode(text, special)?.ids)
-        };
+        let tokenizer = || model.tokenizer().ok_or(EngineError::NoTokenizer);
         let ids = match self {
-            Self::Text(text) => encode(text, true)?,
-            Self::Rendered(text) => encode(text, false)?,
+            Self::Text(text) => tokenizer()?.encode(text, true)?.ids,
+            Self::Rendered(text) => tokenizer()?.encode(text, false)?.ids,
+            Self::Messages(messages) => tokenizer()?.encode(&rendered(messages, tokenizer()?)?, false)?.ids,
             Self::Tokens(ids) => ids.clone(),
         };
         check_vocabulary(&ids, model)?;
@@ -85,6 +87,12 @@ impl Prompt {
         }
         Ok(ids)
     }
+}
+
+/// A conversation as the model's template writes it.
+fn rendered(messages: &[Message], tokenizer: &Tokenizer) -> Result<String, EngineError> {
+    let template = tokenizer.chat_template().ok_or(EngineError::NoChatTemplate)?;
+    Ok(template.render(messages, &TemplateOptions::generation())?)
 }
 
 /// Checks that the model has a vector for every id.

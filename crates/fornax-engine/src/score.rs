@@ -1,7 +1,9 @@
 //! How likely a model finds a text: the log-probability of each token given those before it, and the perplexity.
 
+use std::ops::Range;
+
 use fornax_models::AutoModel;
-use fornax_nn::Batch;
+use fornax_nn::{Batch, Decoder};
 
 use crate::error::to_host;
 use crate::sampling::log_sum_exp;
@@ -9,6 +11,8 @@ use crate::{EngineError, Prompt};
 
 /// Positions whose logits are brought to the host at once.
 const ROWS: usize = 128;
+/// Tokens that run through the layers at once, unless a single window has more.
+const BATCH_TOKENS: usize = 512;
 
 /// The likelihood of a text.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,39 +39,126 @@ impl Score {
 /// # Errors
 /// [`EngineError`]: a model that is no causal language model, a token out of the vocabulary, no token at all.
 pub fn score(model: &AutoModel, text: impl Into<Prompt>) -> Result<Score, EngineError> {
+    score_all(model, [text])?.pop().unwrap_or(Err(EngineError::EmptyPrompt))
+}
+
+/// Scores texts of whatever lengths, several at once; the results are in the order of the texts. Each text gets what
+/// [`score`] gives it, and what is wrong with one is its result.
+///
+/// # Errors
+/// [`EngineError`]: a model that is no causal language model, a device that fails.
+pub fn score_all(
+    model: &AutoModel,
+    texts: impl IntoIterator<Item = impl Into<Prompt>>,
+) -> Result<Vec<Result<Score, EngineError>>, EngineError> {
     let decoder = model.decoder()?;
+    let mut scores: Vec<Result<Score, EngineError>> = texts.into_iter().map(|text| unscored(model, text)).collect();
+    let context = decoder.config().context_length();
+    let windows: Vec<Window> = scores
+        .iter()
+        .enumerate()
+        .flat_map(|(text, score)| {
+            let len = score.as_ref().map_or(0, |score| score.token_ids.len());
+            windows(len, context).map(move |(tokens, first)| Window { text, tokens, first })
+        })
+        .collect();
+    let mut rest = windows.as_slice();
+    while !rest.is_empty() {
+        let mut tokens = 0;
+        let fitting = rest.iter().take_while(|window| {
+            tokens += window.tokens.len();
+            tokens <= BATCH_TOKENS
+        });
+        let (batch, others) = rest.split_at(fitting.count().max(1));
+        score_batch(decoder, batch, &mut scores)?;
+        rest = others;
+    }
+    Ok(scores)
+}
+
+/// A text's tokens, without log-probabilities yet.
+fn unscored(model: &AutoModel, text: impl Into<Prompt>) -> Result<Score, EngineError> {
     let token_ids = text.into().token_ids(model)?;
     if token_ids.is_empty() {
         return Err(EngineError::EmptyPrompt);
     }
-    let context = decoder.config().context_length();
-    let vocab_size = decoder.config().vocab_size;
-    let mut logprobs: Vec<Option<f32>> = vec![None];
-    let mut start = 0;
-    while logprobs.len() < token_ids.len() {
-        let end = (start + context).min(token_ids.len());
-        // The last token's successor is not asked for, so it is not fed.
-        let window = &token_ids[start..end - 1];
-        let hidden = decoder.forward(&Batch::uncached(&[window]), None);
-        for first in (0..window.len()).step_by(ROWS) {
-            let next = start + first + 1;
-            let count = ROWS.min(window.len() - first);
-            if next + count <= logprobs.len() {
-                continue;
-            }
-            let rows = to_host(decoder.logits(hidden.clone().narrow(0, first, count)))?;
-            for (row, logits) in rows.chunks_exact(vocab_size).enumerate() {
-                if next + row == logprobs.len() {
-                    let logit = logits[token_ids[next + row] as usize];
-                    logprobs.push(Some((f64::from(logit) - log_sum_exp(logits)?) as f32));
-                }
-            }
+    Ok(Score { logprobs: vec![None; token_ids.len()], token_ids })
+}
+
+/// A part of a text that fits the context.
+struct Window {
+    /// Which text.
+    text: usize,
+    /// The tokens that are fed. The last token's successor is not asked for, so the text's last token is not among them.
+    tokens: Range<usize>,
+    /// The first position that no earlier window gives a log-probability to.
+    first: usize,
+}
+
+/// The windows of a text of `len` tokens: what is fed, and the first position that is new.
+fn windows(len: usize, context: usize) -> impl Iterator<Item = (Range<usize>, usize)> {
+    let (mut start, mut first) = (0, 1);
+    std::iter::from_fn(move || {
+        // A context of one token gives nothing to go by.
+        if first >= len || context < 2 {
+            return None;
         }
-        start += (context / 2).max(1);
-        if context < 2 {
-            break;
+        let end = (start + context).min(len);
+        let window = (start..end - 1, first);
+        (start, first) = (start + context / 2, end);
+        Some(window)
+    })
+}
+
+/// Runs windows through the layers together.
+fn score_batch(
+    decoder: &Decoder,
+    windows: &[Window],
+    scores: &mut [Result<Score, EngineError>],
+) -> Result<(), EngineError> {
+    let mut fed: Vec<&[u32]> = Vec::with_capacity(windows.len());
+    // The rows whose logits are wanted, and whose they are: text, position and token.
+    let (mut rows, mut wanted) = (Vec::new(), Vec::new());
+    let mut row = 0;
+    for window in windows {
+        let Ok(score) = &scores[window.text] else { continue };
+        for position in window.first..=window.tokens.end {
+            rows.push((row + position - 1 - window.tokens.start) as u32);
+            wanted.push((window.text, position, score.token_ids[position]));
+        }
+        row += window.tokens.len();
+        fed.push(&score.token_ids[window.tokens.clone()]);
+    }
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let hidden = decoder.forward(&Batch::uncached(&fed).with_outputs(rows), None);
+    for (index, wanted) in wanted.chunks(ROWS).enumerate() {
+        let logits = to_host(decoder.logits(hidden.clone().narrow(0, index * ROWS, wanted.len())))?;
+        for (row, &(text, position, token)) in logits.chunks_exact(decoder.config().vocab_size).zip(wanted) {
+            let Ok(score) = &mut scores[text] else { continue };
+            match log_sum_exp(row) {
+                Ok(sum) => score.logprobs[position] = Some((f64::from(row[token as usize]) - sum) as f32),
+                Err(error) => scores[text] = Err(error.into()),
+            }
         }
     }
-    logprobs.resize(token_ids.len(), None);
-    Ok(Score { token_ids, logprobs })
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_overlap_by_half_and_cover_every_position_once() {
+        let of = |len, context| windows(len, context).collect::<Vec<_>>();
+        assert_eq!(of(5, 8), [(0..4, 1)]);
+        assert_eq!(of(8, 8), [(0..7, 1)]);
+        assert_eq!(of(13, 8), [(0..7, 1), (4..11, 8), (8..12, 12)]);
+        assert_eq!(of(3, 2), [(0..1, 1), (1..2, 2)]);
+        for (len, context) in [(0, 8), (1, 8), (9, 1)] {
+            assert_eq!(of(len, context), [], "{len} tokens in {context}");
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use fornax::engine::bench::{BenchOptions, bench};
+use fornax::engine::bench::{BenchOptions, BenchRun, bench};
 use indicatif::{DecimalBytes, ProgressBar, ProgressStyle};
 use serde::Serialize;
 
@@ -21,6 +21,9 @@ use crate::table::table;
 /// Everything is measured several times after one run that does not count, and the median is given with the least and
 /// the most. A machine that does other work meanwhile is measured with it: watch the spread. The numbers of the
 /// prompts are made up, so a model without a tokenizer will do.
+///
+/// With several sequences (--batch) the same is measured in turn for prompts of unequal lengths, which rise evenly up to
+/// --prompt-tokens, and for one sequence alone, with which the others are compared.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -31,7 +34,10 @@ Examples:
 
 With --json: {\"prefill_tokens_per_s\", \"decode_tokens_per_s\" (all sequences of the batch together), \"load_s\", \
 \"first_token_s\" (from the prompt to the first logits), \"peak_rss_bytes\" (null where the system does not say), \
-\"bytes_per_token\" (what a new token makes the machine read at the least)}, medians. With --texts: \
+\"bytes_per_token\" (what a new token makes the machine read at the least)}, medians. With --batch above 1 also \
+{\"unequal_prefill_tokens_per_s\", \"unequal_decode_tokens_per_s\" (the same for prompts of unequal lengths), \
+\"one_decode_tokens_per_s\" (one sequence alone), \"decode_ratio\" and \"unequal_decode_ratio\" (how many times as fast as \
+that one)}. With --texts: \
 {\"texts_per_s\", \"load_s\", \"peak_rss_bytes\"}.")]
 pub struct BenchArgs {
     /// A folder, a .gguf file or a hub id
@@ -72,6 +78,25 @@ struct Medians {
     first_token_s: f64,
     peak_rss_bytes: Option<u64>,
     bytes_per_token: f64,
+    #[serde(flatten)]
+    batch: Option<BatchMedians>,
+}
+
+/// Medians of sequences of unequal lengths and of one alone, as JSON.
+#[derive(Serialize)]
+struct BatchMedians {
+    unequal_prefill_tokens_per_s: f64,
+    unequal_decode_tokens_per_s: f64,
+    one_decode_tokens_per_s: f64,
+    decode_ratio: f64,
+    unequal_decode_ratio: f64,
+}
+
+/// What is measured in a round.
+struct Round {
+    run: BenchRun,
+    /// Prompts of unequal lengths, and one sequence alone; where there are several.
+    others: Option<(BenchRun, BenchRun)>,
 }
 
 /// Medians of an encoder, as JSON.
@@ -87,7 +112,12 @@ pub fn run(args: &BenchArgs, common: &CommonArgs) -> Result<()> {
     if args.repeat == 0 {
         bail!("--repeat: found 0, expected at least 1");
     }
-    let options = BenchOptions { prompt_tokens: args.prompt_tokens, new_tokens: args.new_tokens, batch: args.batch };
+    let options = BenchOptions {
+        prompt_tokens: args.prompt_tokens,
+        new_tokens: args.new_tokens,
+        batch: args.batch,
+        unequal: false,
+    };
     let texts = args.texts.as_deref().map(read_texts).transpose()?;
     let bar = bar(common, 2 * args.repeat as u64 + 2);
     let (mut loads, mut model) = (Vec::new(), None);
@@ -105,20 +135,28 @@ pub fn run(args: &BenchArgs, common: &CommonArgs) -> Result<()> {
     if let Some(file) = &texts {
         return embed(args, &model, file, load, &bar);
     }
-    let mut runs = Vec::new();
+    let mut rounds = Vec::new();
     for _ in 0..=args.repeat {
         bar.set_message("reading and continuing");
-        runs.push(bench(&model, &options)?);
+        let run = bench(&model, &options)?;
+        let others = if options.batch > 1 {
+            let unequal = bench(&model, &BenchOptions { unequal: true, ..options.clone() })?;
+            Some((unequal, bench(&model, &BenchOptions { batch: 1, ..options.clone() })?))
+        } else {
+            None
+        };
+        rounds.push(Round { run, others });
         bar.inc(1);
     }
     bar.finish_and_clear();
 
     // The first of each touched what the others find ready.
-    let runs = &runs[1..];
-    let of = |figure: fn(&fornax::engine::bench::BenchRun) -> f64| Spread::of(runs.iter().map(figure));
+    let rounds = &rounds[1..];
+    let of = |figure: fn(&BenchRun) -> f64| Spread::of(rounds.iter().map(|round| figure(&round.run)));
     let prefill = of(|run| run.prefill_tokens_per_s);
     let decode = of(|run| run.decode_tokens_per_s);
     let first_token = of(|run| run.first_token_s);
+    let batch = Batch::of(rounds);
     let medians = Medians {
         prefill_tokens_per_s: prefill.median,
         decode_tokens_per_s: decode.median,
@@ -126,19 +164,21 @@ pub fn run(args: &BenchArgs, common: &CommonArgs) -> Result<()> {
         first_token_s: first_token.median,
         peak_rss_bytes: peak_rss_bytes(),
         bytes_per_token: of(|run| run.bytes_per_token).median,
+        batch: batch.as_ref().map(Batch::medians),
     };
     let mut out = Output::stdout();
     if args.json {
         out.json(&medians)?;
         return out.flush();
     }
-    let rows = [
+    let mut rows = vec![
         head(),
         row(format!("prefill of {} × {}", options.batch, options.prompt_tokens), prefill, "tokens/s", 1),
         row(format!("decode of {} × {}", options.batch, options.new_tokens), decode, "tokens/s", 1),
-        row("first token".to_owned(), first_token, "s", 3),
-        row("load".to_owned(), load, "s", 3),
     ];
+    rows.extend(batch.iter().flat_map(|batch| batch.rows(&options)));
+    rows.push(row("first token".to_owned(), first_token, "s", 3));
+    rows.push(row("load".to_owned(), load, "s", 3));
     for line in table(&rows, &COLUMNS) {
         out.line(line)?;
     }
@@ -154,6 +194,55 @@ pub fn run(args: &BenchArgs, common: &CommonArgs) -> Result<()> {
         out.line(format_args!("at most {} of memory at once", DecimalBytes(bytes)))?;
     }
     out.flush()
+}
+
+/// Several sequences beside one alone.
+struct Batch {
+    unequal_prefill: Spread,
+    unequal_decode: Spread,
+    one_decode: Spread,
+    /// Of the measurements of each round, which lie close to each other in time.
+    ratio: Spread,
+    unequal_ratio: Spread,
+}
+
+impl Batch {
+    fn of(rounds: &[Round]) -> Option<Self> {
+        let runs: Option<Vec<_>> =
+            rounds.iter().map(|round| round.others.map(|(unequal, one)| (round.run, unequal, one))).collect();
+        let runs = runs?;
+        let of = |figure: fn(&(BenchRun, BenchRun, BenchRun)) -> f64| Spread::of(runs.iter().map(figure));
+        Some(Self {
+            unequal_prefill: of(|(_, unequal, _)| unequal.prefill_tokens_per_s),
+            unequal_decode: of(|(_, unequal, _)| unequal.decode_tokens_per_s),
+            one_decode: of(|(_, _, one)| one.decode_tokens_per_s),
+            ratio: of(|(run, _, one)| run.decode_tokens_per_s / one.decode_tokens_per_s),
+            unequal_ratio: of(|(_, unequal, one)| unequal.decode_tokens_per_s / one.decode_tokens_per_s),
+        })
+    }
+
+    fn medians(&self) -> BatchMedians {
+        BatchMedians {
+            unequal_prefill_tokens_per_s: self.unequal_prefill.median,
+            unequal_decode_tokens_per_s: self.unequal_decode.median,
+            one_decode_tokens_per_s: self.one_decode.median,
+            decode_ratio: self.ratio.median,
+            unequal_decode_ratio: self.unequal_ratio.median,
+        }
+    }
+
+    fn rows(&self, options: &BenchOptions) -> Vec<Vec<String>> {
+        let BenchOptions { new_tokens, batch, .. } = options;
+        let prompts = BenchOptions { unequal: true, ..options.clone() }.prompts();
+        let lengths = format!("{} to {}", prompts[0], options.prompt_tokens);
+        vec![
+            row("  times one sequence".to_owned(), self.ratio, "×", 2),
+            row(format!("prefill of {batch} × {lengths}"), self.unequal_prefill, "tokens/s", 1),
+            row(format!("decode of {batch} × {new_tokens} after {lengths}"), self.unequal_decode, "tokens/s", 1),
+            row("  times one sequence".to_owned(), self.unequal_ratio, "×", 2),
+            row(format!("decode of 1 × {new_tokens}"), self.one_decode, "tokens/s", 1),
+        ]
+    }
 }
 
 /// The file's lines that are not empty.

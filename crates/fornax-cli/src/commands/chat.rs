@@ -10,6 +10,7 @@ use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
 use crate::args::CommonArgs;
+use crate::engine::KvArgs;
 use crate::interrupt::Interrupt;
 use crate::notices::say;
 use crate::output::Output;
@@ -49,17 +50,21 @@ pub struct ChatArgs {
 
     #[command(flatten)]
     sampling: SamplingArgs,
+
+    #[command(flatten)]
+    kv: KvArgs,
 }
 
 /// Runs it.
 pub fn run(args: &ChatArgs, common: &CommonArgs) -> Result<()> {
     let params = args.sampling.params(MAX_NEW_TOKENS, common)?;
+    args.sampling.warn_of_unused(common);
     let model = common.load(&args.model)?;
     // Known now rather than after the first message was typed.
     model.decoder()?;
     model.tokenizer().ok_or(EngineError::NoTokenizer)?.chat_template().ok_or(EngineError::NoChatTemplate)?;
 
-    let mut chat = Chat::new(&model);
+    let mut chat = Chat::with_config(&model, args.kv.config());
     if let Some(system) = &args.system {
         chat = chat.system(system);
     }

@@ -1,6 +1,6 @@
-//! `fornax embed`: vectors of texts as JSON, or for people how alike the texts are.
+//! `fornax embed`: vectors of texts as JSON, or for people how alike the texts are; or the vectors of a whole file.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
@@ -8,9 +8,14 @@ use fornax::prelude::*;
 use serde::Serialize;
 
 use crate::args::CommonArgs;
-use crate::input;
+use crate::batch_output::BatchOutput;
 use crate::output::Output;
+use crate::progress::Inputs;
 use crate::table::{shortened, table};
+use crate::{input, texts};
+
+/// Batches that are read before the first is computed, for texts of like length are computed together.
+const BATCHES: usize = 8;
 
 /// More texts than this make a table wider than a terminal.
 const WIDEST_TABLE: usize = 12;
@@ -29,20 +34,36 @@ Examples:
   fornax embed ./minilm --text \"A cat sleeps.\" \"A kitten naps.\" \"Shares fell.\"
   fornax embed ./minilm --file sentences.txt --json > vectors.json
   fornax embed ./bge --text \"A cat sleeps.\" --pooling cls --json
+  fornax embed ./minilm --texts sentences.txt > vectors.jsonl
+  fornax embed ./minilm --texts documents.jsonl > vectors.jsonl
 
-With --json: {\"embeddings\": [[…], …]}, in the order of the texts (those of --text before those of --file).")]
+With --json: {\"embeddings\": [[…], …]}, in the order of the texts (those of --text before those of --file).
+
+With --texts, for files of any length, each text has a line of the output, in the order of the file: {\"index\" (the line, \
+counted from 0; empty ones are skipped), \"id\" (if it has one), \"embedding\": […]}. A line of a .jsonl file is a JSON \
+object: \"text\" or \"token_ids\", and an \"id\" if you like. A text that cannot be embedded gets {\"index\", \"id\", \
+\"error\"} in its place; the others are embedded, and at the end the exit code is 1.")]
 pub struct EmbedArgs {
     /// A folder, a .gguf file or a hub id
     #[arg(value_name = "MODEL")]
     model: String,
 
     /// The texts (may be given several times)
-    #[arg(long, value_name = "TEXT", num_args = 1.., required_unless_present = "file")]
+    #[arg(long, value_name = "TEXT", num_args = 1.., required_unless_present_any = ["file", "texts"])]
     text: Vec<String>,
 
     /// A file with one text a line; - reads standard input
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
+
+    /// A file with one text a line, or one JSON object a line where its name ends in .jsonl; - reads standard input. Writes
+    /// one JSON object a text
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["text", "file"])]
+    texts: Option<PathBuf>,
+
+    /// The file of --texts holds JSON objects: "text" or "token_ids", and an "id" if you like
+    #[arg(long)]
+    jsonl: bool,
 
     /// How the vectors of a text's tokens become one [default: what the model was trained for if it says so, else mean]
     #[arg(long, value_name = "HOW", value_enum)]
@@ -79,20 +100,13 @@ enum PoolingArg {
 
 /// Runs it.
 pub fn run(args: &EmbedArgs, common: &CommonArgs) -> Result<()> {
+    texts::check_jsonl(args.jsonl, args.texts.as_deref())?;
+    if let Some(path) = &args.texts {
+        return embed_file(path, args, common);
+    }
     let texts = args.texts()?;
     let model = common.load(&args.model)?;
-    let options = EmbedOptions {
-        pooling: match args.pooling {
-            Some(PoolingArg::Mean) => Pooling::Mean,
-            Some(PoolingArg::Cls) => Pooling::Cls,
-            Some(PoolingArg::Last) => Pooling::Last,
-            None => model.embedder().default_options().pooling,
-        },
-        normalize: !args.no_normalize,
-        batch_size: args.batch_size,
-        max_length: args.max_length,
-    };
-    let embeddings = model.embedder().embed(&texts, &options)?;
+    let embeddings = model.embedder().embed(&texts, &args.options(&model))?;
     let mut out = Output::stdout();
     if args.json {
         out.json(&JsonEmbeddings { embeddings: &embeddings })?;
@@ -104,7 +118,43 @@ pub fn run(args: &EmbedArgs, common: &CommonArgs) -> Result<()> {
     out.flush()
 }
 
+/// Embeds the texts of a file.
+fn embed_file(path: &Path, args: &EmbedArgs, common: &CommonArgs) -> Result<()> {
+    let together = args.batch_size.saturating_mul(BATCHES);
+    let mut texts = texts::open(path, args.jsonl, together.saturating_add(2))?;
+    let total = texts::count(path, common.notices());
+    let model = common.load(&args.model)?;
+    let options = args.options(&model);
+    let mut out = BatchOutput::stdout();
+    let mut progress = Inputs::new(common.notices(), total, "vectors");
+    texts::answer_each(
+        &mut texts,
+        together,
+        |prompts| Ok(model.embedder().embed_all(prompts, &options)?),
+        |place, vector| {
+            progress.advance(usize::from(vector.is_ok()));
+            progress.finished(|| out.write(place, vector.as_ref().map(|embedding| JsonEmbedding { embedding })))
+        },
+    )?;
+    progress.report();
+    out.finish()
+}
+
 impl EmbedArgs {
+    fn options(&self, model: &AutoModel) -> EmbedOptions {
+        EmbedOptions {
+            pooling: match self.pooling {
+                Some(PoolingArg::Mean) => Pooling::Mean,
+                Some(PoolingArg::Cls) => Pooling::Cls,
+                Some(PoolingArg::Last) => Pooling::Last,
+                None => model.embedder().default_options().pooling,
+            },
+            normalize: !self.no_normalize,
+            batch_size: self.batch_size,
+            max_length: self.max_length,
+        }
+    }
+
     fn texts(&self) -> Result<Vec<String>> {
         let mut texts = self.text.clone();
         if let Some(path) = &self.file {
@@ -112,6 +162,12 @@ impl EmbedArgs {
         }
         Ok(texts)
     }
+}
+
+/// A vector as JSON.
+#[derive(Serialize)]
+struct JsonEmbedding<'a> {
+    embedding: &'a [f32],
 }
 
 /// Vectors as JSON.

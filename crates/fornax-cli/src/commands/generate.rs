@@ -1,30 +1,35 @@
-//! `fornax generate`: continues a prompt, as a stream of text for people or as JSON for programs.
+//! `fornax generate`: continues a prompt, as a stream of text for people or as JSON for programs; or the prompts of a file,
+//! whose loop is in `offline`.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use anyhow::{Result, bail};
-use clap::Args;
+use anyhow::{Context, Error, Result, bail};
+use clap::{ArgGroup, Args};
 use fornax::engine::Stream;
-use fornax::engine::sampling::{EarlyStopping, Sampled};
+use fornax::engine::sampling::EarlyStopping;
 use fornax::prelude::*;
-use serde::Serialize;
 
 use crate::args::CommonArgs;
-use crate::input;
+use crate::engine::{KvArgs, at_least_one, check_sequences, default_max_running};
+use crate::lines::Lines;
 use crate::notices::Notices;
 use crate::output::Output;
+use crate::requests::RequestReader;
 use crate::sampling::SamplingArgs;
+use crate::sequences::JsonSequence;
+use crate::{input, offline, texts};
 
 /// New tokens when nothing else is asked for.
 const MAX_NEW_TOKENS: usize = 128;
 
-/// Continue a prompt
+/// Continue a prompt, or all prompts of a file
 ///
 /// Without further arguments the model takes its most likely token each time, so the same prompt gives the same text.
-/// The text comes as it is made.
+/// The text comes as it is made. The prompts of a file are computed together, which is several times faster than one after
+/// the other; each gets the tokens that it would get alone.
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(group = ArgGroup::new("json_output").args(["json", "prompts"]).multiple(true), after_help = "\
 Examples:
   fornax generate ./model --prompt \"Once upon a time\"
   fornax generate model.gguf --prompt \"Dear Ada,\" --temperature 0.8 --top-p 0.95 --seed 7
@@ -33,9 +38,28 @@ Examples:
   fornax generate ./model --prompt \"The sea\" --num-beams 4 --num-return-sequences 2
   fornax generate ./model --token-ids 1,403,407
   echo \"The sea\" | fornax generate ./model --prompt -
+  fornax generate ./model --prompts prompts.jsonl --max-new-tokens 64 > answers.jsonl
+  echo '{\"prompt\": \"The sea\"}' | fornax generate ./model --prompts -
 
 With --json each sequence is one line: {\"text\", \"token_ids\", \"finish_reason\"}, where finish_reason is \"stop\" (an end \
-token, a stop token or a stop text) or \"length\"; also \"logprobs\" with --logprobs, and \"score\" from a beam search.")]
+token, a stop token or a stop text) or \"length\"; also \"logprobs\" with --logprobs, and \"score\" from a beam search.
+
+A file of --prompts holds one JSON object a line (no plain text), such as
+
+  {\"prompt\": \"Once upon a time\"}
+  {\"id\": \"b\", \"messages\": [{\"role\": \"user\", \"content\": \"Why is the sky blue?\"}], \"temperature\": 0.7}
+  {\"id\": 3, \"token_ids\": [1, 403, 407], \"max_new_tokens\": 16, \"stop\": [\"\\n\"]}
+
+with exactly one of \"prompt\" (a text), \"token_ids\" and \"messages\" (a conversation, which the model's chat template \
+writes out); an \"id\" if you like (a string or a number); and whatever is to differ from the arguments of the command: \
+temperature, top_k, top_p, min_p, repetition_penalty, frequency_penalty, presence_penalty, seed, max_new_tokens, \
+min_new_tokens, stop, stop_token_ids, ignore_eos, num_return_sequences, num_beams, length_penalty, early_stopping, logprobs, \
+logit_bias. Empty lines are skipped.
+
+Each sequence is one line, in the order of the file and as soon as all before it are written: \"index\" (the line, counted \
+from 0) and the \"id\", then \"sequence\" where a prompt has several, then what --json writes. A line that cannot be \
+answered gets {\"index\", \"id\", \"error\"} in its place; the others are answered, and at the end the exit code is 1. Files \
+may be of any length: no more than 4 times --max-running lines are read ahead.")]
 pub struct GenerateArgs {
     /// A folder, a .gguf file or a hub id
     #[arg(value_name = "MODEL")]
@@ -48,8 +72,9 @@ pub struct GenerateArgs {
     #[arg(long)]
     json: bool,
 
-    /// Report the log-probability of each token, and those of this many likeliest ones (with --json)
-    #[arg(long, value_name = "COUNT", requires = "json")]
+    /// Report the log-probability of each token, and those of this many likeliest ones (with --json or
+    /// --prompts)
+    #[arg(long, value_name = "COUNT", requires = "json_output")]
     logprobs: Option<usize>,
 
     #[command(flatten)]
@@ -57,6 +82,9 @@ pub struct GenerateArgs {
 
     #[command(flatten)]
     sequences: SequenceArgs,
+
+    #[command(flatten)]
+    kv: KvArgs,
 }
 
 /// What to continue.
@@ -74,6 +102,10 @@ struct PromptArgs {
     /// The tokens to continue, for models without a tokenizer too
     #[arg(long, value_name = "IDS", value_delimiter = ',')]
     token_ids: Option<Vec<u32>>,
+
+    /// A file with many prompts, one JSON object a line (see below); - reads standard input. The answers are JSON too
+    #[arg(long, value_name = "FILE")]
+    prompts: Option<PathBuf>,
 }
 
 /// How many sequences, and how they are searched.
@@ -96,17 +128,32 @@ struct SequenceArgs {
     /// (when nothing better is possible)
     #[arg(long, value_name = "WHEN", default_value = "false")]
     early_stopping: EarlyStopping,
+
+    /// The most sequences that are computed side by side, over all prompts of a file [default: 64]
+    #[arg(long, value_name = "COUNT", value_parser = at_least_one, allow_negative_numbers = true)]
+    max_running: Option<usize>,
 }
 
 /// Runs it.
 pub fn run(args: &GenerateArgs, common: &CommonArgs) -> Result<()> {
     let params = args.params(common)?;
+    let max_running = args.sequences.max_running.unwrap_or_else(|| default_max_running(&params));
+    check_sequences(&params, max_running).map_err(Error::msg)?;
+    let config = EngineConfig { max_running, ..args.kv.config() };
+    if let Some(path) = &args.prompt.prompts {
+        // Before the model is loaded, which takes longer than to see that there is no such file.
+        let lines = Lines::open(path)?;
+        let total = texts::count(path, common.notices());
+        let reader = RequestReader::new(params).context("cannot write the parameters as JSON")?;
+        return offline::run(common.load(&args.model)?, &config, lines, reader, total, common.notices());
+    }
+    args.sampling.warn_of_unused(common);
     let prompt = args.prompt.read()?;
     let model = common.load(&args.model)?;
 
     let start = Instant::now();
-    let stream = model.generator().stream(prompt, &params)?;
-    let mut speed = Speed { prompt: start.elapsed(), since: Instant::now(), tokens: 0 };
+    let stream = Generator::with_config(model.clone(), config).stream(prompt, &params)?;
+    let mut speed = Speed { start, first: None, tokens: 0 };
     let mut out = Output::stdout();
     let ids_for_text = model.tokenizer().is_none();
     if args.json {
@@ -146,35 +193,8 @@ impl PromptArgs {
             (None, Some(path), _) => input::file(path)?.into(),
             (None, None, Some(text)) => input::text_or_stdin(text)?.into(),
             // The arguments' group does not let this through.
-            (None, None, None) => bail!("there is no prompt; give --prompt, --prompt-file or --token-ids"),
+            (None, None, None) => bail!("there is no prompt; give --prompt, --prompt-file, --token-ids or --prompts"),
         })
-    }
-}
-
-/// One sequence as JSON.
-#[derive(Serialize)]
-struct JsonSequence<'a> {
-    text: &'a str,
-    token_ids: &'a [u32],
-    finish_reason: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    logprobs: Option<Vec<JsonToken<'a>>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    score: Option<f32>,
-}
-
-/// One token as JSON.
-#[derive(Serialize)]
-struct JsonToken<'a> {
-    token_id: u32,
-    logprob: f32,
-    /// The likeliest tokens, as pairs of id and log-probability.
-    top_logprobs: &'a [(u32, f32)],
-}
-
-impl<'a> From<&'a Sampled> for JsonToken<'a> {
-    fn from(sampled: &'a Sampled) -> Self {
-        Self { token_id: sampled.token, logprob: sampled.logprob, top_logprobs: &sampled.top_logprobs }
     }
 }
 
@@ -184,13 +204,7 @@ fn write_json(mut stream: Stream, out: &mut Output, speed: &mut Speed, logprobs:
         speed.count(&chunk?);
     }
     for generation in stream.into_generations() {
-        out.json(&JsonSequence {
-            text: &generation.text,
-            token_ids: &generation.token_ids,
-            finish_reason: generation.finish_reason.as_str(),
-            logprobs: logprobs.then(|| generation.logprobs.iter().map(JsonToken::from).collect()),
-            score: generation.beam_score,
-        })?;
+        out.json(&JsonSequence::new(&generation, logprobs))?;
     }
     Ok(())
 }
@@ -242,24 +256,30 @@ fn ids(token_ids: &[u32], is_first: bool) -> String {
 
 /// How fast it went.
 struct Speed {
-    /// From the request to where tokens can be chosen; with beams, the whole search.
-    prompt: Duration,
-    since: Instant,
+    start: Instant,
+    /// When the first piece was there, and the tokens that it had; with beams, the whole search is over then.
+    first: Option<(Instant, usize)>,
     tokens: usize,
 }
 
 impl Speed {
     fn count(&mut self, chunk: &Chunk) {
+        self.first.get_or_insert_with(|| (Instant::now(), chunk.token_ids.len()));
         self.tokens += chunk.token_ids.len();
     }
 
     fn report(&self, notices: Notices) {
-        let seconds = self.since.elapsed().as_secs_f64();
-        let first = self.prompt.as_secs_f64();
+        let Some((first, with_it)) = self.first else { return };
+        let (prompt, seconds) = ((first - self.start).as_secs_f64(), first.elapsed().as_secs_f64());
         // A search is over before its first token is shown.
-        let rate =
-            if seconds > 1e-3 { format!(", {:.1} tokens/s", self.tokens as f64 / seconds) } else { String::new() };
-        notices
-            .info(format_args!("{} tokens in {:.2} s after {first:.2} s for the prompt{rate}", self.tokens, seconds));
+        let rate = if seconds > 1e-3 {
+            format!(", {:.1} tokens/s", (self.tokens - with_it) as f64 / seconds)
+        } else {
+            String::new()
+        };
+        notices.info(format_args!(
+            "{} tokens, the first after {prompt:.2} s, the others in {seconds:.2} s{rate}",
+            self.tokens
+        ));
     }
 }

@@ -90,6 +90,13 @@ fn sampling_out_of_range() {
     generate(&llama(), &["--json", "--logprobs", "257"], &["logprobs"]);
     generate(&llama(), &["--json", "--logprobs", "1", "--num-beams", "2"], &["beam search"]);
     generate(&llama(), &["--num-beams", "2", "--temperature", "1"], &["num_beams", "temperature"]);
+    generate(&llama(), &["--num-beams", "2", "--max-running", "1"], &["num_beams", "found 2", "--max-running"]);
+    generate(&llama(), &["--kv-memory", "100"], &["kv_memory", "found 100 bytes", "at least"]);
+    let error = error_of(&run_with_input(&["chat", &llama(), "--kv-memory", "1"], "hello\n"));
+    assert!(error.contains("kv_memory"), "{error}");
+    for command in ["score", "embed"] {
+        fails(&[command, &llama(), "--text", "x", "--jsonl"], &["--jsonl", "--texts"]);
+    }
     fails(&["chat", &llama(), "--top-p", "2"], &["top_p"]);
     fails(&["embed", &bert(), "--text", "x", "--batch-size", "0"], &["batch_size"]);
     fails(&["embed", &bert(), "--text", "x", "--max-length", "100000"], &["max_length"]);
@@ -108,6 +115,10 @@ fn prompts_that_do_not_fit() {
     fails(&["embed", &bare(), "--text", "the"], &["tokenizer"]);
     fails(&["generate", &llama(), "--prompt-file", "nowhere.txt"], &["nowhere.txt"]);
     fails(&["embed", &bert(), "--file", "nowhere.txt"], &["nowhere.txt"]);
+    // Known before a model is loaded.
+    fails(&["generate", "./nowhere", "--prompts", "nowhere.jsonl"], &["nowhere.jsonl"]);
+    fails(&["score", "./nowhere", "--texts", "nowhere.jsonl"], &["nowhere.jsonl"]);
+    fails(&["embed", "./nowhere", "--texts", "nowhere.txt"], &["nowhere.txt"]);
     let bytes = models().join("latin1.txt");
     fs::write(&bytes, b"caf\xe9").expect("written");
     fails(&["generate", &llama(), "--prompt-file", arg(&bytes)], &["latin1.txt", "UTF-8"]);
@@ -122,7 +133,17 @@ fn an_empty_prompt_starts_from_the_begin_token_where_there_is_one() {
 #[test]
 fn values_that_cannot_be_are_errors_like_any_other() {
     let llama = llama();
-    for (flag, value) in [("--top-k", "-1"), ("--token-ids", "1,x"), ("--early-stopping", "maybe"), ("--seed", "x")] {
+    for (flag, value) in [
+        ("--top-k", "-1"),
+        ("--token-ids", "1,x"),
+        ("--early-stopping", "maybe"),
+        ("--seed", "x"),
+        ("--max-running", "0"),
+        ("--max-running", "-1"),
+        ("--kv-memory", "plenty"),
+        ("--kv-memory", "-5"),
+        ("--kv-type", "q8"),
+    ] {
         let output = run(&["generate", &llama, "--prompt", "x", flag, value]);
         let error = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{flag} {value}: {error}");
@@ -146,6 +167,9 @@ fn arguments_that_cannot_be_understood_are_another_exit_code() {
         &["generate", &llama][..],
         &["generate", &llama, "--prompt", "x", "--token-ids", "1"],
         &["generate", &llama, "--prompt", "x", "--logprobs", "1"],
+        &["generate", &llama, "--prompts", "x", "--prompt", "x"],
+        &["score", &llama, "--texts", "x", "--text", "x"],
+        &["embed", &llama, "--texts", "x", "--text", "x"],
         &["score", &llama],
         &["embed", &llama],
         &["fly"],

@@ -187,7 +187,10 @@ fn notices_go_to_standard_error_where_they_are_wanted() {
     let args = ["generate", &model, "--prompt", "the", "--max-new-tokens", "4"];
     let verbose = run(&[&args[..], &["--verbose"]].concat());
     let notices = String::from_utf8_lossy(&verbose.stderr);
-    assert!(notices.contains("llama") && notices.contains("parameters") && notices.contains("tokens in"), "{notices}");
+    assert!(
+        notices.contains("llama") && notices.contains("parameters") && notices.contains("4 tokens, the first after "),
+        "{notices}"
+    );
     assert_eq!(String::from_utf8_lossy(&verbose.stdout), ok(&args));
     assert_eq!(ok(&[&args[..], &["--quiet"]].concat()), ok(&args));
 }

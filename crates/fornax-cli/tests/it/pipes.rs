@@ -2,13 +2,16 @@
 
 use std::process::Stdio;
 
-use crate::support::{fornax, llama};
+use crate::support::{arg, file, fornax, llama};
 
 #[test]
 fn a_closed_pipe_is_a_quiet_end() {
     let model = llama();
+    let prompts = file(".jsonl", &"{\"prompt\": \"the\"}\n{\"prompt\": 1}\n".repeat(500));
     for args in [
         &["generate", &model, "--prompt", "the"][..],
+        &["generate", &model, "--prompts", arg(prompts.path()), "--max-running", "2"],
+        &["score", &model, "--texts", arg(prompts.path())],
         &["generate", &model, "--prompt", "the", "--json"],
         &["inspect", &model],
         &["score", &model, "--text", "the sea"],

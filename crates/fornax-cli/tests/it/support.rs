@@ -65,6 +65,23 @@ pub fn json_lines(args: &[&str]) -> Vec<Value> {
     ok(args).lines().map(|line| serde_json::from_str(line).expect("a JSON object a line")).collect()
 }
 
+/// The JSON objects of a run over a file of inputs of which `failed` of `inputs` must have failed.
+pub fn partly(output: &Output, failed: usize, inputs: usize) -> Vec<Value> {
+    let errors = utf8(&output.stderr);
+    assert_eq!(output.status.code(), Some(i32::from(failed > 0)), "stderr: {errors}");
+    let summary =
+        format!("error: {failed} of {inputs} inputs failed; the objects with \"error\" in the output say why\n");
+    assert_eq!(errors, if failed > 0 { summary.as_str() } else { "" });
+    utf8(&output.stdout).lines().map(|line| serde_json::from_str(line).expect("a JSON object a line")).collect()
+}
+
+/// A new file with this text, which is removed at the end.
+pub fn file(suffix: &str, text: &str) -> tempfile::NamedTempFile {
+    let file = tempfile::Builder::new().suffix(suffix).tempfile().expect("a file");
+    std::fs::write(file.path(), text).expect("written");
+    file
+}
+
 /// Standard error of a run that must fail with a plain error: exit code 1, nothing on standard output, no panic.
 pub fn error_of(output: &Output) -> String {
     let errors = utf8(&output.stderr);

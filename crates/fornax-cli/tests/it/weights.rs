@@ -62,18 +62,38 @@ fn bench_measures_a_model() {
     let figures = lines[0].as_object().expect("an object");
     let keys =
         ["prefill_tokens_per_s", "decode_tokens_per_s", "load_s", "first_token_s", "peak_rss_bytes", "bytes_per_token"];
-    assert_eq!(figures.keys().collect::<Vec<_>>(), keys);
-    for key in keys {
-        assert!(
-            figures[key].as_f64().is_some_and(|value| value > 0.0) || key == "peak_rss_bytes",
-            "{key}: {figures:?}"
-        );
+    let batch_keys = [
+        "unequal_prefill_tokens_per_s",
+        "unequal_decode_tokens_per_s",
+        "one_decode_tokens_per_s",
+        "decode_ratio",
+        "unequal_decode_ratio",
+    ];
+    assert_eq!(figures.keys().collect::<Vec<_>>(), [&keys[..], &batch_keys].concat());
+    for (key, value) in figures {
+        assert!(value.as_f64().is_some_and(|value| value > 0.0) || key == "peak_rss_bytes", "{key}: {figures:?}");
     }
     let table = ok(&quick);
-    for part in ["prefill of 3 × 8", "decode of 3 × 2", "tokens/s", "first token", "load", "read for each new token"]
-    {
+    for part in [
+        "prefill of 3 × 8 ",
+        "decode of 3 × 2 ",
+        "prefill of 3 × 3 to 8 ",
+        "decode of 3 × 2 after 3 to 8 ",
+        "decode of 1 × 2 ",
+        "times one sequence",
+        "tokens/s",
+        "first token",
+        "load",
+        "read for each new token",
+    ] {
         assert!(table.contains(part), "no {part:?} in {table}");
     }
+
+    let alone = ["bench", &model, "--prompt-tokens", "8", "--new-tokens", "2", "--repeat", "1"];
+    let lines = json_lines(&[&alone[..], &["--json"]].concat());
+    assert_eq!(lines[0].as_object().expect("an object").keys().collect::<Vec<_>>(), keys);
+    let table = ok(&alone);
+    assert!(table.contains("decode of 1 × 2 ") && !table.contains("times"), "{table}");
 }
 
 #[test]

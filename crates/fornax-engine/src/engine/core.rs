@@ -105,7 +105,6 @@ pub(crate) struct Core<E> {
     /// Of each event, the request that it submits.
     submits: Vec<Option<RequestId>>,
     plan: Plan,
-    next: u64,
     pace: Pace,
 }
 
@@ -119,21 +118,18 @@ impl<E: Executor> Core<E> {
             events: Vec::new(),
             submits: Vec::new(),
             plan: Plan::default(),
-            next: 0,
             pace: Pace::default(),
         }
     }
 
-    /// Takes a request; what goes wrong with it is its answer.
-    pub(crate) fn submit(&mut self, submission: Submission, now: Time) -> RequestId {
-        self.next += 1;
-        let id = RequestId(self.next);
+    /// Takes a request, under a number that no other has; what goes wrong with it is its answer.
+    pub(crate) fn submit(&mut self, id: RequestId, submission: Submission, now: Time) {
         let Submission { model, prompt, task, tenant, priority, deadline, answers } = submission;
         let kind = match Kind::new(&self.models[usize::from(model.0)], &prompt, task) {
             Ok(kind) => kind,
             Err(error) => {
                 let _ = answers.send(Answer::Failed(error));
-                return id;
+                return;
             }
         };
         let (new_tokens, sequences) = match &kind {
@@ -151,7 +147,6 @@ impl<E: Executor> Core<E> {
             deadline.map(|deadline| Time::from_micros(now.as_micros().saturating_add(deadline.as_micros() as u64)));
         self.requests.insert(id, Active { model, prompt, kind, answers });
         self.push(BatchEvent::Submit(request), Some(id));
-        id
     }
 
     /// Ends a request, if it has not ended.

@@ -1,6 +1,7 @@
 //! The thread of an engine, and the handle by which callers reach it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::time::{Duration, Instant};
 
@@ -37,6 +38,9 @@ use crate::{EngineError, Pooling, Prompt, Score, Stream};
 pub struct EngineHandle {
     models: Arc<Vec<Arc<AutoModel>>>,
     commands: Sender<Command>,
+    /// The number of the next request. Callers take it themselves: one who waited for the engine's thread to give it would
+    /// submit one request a step.
+    next: Arc<AtomicU64>,
 }
 
 /// How a request is to be treated beside others.
@@ -53,7 +57,7 @@ pub struct Submit {
 }
 
 enum Command {
-    Submit(Box<Submission>, Sender<RequestId>),
+    Submit(RequestId, Box<Submission>),
     Cancel(RequestId),
     Stats(Sender<EngineStats>),
 }
@@ -106,7 +110,7 @@ impl EngineHandle {
         let core = Core::new(models.clone(), scheduler, executor);
         let thread = std::thread::Builder::new().name("fornax-engine".into());
         thread.spawn(move || run(core, &received)).map_err(|error| EngineError::failed(error.to_string()))?;
-        Ok(Self { models: Arc::new(models), commands })
+        Ok(Self { models: Arc::new(models), commands, next: Arc::new(AtomicU64::new(1)) })
     }
 
     /// The engine's models.
@@ -223,7 +227,8 @@ impl EngineHandle {
         task: EngineTask,
         submit: Submit,
     ) -> Result<(RequestId, Receiver<Answer>), EngineError> {
-        let ((answer, answers), (id, ids)) = (channel(), channel());
+        let (answer, answers) = channel();
+        let id = RequestId(self.next.fetch_add(1, Ordering::Relaxed));
         let submission = Submission {
             model: ModelId(submit.model as u16),
             prompt,
@@ -233,8 +238,8 @@ impl EngineHandle {
             deadline: submit.deadline,
             answers: answer,
         };
-        self.commands.send(Command::Submit(Box::new(submission), id)).map_err(|_| EngineError::Ended)?;
-        Ok((ids.recv().map_err(|_| EngineError::Ended)?, answers))
+        self.commands.send(Command::Submit(id, Box::new(submission))).map_err(|_| EngineError::Ended)?;
+        Ok((id, answers))
     }
 }
 
@@ -276,10 +281,7 @@ fn run(mut core: Core<impl Executor>, commands: &Receiver<Command>) {
         let mut next = if busy { commands.try_recv() } else { commands.recv().map_err(|_| TryRecvError::Disconnected) };
         loop {
             match next {
-                Ok(Command::Submit(submission, id)) => {
-                    let request = core.submit(*submission, now());
-                    let _ = id.send(request);
-                }
+                Ok(Command::Submit(id, submission)) => core.submit(id, *submission, now()),
                 Ok(Command::Cancel(id)) => core.cancel(id),
                 Ok(Command::Stats(answer)) => {
                     let _ = answer.send(core.stats());

@@ -1,6 +1,6 @@
 //! Scores are the log-softmax of transformers' logits.
 
-use fornax_engine::score;
+use fornax_engine::{Prompt, score, score_all};
 
 use crate::common::{Expected, fixture, load};
 
@@ -46,4 +46,23 @@ fn windows_over_a_long_text() {
 fn a_single_token_has_no_perplexity() {
     let found = score(&load(&fixture("llama")), vec![3]).expect("it scores");
     assert_eq!((found.logprobs.as_slice(), found.perplexity()), ([None].as_slice(), None));
+}
+
+/// Texts of all lengths together, two of them wrong: each has what it has alone.
+#[test]
+fn texts_together_are_scored_as_alone() {
+    let model = load(&fixture("llama"));
+    let context = model.network().context_length();
+    let tokens = |len: usize| Prompt::Tokens((0..len as u32).map(|i| (i * 11 + len as u32) % 60).collect());
+    let texts: Vec<Prompt> =
+        (1..30).map(tokens).chain([tokens(2 * context + 3), tokens(0), Prompt::from("a text"), tokens(7)]).collect();
+    let together = score_all(&model, texts.clone()).expect("it scores");
+    assert_eq!(together.len(), texts.len());
+    for (text, together) in texts.into_iter().zip(together) {
+        match (score(&model, text.clone()), together) {
+            (Ok(alone), Ok(together)) => assert_eq!(alone, together),
+            (Err(alone), Err(together)) => assert_eq!(alone.to_string(), together.to_string()),
+            (alone, together) => panic!("{text:?}: {alone:?} alone, {together:?} together"),
+        }
+    }
 }
