@@ -303,8 +303,20 @@ impl Fleet {
             self.close(route.replica as usize, &plan, now);
         } else {
             self.step(route.replica as usize, vec![BatchEvent::Submit(class)], now);
+            if self.replicas[route.replica as usize].began.is_none() {
+                // It was refused. The report is a tick later, so that it covers what was sent just now.
+                self.report(route.replica as usize, Time::from_micros(now.as_micros() + 1));
+            }
         }
         Ok(())
+    }
+
+    /// Tells the router what a replica has to do.
+    fn report(&mut self, number: usize, now: Time) {
+        let replica = &mut self.replicas[number];
+        replica.reported = now;
+        let (tokens, computed) = (replica.pending, replica.computed);
+        self.router.step([RouterEvent::Report { replica: number as u32, at: now, tokens, computed }], now);
     }
 
     /// What a request will put out, as far as that can be known when it comes.
@@ -371,12 +383,9 @@ impl Fleet {
         let done = BatchEvent::Done { plan: plan.id.expect("a plan under way has a name"), outputs, tokens };
         replica.plan = plan;
         self.step(number, vec![done], now);
-        let replica = &mut self.replicas[number];
+        let replica = &self.replicas[number];
         if now.secs_since(replica.reported) >= self.config.report_interval || replica.began.is_none() {
-            replica.reported = now;
-            let (tokens, computed) = (replica.pending, replica.computed);
-            let report = RouterEvent::Report { replica: number as u32, at: now, tokens, computed };
-            self.router.step([report], now);
+            self.report(number, now);
         }
         Ok(())
     }
@@ -482,7 +491,7 @@ mod tests {
         assert_eq!(pending(&mut fleet, shared(2, 20.0)), both(&[50, 2, 0]));
         assert_eq!(fleet.replicas[0].computed, 34 + (48 + 1) + (16 + 1));
         // One that is refused leaves nothing to be done.
-        assert_eq!(pending(&mut fleet, request(3, 30.0, 2000, 2))[0].0, 0);
+        assert_eq!(pending(&mut fleet, request(3, 30.0, 2000, 2)), both(&[0]));
         // Guesses that are right are done with the token before them.
         let class = Class { speculation: 3, acceptance: 1.0, ..Class::default() };
         let mut fleet = Fleet::new(config(), &[class]).expect("a sound configuration");

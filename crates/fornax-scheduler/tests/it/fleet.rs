@@ -3,7 +3,7 @@
 use fornax_scheduler::simulate::{
     Arrivals, Class, CostModel, Fitted, FleetConfig, Length, MOST_TOKENS, Roofline, TraceRequest, Turns, Workload,
 };
-use fornax_scheduler::{BatchConfig, ModelConfig};
+use fornax_scheduler::{BatchConfig, ModelConfig, Random};
 
 use super::simulator::{self, request, run};
 
@@ -70,6 +70,36 @@ fn of_two_idle_replicas_the_one_that_did_less_is_taken() {
     let requests: Vec<TraceRequest> = (0..4).map(|at| request(at, 5.0 * at as f64, 1000, 1)).collect();
     let report = run(FleetConfig { replicas: 2, ..config() }, &[Class::default()], &requests);
     assert_eq!((report.busiest_tokens, report.tokens_balance.variation), (2000, 0.0));
+}
+
+/// Two quiet minutes and then a busy one: what was idle takes part.
+#[test]
+fn idle_replicas_are_not_taken_for_dead() {
+    let mut random = Random::new(4);
+    let (mut at, mut requests) = (0.0, Vec::new());
+    while at < 180.0 {
+        at += random.exponential(if at < 120.0 { 1.0 } else { 1.0 / 30.0 });
+        requests.push(request(requests.len() as u64, at, 2000, 100));
+    }
+    let with = |routing: &str, requests: &[TraceRequest]| {
+        let models = vec![ModelConfig { blocks: 2048, ..ModelConfig::default() }];
+        let batch = BatchConfig { models, prefix_caching: false, ..BatchConfig::default() };
+        let cost = CostModel::Roofline(Roofline::GPU_8B);
+        let config = FleetConfig { replicas: 10, routing: routing.into(), batch, cost, ..FleetConfig::default() };
+        run(config, &[Class::default()], requests)
+    };
+    let even = with("round-robin", &requests);
+    for routing in ["least-loaded", "two-choices", "prefix"] {
+        let report = with(routing, &requests);
+        assert!(report.mean_latency <= 1.1 * even.mean_latency, "{routing}: {}", report.mean_latency);
+        assert!(report.tokens_balance.most < 1.5 && report.preemptions == 0, "{routing}: {:?}", report.tokens_balance);
+    }
+    // With one request a minute, every one of them finds all replicas idle.
+    let rare: Vec<TraceRequest> = (0..200).map(|at| request(at, 60.0 * at as f64, 2000, 100)).collect();
+    for routing in ["round-robin", "two-choices"] {
+        let most = with(routing, &rare).tokens_balance.most;
+        assert!(most < 1.8, "{routing}: {most}");
+    }
 }
 
 #[test]
