@@ -42,7 +42,7 @@ pub struct Candidate {
     pub arrival: Time,
     /// The higher, the more urgent.
     pub priority: i32,
-    /// R: what it asks of the resources, as one number.
+    /// R: the part of the machine that it asks for, as one number without a unit: its dominant share, between 0 and 1.
     pub demand: f64,
     /// C: the computing time still ahead of it by estimate, in seconds; above zero.
     pub cost: f64,
