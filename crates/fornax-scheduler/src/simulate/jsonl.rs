@@ -101,6 +101,7 @@ fn request(entry: &Entry, at: u64, classes: &[Class]) -> Result<TraceRequest, St
         body_stream: mix(!at),
         body: entry.prompt - entry.prefix,
         new_tokens: entry.output,
+        ..TraceRequest::default()
     })
 }
 

@@ -243,6 +243,7 @@ impl Scenario {
             report_interval: field!(report_interval, fleet.report_interval),
             cost: self.cost,
             weights: self.weights.iter().map(|&(tenant, weight)| (TenantId(tenant), weight)).collect(),
+            tenants: Vec::new(),
             seed: self.seed,
             batch: BatchConfig {
                 models: vec![ModelConfig {
@@ -286,12 +287,12 @@ impl Scenario {
             tell(0);
             let fleet = Fleet::new(config, &self.classes)?;
             reports.push(match trace {
-                Some(requests) => fleet.run_with(requests.iter().copied(), &mut tell)?,
+                Some(requests) => fleet.run_with(requests.iter().cloned(), &mut tell)?,
                 None => fleet.run_with(self.workload().iter(), &mut tell)?,
             });
             tell(of);
         }
-        Ok(Outcome { title: self.title.clone(), seed: self.seed, reports })
+        Ok(Outcome { title: self.title.clone(), seed: self.seed, reports, repeats: Vec::new() })
     }
 
     /// The variant's field, or the default's.

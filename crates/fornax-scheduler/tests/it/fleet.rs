@@ -123,7 +123,7 @@ fn balance_is_that_of_whole_windows_in_which_requests_come() {
     };
     let mut requests: Vec<TraceRequest> = (0..80).map(|at| request(at, at as f64 * 0.5, of(at), 1)).collect();
     // The last runs on alone for two windows.
-    requests[78].new_tokens = 22;
+    (requests[78].new_tokens, requests[78].max_tokens) = (22, Some(22));
     let config = FleetConfig { replicas: 2, routing: "round-robin".into(), ..config() };
     let report = run(config, &[Class::default()], &requests);
     assert_eq!(report.seconds, 61.0);

@@ -14,3 +14,4 @@ mod simulation;
 mod simulator;
 mod tasks;
 mod traffic;
+mod truth;
