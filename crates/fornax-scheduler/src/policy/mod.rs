@@ -271,8 +271,8 @@ pub const POLICIES: &[&PolicyEntry] = &[
 /// The policy that `text` names, with its options: `fcfs`, `shortest:ageing=0.1`, `vtc:input=1,output=2`.
 ///
 /// # Errors
-/// [`SchedulerError::UnknownPolicy`] with the names there are; [`SchedulerError::InvalidConfig`] or
-/// [`SchedulerError::InvalidNumber`] for an option.
+/// [`SchedulerError::UnknownPolicy`] with the names there are; [`SchedulerError::UnknownOption`],
+/// [`SchedulerError::InvalidConfig`] or [`SchedulerError::InvalidNumber`] for an option.
 ///
 /// ```
 /// let policy = fornax_scheduler::policy("shortest:ageing=0.5")?;

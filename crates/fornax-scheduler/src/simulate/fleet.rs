@@ -63,7 +63,7 @@ impl Default for FleetConfig {
 
 /// The most blocks that all replicas have together, and the most pairs of a replica and a tenant: what memory holds.
 const MOST_BLOCKS: usize = 100_000_000;
-const MOST_TENANTS: usize = 10_000_000;
+pub(super) const MOST_TENANTS: usize = 10_000_000;
 
 impl FleetConfig {
     /// Whether it makes sense for requests of `classes`.
@@ -80,7 +80,7 @@ impl FleetConfig {
             return Err(SchedulerError::config("replicas", self.replicas, "give 1 to 100000"));
         }
         if !(0.0..=1e9).contains(&self.report_interval) {
-            return Err(SchedulerError::config("report-interval", self.report_interval, "give seconds, from 0 to 1e9"));
+            return Err(SchedulerError::config("report_interval", self.report_interval, "give seconds, from 0 to 1e9"));
         }
         if let Some(sigma) = self.prediction.filter(|sigma| !(0.0..=10.0).contains(sigma)) {
             return Err(SchedulerError::config(
@@ -106,7 +106,7 @@ impl FleetConfig {
         }
         for (at, &(tenant, weight)) in self.weights.iter().enumerate() {
             let of = |class: &Class| (class.tenant..class.tenant.saturating_add(class.tenants)).contains(&tenant.0);
-            if !classes.iter().any(of) {
+            if !classes.iter().any(of) && !self.tenants.iter().any(|(number, _)| *number == tenant.0) {
                 return Err(SchedulerError::config(
                     "weights",
                     tenant.0,

@@ -25,11 +25,13 @@ pub use balance::Balance;
 pub use cost::{CostModel, Fitted, Roofline, StepLoad, StepSample};
 pub use fleet::{Fleet, FleetConfig};
 pub use histogram::Histogram;
+#[cfg(feature = "simulate")]
+pub use jsonl::{Name, TimeUnit, TraceFormat};
 pub use outcome::{Distance, Outcome, Regret};
 pub use report::{ClassReport, Report, TenantReport};
 #[cfg(feature = "simulate")]
-pub use scenario::{BUILT_IN, Progress, Scenario, Variant, simulate, summary};
+pub use scenario::{BUILT_IN, Prediction, Progress, Scenario, Variant, simulate, summary};
 pub use table::Table;
 pub use trace::{
-    Arrivals, Class, Length, MOST_REQUESTS, MOST_TOKENS, Prefix, TraceRequest, Turns, Workload, WorkloadIter,
+    Arrivals, Class, Length, MOST_REQUESTS, MOST_TOKENS, Prefix, Trace, TraceRequest, Turns, Workload, WorkloadIter,
 };

@@ -14,6 +14,11 @@ pub const MOST_TOKENS: u32 = 1 << 24;
 /// The most requests of a workload.
 pub const MOST_REQUESTS: u64 = 100_000_000;
 
+/// The fewest tokens that a request of a trace may put out. It is 1 as long as the scheduler refuses requests that want none,
+/// and then 0: all else here takes them.
+#[cfg(feature = "simulate")]
+pub(super) const LEAST_OUTPUT: u32 = 1;
+
 /// How many tokens, at most [`MOST_TOKENS`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(
@@ -271,6 +276,15 @@ impl TraceRequest {
 
 fn token(stream: u64, at: u32) -> Token {
     (mix(stream ^ u64::from(at).wrapping_mul(GOLDEN)) & 0x1_ffff) as u32
+}
+
+/// Requests that were recorded, and what their tenants are called.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Trace {
+    /// The requests in order of time.
+    pub requests: Vec<TraceRequest>,
+    /// Tenants that the trace names, with the numbers that they got.
+    pub tenants: Vec<(u32, String)>,
 }
 
 /// Requests to come.
