@@ -9,6 +9,9 @@
 mod balance;
 mod cost;
 mod fleet;
+mod fleet_config;
+#[cfg(feature = "simulate")]
+mod format;
 mod histogram;
 #[cfg(feature = "simulate")]
 mod jsonl;
@@ -23,10 +26,11 @@ mod trace;
 
 pub use balance::Balance;
 pub use cost::{CostModel, Fitted, Roofline, StepLoad, StepSample};
-pub use fleet::{Fleet, FleetConfig};
-pub use histogram::Histogram;
+pub use fleet::Fleet;
+pub use fleet_config::FleetConfig;
 #[cfg(feature = "simulate")]
-pub use jsonl::{Name, TimeUnit, TraceFormat};
+pub use format::{Name, TimeUnit, TraceFormat};
+pub use histogram::Histogram;
 pub use outcome::{Distance, Outcome, Regret};
 pub use report::{ClassReport, Report, TenantReport};
 #[cfg(feature = "simulate")]

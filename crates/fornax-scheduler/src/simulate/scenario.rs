@@ -4,8 +4,9 @@ use std::fmt;
 
 use serde::Deserialize;
 
-use super::fleet::MOST_TENANTS;
-use super::jsonl::{self, Name, TraceFormat, shortened};
+use super::fleet_config::MOST_TENANTS;
+use super::format::{Name, TraceFormat};
+use super::jsonl::{self, shortened};
 use super::{Arrivals, Class, CostModel, Fleet, FleetConfig, Outcome, Report, Trace, Workload};
 use crate::{Admission, BatchConfig, ModelConfig, Preemption, SchedulerError, TenantId, policy};
 

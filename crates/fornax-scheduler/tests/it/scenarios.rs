@@ -254,6 +254,7 @@ fn tenants_that_a_trace_names_are_served_weighed_and_reported() {
 /// The real traces, where FORNAX_TEST_DATA holds them: Mooncake's conversations find on one replica with room for all of
 /// them exactly the blocks that came before.
 #[test]
+#[allow(clippy::print_stderr, reason = "a test that is skipped says so")]
 fn mooncakes_conversations_find_what_came_before() {
     let folder = std::env::var_os("FORNAX_TEST_DATA").map(std::path::PathBuf::from);
     let file = folder.map(|folder| folder.join("data/traces/mooncake_conversation.jsonl"));
