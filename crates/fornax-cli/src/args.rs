@@ -31,7 +31,7 @@ pub struct CommonArgs {
     #[arg(long, global = true, value_name = "TYPE")]
     pub weights: Option<String>,
 
-    /// Makes everything random repeatable [default: a new seed each time]
+    /// Makes everything random repeatable [default: a new seed each time; for simulate the scenario's]
     #[arg(long, global = true, value_name = "NUMBER")]
     pub seed: Option<u64>,
 

@@ -196,6 +196,22 @@ pub enum SchedulerError {
         /// The names there are.
         known: Vec<&'static str>,
     },
+    /// A routing strategy that is not registered.
+    #[error("there is no routing {name:?}; there are {}", known.join(", "))]
+    UnknownRouting {
+        /// The name asked for.
+        name: String,
+        /// The names there are.
+        known: Vec<&'static str>,
+    },
+    /// An option that a policy or a routing strategy does not have.
+    #[error("there is no option {name:?}; {}", options(known))]
+    UnknownOption {
+        /// The name asked for.
+        name: String,
+        /// The names there are.
+        known: Vec<&'static str>,
+    },
     /// A configuration that contradicts itself, or lacks something.
     #[error("{field} is {found}: {reason}")]
     InvalidConfig {
@@ -232,6 +248,11 @@ impl SchedulerError {
     pub(crate) fn config(field: &'static str, found: impl ToString, reason: &'static str) -> Self {
         Self::InvalidConfig { field, found: found.to_string(), reason }
     }
+}
+
+/// The names of options, as a message lists them.
+fn options(known: &[&str]) -> String {
+    if known.is_empty() { "it has no options".into() } else { format!("there are {}", known.join(", ")) }
 }
 
 /// `value` if it is a finite number above zero.

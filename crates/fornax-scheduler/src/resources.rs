@@ -14,7 +14,7 @@ pub struct Resource {
     pub name: String,
     /// How much there is, in units of the caller's choice.
     pub capacity: u64,
-    /// What one unit counts in a demand's single number ([`ResourceManager::weigh`]).
+    /// How much the part of it that a demand takes counts in the demand's single number ([`ResourceManager::weigh`]).
     pub weight: f64,
 }
 
@@ -156,9 +156,14 @@ impl ResourceManager {
         Ok(Amounts(amounts))
     }
 
-    /// A demand as one number: the sum of its amounts, each by its resource's weight.
+    /// A demand as one number without a unit: its dominant share, the largest part of a resource that it takes, each by its
+    /// resource's weight. With weights of 1 it lies between 0 and 1, whatever amounts are counted in.
     pub fn weigh(&self, amounts: &Amounts) -> f64 {
-        self.resources.iter().zip(&amounts.0).map(|(resource, &amount)| resource.weight * amount as f64).sum()
+        let part = |(resource, &amount): (&Resource, &u64)| match amount {
+            0 => 0.0,
+            _ => resource.weight * amount as f64 / resource.capacity as f64,
+        };
+        self.resources.iter().zip(&amounts.0).map(part).fold(0.0, f64::max)
     }
 
     /// Whether `amounts` would fit an idle machine.
@@ -309,8 +314,16 @@ mod tests {
     fn a_demand_is_weighed() {
         let resource = |name: &str, weight| Resource { name: name.into(), capacity: 9, weight };
         let machine = ResourceManager::weighted([resource("a", 2.0), resource("b", 0.5)]).expect("two names");
-        let amounts = machine.resolve(&Demand::of("a", 3).and("b", 4)).expect("known names");
-        assert_eq!(machine.weigh(&amounts), 8.0);
+        let weigh = |demand: &Demand| machine.weigh(&machine.resolve(demand).expect("known names"));
+        assert_eq!(weigh(&Demand::of("a", 3).and("b", 4)), 2.0 / 3.0, "the larger of 2 · 3/9 and 0.5 · 4/9");
+        assert_eq!(weigh(&Demand::of("b", 9)), 0.5);
+        assert_eq!(weigh(&Demand::none()), 0.0);
+        // In bytes or in gigabytes, it is the same part of the machine.
+        for unit in [1, 1 << 30] {
+            let machine = ResourceManager::new([("memory", 8 * unit), ("compute", 4)]).expect("two names");
+            let demand = Demand::of("memory", 3 * unit).and("compute", 1);
+            assert_eq!(machine.weigh(&machine.resolve(&demand).expect("known names")), 0.375);
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
-use fornax::scheduler::simulate::{BUILT_IN, Outcome, Progress, Scenario, summary};
+use fornax::scheduler::simulate::{BUILT_IN, Outcome, Progress, Scenario, TimeUnit, Trace, summary};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::args::CommonArgs;
@@ -23,6 +23,7 @@ Examples:
   fornax simulate --list
   fornax simulate mixed
   fornax simulate mixed --compare fcfs,shortest:ageing=0.05,vtc --seed 7
+  fornax simulate policies --seeds 5
   fornax simulate prefixes --plots plots/
   fornax simulate my-scenario.toml --trace requests.jsonl --json
 
@@ -41,9 +42,11 @@ A scenario to begin with:
   policy = \"shortest\"
 
 A trace has a line for each request, in order of time: {\"arrival\": 0.5, \"prompt\": 200, \"output\": 50}, in seconds and \
-tokens; \"class\", \"tenant\", \"prefix\" and \"prefix_group\" may be added.
+tokens; \"max_tokens\", \"class\", \"tenant\", \"priority\", \"deadline\", \"cancel\", \"n\", \"adapter\", \"prefix\" with \
+\"prefix_group\", and \"hash_ids\" may be added. Traces with the keys of Mooncake are read as they are.
 
-With --json: {\"title\", \"seed\", \"variants\": [a report each], \"times_the_oracle\", \"regret\", \"plots\"}.")]
+With --json: {\"title\", \"seed\", \"seeds\", \"variants\": [a report each], \"times_the_oracle\", \"regret\", \"plots\"}, and \
+\"spread\" where there are several seeds.")]
 pub struct SimulateArgs {
     /// A TOML file, - for standard input, or the name of a scenario that comes with fornax
     #[arg(value_name = "SCENARIO", required_unless_present = "list")]
@@ -56,6 +59,14 @@ pub struct SimulateArgs {
     /// Serve the requests of this file, one as JSON a line, instead of made-up ones
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
+
+    /// The unit of the trace's times: s, ms or us [default: s, and ms where they are called timestamp]
+    #[arg(long, value_name = "UNIT", requires = "trace")]
+    time_unit: Option<TimeUnit>,
+
+    /// Run with as many seeds, and show means and, after ±, standard deviations
+    #[arg(long, value_name = "COUNT")]
+    seeds: Option<u64>,
 
     /// Compare these policies instead of the scenario's variants, separated by commas
     #[arg(long, value_name = "POLICIES")]
@@ -82,8 +93,12 @@ pub fn run(args: &SimulateArgs, common: &CommonArgs) -> Result<()> {
         scenario.seed = seed;
     }
     if let Some(requests) = args.requests {
-        scenario.requests = requests;
+        scenario.requests = Some(requests);
     }
+    if let Some(seeds) = args.seeds {
+        scenario.seeds = seeds;
+    }
+    scenario.trace.time_unit = args.time_unit.or(scenario.trace.time_unit);
     if let Some(policies) = &args.compare {
         scenario.compare(policies)?;
     }
@@ -93,7 +108,7 @@ pub fn run(args: &SimulateArgs, common: &CommonArgs) -> Result<()> {
         fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
     }
     let bar = bar(common);
-    let outcome = scenario.run(trace.as_deref(), &mut |progress| show(&bar, progress))?;
+    let outcome = scenario.run(trace.as_ref(), &mut |progress| show(&bar, progress))?;
     bar.finish_and_clear();
     let plots = args.plots.as_deref().map(|folder| write_plots(&outcome, folder)).transpose()?.unwrap_or_default();
 
@@ -104,7 +119,7 @@ pub fn run(args: &SimulateArgs, common: &CommonArgs) -> Result<()> {
         out.pretty_json(&json)?;
         return out.flush();
     }
-    out.line(format_args!("{}, seed {}", printable(&outcome.title), outcome.seed))?;
+    out.line(printable(&outcome.heading()))?;
     for found in outcome.tables() {
         out.line(format_args!("\n{}", found.title))?;
         let (head, numbers): (Vec<String>, Vec<bool>) = found.columns.into_iter().unzip();
@@ -153,7 +168,7 @@ fn read(name: &str) -> Result<Scenario> {
     Scenario::parse(&input::file(path)?).map_err(|error| anyhow!("{name}: {error}"))
 }
 
-fn read_trace(scenario: &Scenario, path: &Path) -> Result<Vec<fornax::scheduler::simulate::TraceRequest>> {
+fn read_trace(scenario: &Scenario, path: &Path) -> Result<Trace> {
     let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     scenario.read_trace(&bytes).map_err(|error| anyhow!("{}: {error}", path.display()))
 }

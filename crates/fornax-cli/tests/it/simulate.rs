@@ -51,6 +51,8 @@ fn the_same_seed_gives_the_same_output() {
     let served: u64 =
         variants[0]["classes"].as_array().expect("classes").iter().flat_map(|c| c["finished"].as_u64()).sum();
     assert_eq!((variants.len(), variants[1]["name"].as_str(), served), (2, Some("shortest"), 300));
+    let text = ok(&["simulate", &scenario, "--seed", "5", "--seeds", "3"]);
+    assert!(text.starts_with("Small, seeds 5 to 7\n") && text.contains(" ± "), "{text}");
     // From standard input it is the same scenario.
     assert_eq!(stdout(&run_with_input(&["simulate", "-", "--json", "--seed", "5"], SMALL)), with("5"));
 }
@@ -91,10 +93,13 @@ fn traces_are_served_instead() {
             &["line 2", "-2"],
         ),
         (b"\n\xff\xff\n", &["line 2", "UTF-8"]),
+        (b"{\"arrival\": 27482, \"prompt\": 5, \"output\": 1}\n", &["27482", "time_unit"]),
     ] {
         let trace = file(&folder, "bad.jsonl", text);
         fails(&["simulate", &scenario, "--trace", &trace], &[&["bad.jsonl"], names].concat());
     }
+    let whole = file(&folder, "ms.jsonl", "{\"arrival\": 27482, \"prompt\": 5, \"output\": 1}\n");
+    ok(&["simulate", &scenario, "--trace", &whole, "--time-unit", "ms"]);
     fails(&["simulate", &scenario, "--trace", "nowhere.jsonl"], &["nowhere.jsonl"]);
 }
 

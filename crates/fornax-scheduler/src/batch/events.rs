@@ -170,7 +170,7 @@ impl BatchScheduler {
         let scope = Scope::of(request.tenant, request.cache_group, request.adapter);
         let predicted = request.predicted_new_tokens.unwrap_or(request.max_new_tokens).min(request.max_new_tokens);
         let blocks = (request.prompt.len() + predicted as usize).div_ceil(kv.block_size());
-        let root = kv.root(scope);
+        let (root, total) = (kv.root(scope), kv.total() as f64);
         let block_size = kv.block_size();
         let slot = self.vacant_slot();
         let (serial, epoch) = (self.next_number(), self.next_number());
@@ -196,7 +196,7 @@ impl BatchScheduler {
             tenant: request.tenant,
             arrival: self.now,
             priority: request.priority,
-            demand: blocks as f64 * f64::from(request.sequences),
+            demand: blocks as f64 * f64::from(request.sequences) / total,
             cost: 1.0,
             deadline: request.deadline.unwrap_or(Time::NEVER),
         };

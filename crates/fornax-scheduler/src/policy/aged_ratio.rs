@@ -1,7 +1,9 @@
 //! The ratio with ageing, `P = R / (C + W) + ageing · W`, the largest first.
 //!
 //! For those who have just come it is the ratio; waiting adds to it, so that nobody starves: the ratio's part is at most
-//! the largest `R / C` there is, and `ageing` outweighs that after a time.
+//! the largest `R / C` there is, and `ageing` outweighs that after a time. Since R is a part of the machine, at most 1, that
+//! is at most one over the least cost, whatever unit resources are counted in: among tasks of 2 seconds and more, the
+//! default of 0.1 lets nobody be overtaken by those who come more than 5 seconds later.
 
 use super::{Bound, Candidate, Policy, PolicyEntry, Span, ratio};
 use crate::Time;

@@ -42,7 +42,7 @@ pub struct Candidate {
     pub arrival: Time,
     /// The higher, the more urgent.
     pub priority: i32,
-    /// R: what it asks of the resources, as one number.
+    /// R: the part of the machine that it asks for, as one number without a unit: its dominant share, between 0 and 1.
     pub demand: f64,
     /// C: the computing time still ahead of it by estimate, in seconds; above zero.
     pub cost: f64,
@@ -271,8 +271,8 @@ pub const POLICIES: &[&PolicyEntry] = &[
 /// The policy that `text` names, with its options: `fcfs`, `shortest:ageing=0.1`, `vtc:input=1,output=2`.
 ///
 /// # Errors
-/// [`SchedulerError::UnknownPolicy`] with the names there are; [`SchedulerError::InvalidConfig`] or
-/// [`SchedulerError::InvalidNumber`] for an option.
+/// [`SchedulerError::UnknownPolicy`] with the names there are; [`SchedulerError::UnknownOption`],
+/// [`SchedulerError::InvalidConfig`] or [`SchedulerError::InvalidNumber`] for an option.
 ///
 /// ```
 /// let policy = fornax_scheduler::policy("shortest:ageing=0.5")?;

@@ -10,16 +10,18 @@ impl PolicyOptions {
     /// The values that `text` gives, and `defaults` for what it does not name.
     ///
     /// # Errors
-    /// [`SchedulerError::InvalidConfig`] for a name that is not among the defaults, or a value that is no number.
+    /// [`SchedulerError::UnknownOption`] for a name that is not among the defaults, with those that are;
+    /// [`SchedulerError::InvalidConfig`] for a value that is no number.
     pub fn parse(defaults: &'static [(&'static str, f64)], text: &str) -> Result<Self, SchedulerError> {
         let mut values = defaults.to_vec();
         for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
             let refuse = |reason| SchedulerError::config("a policy's option", part, reason);
             let (name, value) = part.split_once('=').ok_or_else(|| refuse("write it as name=value"))?;
-            let slot = values
-                .iter_mut()
-                .find(|(known, _)| *known == name.trim())
-                .ok_or_else(|| refuse("the policy has no such option; `fornax_scheduler::POLICIES` lists them"))?;
+            let unknown = || SchedulerError::UnknownOption {
+                name: name.trim().to_owned(),
+                known: defaults.iter().map(|(known, _)| *known).collect(),
+            };
+            let slot = values.iter_mut().find(|(known, _)| *known == name.trim()).ok_or_else(unknown)?;
             slot.1 = value.trim().parse().map_err(|_| refuse("its value is no number"))?;
         }
         Ok(Self(values))

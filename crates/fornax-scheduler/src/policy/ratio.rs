@@ -14,7 +14,7 @@ pub const ENTRY: PolicyEntry = PolicyEntry {
     make: |_| Ok(Box::new(Ratio)),
 };
 
-/// The largest `R / (C + W)` first: resource demand over computing cost plus waiting time.
+/// The largest `R / (C + W)` first: resource demand, as a part of the machine, over computing cost plus waiting time.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Ratio;
 

@@ -1,9 +1,10 @@
 //! Which replica serves a request: by load, by the prefixes it has, or by tenant.
 //!
 //! The router knows replicas by their reports, which are always a little old. What it sent since a report counts as load
-//! until a later report includes it, and a replica that has not reported for longer than `max_staleness` gets nothing as
-//! long as another is fresh. Prefixes are known by what was sent where; that a replica has evicted one meanwhile costs a
-//! miss and nothing else.
+//! until a later report includes it. A replica that owes a report for longer than `max_staleness` gets nothing as long as
+//! another is fresh. An idle replica owes none: after a report of no load, its silence counts from the first request that
+//! is sent to it. Prefixes are known by what was sent where; that a replica has evicted one meanwhile costs a miss and
+//! nothing else.
 //!
 //! It decides, and carries nothing: connections, retries and health checks are the caller's.
 
@@ -39,7 +40,8 @@ pub struct RouteRequest {
 pub enum RouterEvent {
     /// A request is to be sent somewhere.
     Request(RouteRequest),
-    /// What a replica had to do at a time.
+    /// What a replica had to do at a time. A replica reports while it has something to do, and once more when it has
+    /// nothing left; from then until the next request it may be silent.
     Report {
         /// The replica.
         replica: u32,
@@ -76,7 +78,7 @@ pub struct RouterConfig {
     pub replicas: usize,
     /// Tokens in a block, as the replicas have it.
     pub block_size: usize,
-    /// How old a report may be.
+    /// How old the latest report of a replica that has something to do may be.
     pub max_staleness: Duration,
     /// How many blocks are remembered for each replica, the latest used: as many as it can keep.
     pub prefixes: usize,
@@ -117,6 +119,12 @@ impl Replica {
             blocks: VecDeque::new(),
             kept: 0,
         }
+    }
+
+    /// Since when it owes a report: since its last one if that told of work, or else since the first request that was sent
+    /// after it; none while it is idle.
+    fn silent_since(&self) -> Option<Time> {
+        if self.reported > 0 { Some(self.at) } else { self.sent.front().map(|&(when, _)| when) }
     }
 }
 
@@ -303,8 +311,8 @@ impl Router {
             if !replica.present {
                 continue;
             }
-            // One that has nothing to do need not have reported.
-            let recent = self.now.since(replica.at) <= self.config.max_staleness;
+            let now = self.now;
+            let recent = replica.silent_since().is_none_or(|since| now.since(since) <= self.config.max_staleness);
             if recent && !fresh {
                 view.eligible.clear();
                 fresh = true;
@@ -497,11 +505,34 @@ mod tests {
     #[test]
     fn one_that_is_silent_gets_nothing_while_another_is_fresh() {
         let mut router = router("least-loaded", 2);
+        assert_eq!(send(&mut router, 0, &[], Time::ZERO).replica, 0);
         let late = Time::from_secs_f64(60.0);
         router.step([RouterEvent::Report { replica: 1, at: late, tokens: 500, computed: 0 }], late);
-        assert_eq!(send(&mut router, 1, &[], late).replica, 1);
+        assert_eq!(send(&mut router, 1, &[], late).replica, 1, "the first owes a report for a minute");
         let later = Time::from_secs_f64(600.0);
         assert_eq!(send(&mut router, 2, &[], later).replica, 0, "all are silent: the least loaded");
+    }
+
+    #[test]
+    fn an_idle_replica_owes_no_report_until_something_is_sent_to_it() {
+        let mut router = router("least-loaded", 2);
+        let second = |at| Time::from_secs_f64(at);
+        let report = |replica, at, tokens| [RouterEvent::Report { replica, at: second(at), tokens, computed: 0 }];
+        // The first reports that it has nothing left, the second goes on reporting.
+        send(&mut router, 0, &[], Time::ZERO);
+        router.step(report(0, 1.0, 0), second(1.0));
+        router.step(report(1, 100.0, 500), second(100.0));
+        assert_eq!(send(&mut router, 1, &[], second(100.0)).replica, 0, "it is idle, not lost");
+        // Its silence counts from that request: it gets more for ten seconds, and then nothing until it reports.
+        router.step(report(1, 109.0, 500), second(109.0));
+        assert_eq!(send(&mut router, 2, &[], second(109.0)).replica, 0);
+        router.step(report(1, 111.0, 500), second(111.0));
+        assert_eq!(send(&mut router, 3, &[], second(111.0)).replica, 1);
+        router.step(report(0, 111.5, 20), second(111.5));
+        assert_eq!(send(&mut router, 4, &[], second(111.5)).replica, 0);
+        // One that told of work owes reports from then on.
+        router.step(report(1, 122.0, 500), second(122.0));
+        assert_eq!(send(&mut router, 5, &[], second(122.0)).replica, 1);
     }
 
     #[test]

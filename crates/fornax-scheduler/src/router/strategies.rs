@@ -82,13 +82,13 @@ pub const ROUTING: &[RoutingEntry] = &[
 /// The strategy of this name, with options after a colon: `prefix:epsilon=0.1`.
 ///
 /// # Errors
-/// [`SchedulerError::UnknownPolicy`] with the names there are; what its options refuse.
+/// [`SchedulerError::UnknownRouting`] with the names there are; what its options refuse.
 pub fn routing(name: &str, seed: u64) -> Result<Box<dyn RoutingStrategy>, SchedulerError> {
     let (name, options) = name.split_once(':').unwrap_or((name, ""));
     match ROUTING.iter().find(|entry| entry.name == name.trim()) {
         Some(entry) => (entry.make)(&PolicyOptions::parse(entry.options, options)?, seed),
-        None => Err(SchedulerError::UnknownPolicy {
-            name: name.to_owned(),
+        None => Err(SchedulerError::UnknownRouting {
+            name: name.trim().to_owned(),
             known: ROUTING.iter().map(|entry| entry.name).collect(),
         }),
     }

@@ -3,122 +3,13 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
-use super::report::{Recorder, Report};
-use super::{Class, CostModel, StepLoad, TraceRequest};
+use super::report::{Ending, Recorder, Report};
+use super::{Class, FleetConfig, StepLoad, TraceRequest};
 use crate::kv::{KvMemory, Scope, block_hash};
 use crate::{
-    BatchConfig, BatchEvent, BatchScheduler, Output, Plan, Random, Request, RequestId, RouteRequest, Router,
-    RouterConfig, RouterEvent, SchedulerError, TenantId, Time, policy, routing,
+    AdapterId, BatchEvent, BatchScheduler, EndReason, Output, Plan, Random, Request, RequestId, RouteRequest, Router,
+    RouterConfig, RouterEvent, SchedulerError, SequenceId, TenantId, Time, policy, routing,
 };
-
-/// What is simulated.
-#[derive(Clone, Debug)]
-pub struct FleetConfig {
-    /// What reports call it.
-    pub name: String,
-    /// How many replicas, all alike.
-    pub replicas: usize,
-    /// The strategy of the router, by name.
-    pub routing: String,
-    /// The policy of each replica, by name and options.
-    pub policy: String,
-    /// The scheduler of each replica. Its estimates of time are set from `cost`.
-    pub batch: BatchConfig,
-    /// How long steps take.
-    pub cost: CostModel,
-    /// Weights of tenants that have another than 1.
-    pub weights: Vec<(TenantId, f64)>,
-    /// How wrong predictions of output lengths are: the standard deviation of their logarithm. 0 is clairvoyant; none
-    /// predicts each class's mean so far.
-    pub prediction: Option<f64>,
-    /// Seconds between a replica's reports to the router.
-    pub report_interval: f64,
-    /// For chance in predictions, speculation and routing.
-    pub seed: u64,
-    /// Whether reports measure others by it.
-    pub oracle: bool,
-}
-
-impl Default for FleetConfig {
-    fn default() -> Self {
-        Self {
-            name: "fcfs".into(),
-            replicas: 1,
-            routing: "least-loaded".into(),
-            policy: "fcfs".into(),
-            batch: BatchConfig::default(),
-            cost: CostModel::Roofline(super::Roofline::GPU_8B),
-            weights: Vec::new(),
-            prediction: Some(0.5),
-            report_interval: 0.1,
-            seed: 1,
-            oracle: false,
-        }
-    }
-}
-
-/// The most blocks that all replicas have together, and the most pairs of a replica and a tenant: what memory holds.
-const MOST_BLOCKS: usize = 100_000_000;
-const MOST_TENANTS: usize = 10_000_000;
-
-impl FleetConfig {
-    /// Whether it makes sense for requests of `classes`.
-    ///
-    /// # Errors
-    /// [`SchedulerError::InvalidConfig`] naming the field, and whatever the policy, the routing, the scheduler, the memory or
-    /// the cost model refuses.
-    pub fn check(&self, classes: &[Class]) -> Result<(), SchedulerError> {
-        policy(&self.policy)?;
-        routing(&self.routing, self.seed)?;
-        self.cost.check()?;
-        self.batch.check()?;
-        if !(1..=100_000).contains(&self.replicas) {
-            return Err(SchedulerError::config("replicas", self.replicas, "give 1 to 100000"));
-        }
-        if !(0.0..=1e9).contains(&self.report_interval) {
-            return Err(SchedulerError::config("report-interval", self.report_interval, "give seconds, from 0 to 1e9"));
-        }
-        if let Some(sigma) = self.prediction.filter(|sigma| !(0.0..=10.0).contains(sigma)) {
-            return Err(SchedulerError::config(
-                "prediction",
-                sigma,
-                "give the standard deviation of a logarithm, from 0 to 10",
-            ));
-        }
-        let mut blocks = 0usize;
-        for model in &self.batch.models {
-            // The memory checks the size of blocks; one of each kind is enough for that.
-            KvMemory::new(1, model.block_size, 0)?;
-            blocks = blocks.saturating_add(model.blocks).saturating_add(model.host_blocks);
-        }
-        if blocks.saturating_mul(self.replicas) > MOST_BLOCKS {
-            let found = blocks.saturating_mul(self.replicas);
-            return Err(SchedulerError::config("blocks", found, "give all replicas together at most 100 million"));
-        }
-        let tenants: usize = classes.iter().map(|class| class.tenants as usize).sum();
-        if tenants.saturating_mul(self.replicas) > MOST_TENANTS {
-            let found = tenants.saturating_mul(self.replicas);
-            return Err(SchedulerError::config("class.tenants", found, "times the replicas, give at most 10 million"));
-        }
-        for (at, &(tenant, weight)) in self.weights.iter().enumerate() {
-            let of = |class: &Class| (class.tenant..class.tenant.saturating_add(class.tenants)).contains(&tenant.0);
-            if !classes.iter().any(of) {
-                return Err(SchedulerError::config(
-                    "weights",
-                    tenant.0,
-                    "no class has this tenant; weigh those that there are",
-                ));
-            }
-            if self.weights[..at].iter().any(|(other, _)| *other == tenant) {
-                return Err(SchedulerError::config("weights", tenant.0, "the tenant is weighed twice; do so once"));
-            }
-            if !(1e-9..=1e9).contains(&weight) {
-                return Err(SchedulerError::config("weights", weight, "give a weight of 1e-9 to 1e9"));
-            }
-        }
-        Ok(())
-    }
-}
 
 /// A replica in made-up time.
 #[derive(Debug)]
@@ -135,10 +26,15 @@ struct Replica {
 }
 
 /// A request that has not ended.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Live {
     request: TraceRequest,
-    emitted: u32,
+    replica: u32,
+    /// How many tokens each of its sequences puts out in the end: the truth.
+    output: u32,
+    first_sequence: Progress,
+    /// The other sequences, once it has become several.
+    others: Vec<Progress>,
     /// Tokens of it that count as pending.
     pending: u64,
     /// Whether any of it was computed.
@@ -147,7 +43,29 @@ struct Live {
     cost: f64,
     /// When its first token came.
     first: Time,
+    /// How its sequences ended so far, the worst.
+    ending: Ending,
+}
+
+/// How far a sequence is: tokens put out, and when the last of them came.
+#[derive(Clone, Copy, Debug)]
+struct Progress {
+    emitted: u32,
     last: Time,
+}
+
+impl Live {
+    fn sequence(&mut self, index: u32) -> &mut Progress {
+        match index.checked_sub(1) {
+            None => &mut self.first_sequence,
+            Some(other) => &mut self.others[other as usize],
+        }
+    }
+
+    /// The tokens of the sequence that put out most.
+    fn emitted(&self) -> u32 {
+        self.others.iter().map(|one| one.emitted).fold(self.first_sequence.emitted, u32::max)
+    }
 }
 
 /// Replicas behind a router.
@@ -164,9 +82,13 @@ pub struct Fleet {
     gone: u64,
     /// Steps by when they end.
     ends: BinaryHeap<Reverse<(Time, u32)>>,
+    /// Requests by when they are cancelled.
+    cancels: BinaryHeap<Reverse<(Time, u64)>>,
+    /// Which tenants the schedulers know.
+    tenants: Vec<bool>,
     /// The root of each tenant's prefixes is asked of this one.
     roots: KvMemory,
-    /// Of each class: the sum and number of its outputs so far.
+    /// Of each class: the sum and number of the outputs of its requests that have ended.
     lengths: Vec<(f64, f64)>,
     recorder: Recorder,
 }
@@ -179,15 +101,7 @@ impl Fleet {
     pub fn new(mut config: FleetConfig, classes: &[Class]) -> Result<Self, SchedulerError> {
         config.check(classes)?;
         (config.batch.seconds_per_prompt_token, config.batch.seconds_per_output_token) = config.cost.token_seconds();
-        let mut tenants: Vec<u32> =
-            classes.iter().flat_map(|class| class.tenant..class.tenant + class.tenants).collect();
-        tenants.sort_unstable();
-        tenants.dedup();
-        let mut scheduler = BatchScheduler::new(config.batch.clone(), policy(&config.policy)?)?;
-        for &tenant in &tenants {
-            let weight = config.weights.iter().find(|(other, _)| other.0 == tenant).map_or(1.0, |(_, weight)| *weight);
-            scheduler.declare_tenant(TenantId(tenant), weight)?;
-        }
+        let scheduler = BatchScheduler::new(config.batch.clone(), policy(&config.policy)?)?;
         let block_size = config.batch.models[0].block_size;
         let router = Router::new(
             RouterConfig {
@@ -207,25 +121,48 @@ impl Fleet {
             computed: 0,
             reported: Time::ZERO,
         };
-        Ok(Self {
+        let mut fleet = Self {
             replicas: (0..config.replicas).map(|_| replica()).collect(),
             router,
             random: Random::new(config.seed).fork(7),
             live: VecDeque::new(),
             gone: 0,
             ends: BinaryHeap::new(),
+            cancels: BinaryHeap::new(),
+            tenants: Vec::new(),
             roots: KvMemory::new(1, block_size, config.batch.hash_seed)?,
             lengths: vec![(0.0, 0.0); classes.len()],
             recorder: Recorder::new(&config, classes),
             classes: classes.to_vec(),
             config,
-        })
+        };
+        for tenant in classes.iter().flat_map(|class| class.tenant..class.tenant + class.tenants) {
+            fleet.declare(tenant)?;
+        }
+        Ok(fleet)
+    }
+
+    /// Tells the schedulers of a tenant, unless they know it.
+    fn declare(&mut self, tenant: u32) -> Result<(), SchedulerError> {
+        let at = tenant as usize;
+        if self.tenants.get(at) == Some(&true) {
+            return Ok(());
+        }
+        let weights = &self.config.weights;
+        let weight = weights.iter().find(|(other, _)| other.0 == tenant).map_or(1.0, |(_, weight)| *weight);
+        for replica in &mut self.replicas {
+            replica.scheduler.declare_tenant(TenantId(tenant), weight)?;
+        }
+        self.tenants.resize(self.tenants.len().max(at + 1), false);
+        self.tenants[at] = true;
+        Ok(())
     }
 
     /// Serves `requests`, which come in order of time, to the last token.
     ///
     /// # Errors
-    /// What the router refuses; a request that a scheduler refuses counts as such in the report.
+    /// What the router refuses, and tenants whose numbers are too large; a request that a scheduler refuses counts as such
+    /// in the report.
     pub fn run(self, requests: impl IntoIterator<Item = TraceRequest>) -> Result<Report, SchedulerError> {
         self.run_with(requests, &mut |_| {})
     }
@@ -242,6 +179,14 @@ impl Fleet {
         let mut requests = requests.into_iter().peekable();
         loop {
             let step = self.ends.peek().map(|Reverse((time, _))| *time);
+            if let Some(&Reverse((now, id))) = self.cancels.peek()
+                && step.is_none_or(|step| now <= step)
+                && requests.peek().is_none_or(|request| now < request.arrival)
+            {
+                self.cancels.pop();
+                self.cancel(id, now)?;
+                continue;
+            }
             match (requests.peek(), step) {
                 (Some(request), step) if step.is_none_or(|step| request.arrival <= step) => {
                     let request = requests.next().expect("it was looked at");
@@ -265,63 +210,109 @@ impl Fleet {
         Ok(self.recorder.report(&schedulers))
     }
 
-    fn arrive(&mut self, request: TraceRequest) -> Result<(), SchedulerError> {
+    fn arrive(&mut self, mut request: TraceRequest) -> Result<(), SchedulerError> {
         let now = request.arrival;
         let id = RequestId(self.gone + self.live.len() as u64);
-        let tokens = request.prompt();
-        let predicted = self.predict(&request);
+        self.declare(request.tenant)?;
+        let class = &self.classes[usize::from(request.class)];
+        // One that wants no output asks for none; any other is cut at what it asks for at most.
+        let most = if request.new_tokens == 0 { 0 } else { request.max_tokens.unwrap_or(class.limit()) };
+        let output = request.new_tokens.min(most);
+        let after = |seconds: f64| Time::from_secs_f64(now.as_secs_f64() + seconds);
+        let submitted = Request {
+            tenant: TenantId(request.tenant),
+            priority: request.priority.unwrap_or(class.priority),
+            deadline: request.deadline.or(class.deadline).map(after),
+            // What puts out nothing is one sequence.
+            sequences: if most == 0 { 1 } else { request.sequences },
+            adapter: request.adapter.map(AdapterId),
+            ..Request::new(id.0, request.prompt(), most)
+        };
+        if let Some(cancel) = request.cancel {
+            self.cancels.push(Reverse((after(cancel), id.0)));
+        }
+        // What the prompt is made of is in its tokens now.
+        request.blocks = Vec::new();
+        let predicted = self.predict(&request, output).min(most);
         let route = RouteRequest {
             id,
             tenant: TenantId(request.tenant),
             prompt_tokens: request.prompt_tokens(),
-            new_tokens: predicted,
-            prefix: if self.router.wants_prefix() { self.hashes(&request, &tokens) } else { Vec::new() },
+            new_tokens: predicted.saturating_mul(request.sequences),
+            prefix: if self.router.wants_prefix() { self.hashes(&submitted) } else { Vec::new() },
         };
+        let new_tokens = u64::from(route.new_tokens);
         let (mut routes, mut rejected) = self.router.step([RouterEvent::Request(route)], now);
         let Some(route) = routes.pop() else {
             return Err(rejected.pop().map_or(SchedulerError::NoReplica, |rejected| rejected.error));
         };
-        let pending = u64::from(request.prompt_tokens()) + u64::from(predicted);
+        let pending = u64::from(request.prompt_tokens()) + new_tokens;
         let cost = f64::from(request.prompt_tokens()) * self.config.batch.seconds_per_prompt_token
-            + f64::from(request.new_tokens) * self.config.batch.seconds_per_output_token;
-        self.live.push_back(Some(Live { request, emitted: 0, pending, begun: false, cost, first: now, last: now }));
-        let class = &self.classes[usize::from(request.class)];
-        let class = Request {
-            tenant: TenantId(request.tenant),
-            priority: class.priority,
-            deadline: class.deadline.map(|seconds| Time::from_secs_f64(now.as_secs_f64() + seconds)),
-            predicted_new_tokens: Some(predicted),
-            ..Request::new(id.0, tokens, request.new_tokens)
-        };
+            + f64::from(output) * self.config.batch.seconds_per_output_token;
         self.recorder.arrived(&request);
-        let replica = &mut self.replicas[route.replica as usize];
-        replica.pending += pending;
+        self.live.push_back(Some(Live {
+            request,
+            replica: route.replica,
+            output,
+            first_sequence: Progress { emitted: 0, last: now },
+            others: Vec::new(),
+            pending,
+            begun: false,
+            cost,
+            first: now,
+            ending: Ending::Served,
+        }));
+        self.replicas[route.replica as usize].pending += pending;
+        let submitted = Request { predicted_new_tokens: Some(predicted), ..submitted };
+        self.tell(route.replica as usize, BatchEvent::Submit(submitted), now)
+    }
+
+    /// Ends a request that nobody wants any more, unless it has ended.
+    fn cancel(&mut self, id: u64, now: Time) -> Result<(), SchedulerError> {
+        let live = id.checked_sub(self.gone).and_then(|at| self.live[at as usize].as_ref());
+        let Some(replica) = live.map(|live| live.replica) else { return Ok(()) };
+        self.tell(replica as usize, BatchEvent::Cancel(RequestId(id)), now)
+    }
+
+    /// Gives a replica an event between two of its steps' ends.
+    fn tell(&mut self, number: usize, event: BatchEvent, now: Time) -> Result<(), SchedulerError> {
+        let replica = &mut self.replicas[number];
         if replica.began.is_some() {
-            // A plan is under way; the request is taken in and planned after it.
-            let plan = replica.scheduler.step([BatchEvent::Submit(class)], now);
-            self.close(route.replica as usize, &plan, now);
-        } else {
-            self.step(route.replica as usize, vec![BatchEvent::Submit(class)], now);
+            // A plan is under way; the event is taken in, and planned after it.
+            let submits = matches!(event, BatchEvent::Submit(_));
+            let plan = replica.scheduler.step([event], now);
+            return self.close(number, &plan, submits.then_some(0), now);
+        }
+        self.step(number, vec![event], now)?;
+        if self.replicas[number].began.is_none() {
+            // It was refused. The report is a tick later, so that it covers what was sent just now.
+            self.report(number, Time::from_micros(now.as_micros() + 1));
         }
         Ok(())
     }
 
-    /// What a request will put out, as far as that can be known when it comes.
-    fn predict(&mut self, request: &TraceRequest) -> u32 {
-        let (sum, count) = &mut self.lengths[usize::from(request.class)];
+    /// Tells the router what a replica has to do.
+    fn report(&mut self, number: usize, now: Time) {
+        let replica = &mut self.replicas[number];
+        replica.reported = now;
+        let (tokens, computed) = (replica.pending, replica.computed);
+        self.router.step([RouterEvent::Report { replica: number as u32, at: now, tokens, computed }], now);
+    }
+
+    /// What a request that will put out `output` tokens is predicted to put out when it comes.
+    fn predict(&mut self, request: &TraceRequest, output: u32) -> u32 {
+        let (sum, count) = self.lengths[usize::from(request.class)];
         let predicted = match self.config.prediction {
-            Some(sigma) => self.random.log_normal(f64::from(request.new_tokens), sigma),
-            None => (*sum + 100.0) / (*count + 1.0),
+            Some(sigma) => self.random.log_normal(f64::from(output), sigma),
+            None => (sum + 100.0) / (count + 1.0),
         };
-        *sum += f64::from(request.new_tokens);
-        *count += 1.0;
         (predicted as u32).max(1)
     }
 
-    fn hashes(&self, request: &TraceRequest, tokens: &[u32]) -> Vec<u64> {
-        let mut hash = self.roots.root(Scope::of(TenantId(request.tenant), None, None));
-        let mut hashes = Vec::with_capacity(tokens.len() / self.roots.block_size());
-        for chunk in tokens.chunks_exact(self.roots.block_size()) {
+    fn hashes(&self, request: &Request) -> Vec<u64> {
+        let mut hash = self.roots.root(Scope::of(request.tenant, request.cache_group, request.adapter));
+        let mut hashes = Vec::with_capacity(request.prompt.len() / self.roots.block_size());
+        for chunk in request.prompt.chunks_exact(self.roots.block_size()) {
             hash = block_hash(hash, chunk);
             hashes.push(hash);
         }
@@ -342,7 +333,7 @@ impl Fleet {
             let live = at.and_then(|at| self.live.get_mut(at as usize)).and_then(Option::as_mut);
             let Some(live) = live else {
                 // It ended while it was computed.
-                outputs.push(Output::NONE);
+                outputs.extend((0..item.outputs()).map(|_| Output::NONE));
                 continue;
             };
             let class = &self.classes[usize::from(live.request.class)];
@@ -351,28 +342,40 @@ impl Fleet {
                 // What was cached is not to be computed.
                 done += u64::from(item.start);
                 let waited = began.secs_since(live.request.arrival);
-                self.recorder.begun(&live.request, 1.0 + waited / live.cost);
+                self.recorder.begun(&live.request, 1.0 + waited / live.cost, item.start);
             }
-            let mut new = item.samples;
-            if item.samples > 0 {
-                while new <= item.drafts && self.random.chance(class.acceptance) {
-                    new += 1;
+            let index = item.sequence.index;
+            let Progress { emitted: before, last } = *live.sequence(index);
+            // No more than it has to say, whatever was drafted and might have been right.
+            let left = live.output - before;
+            let mut new = item.samples.min(1);
+            while new > 0 && new < left && new <= item.drafts && self.random.chance(class.acceptance) {
+                new += 1;
+            }
+            let ended = new > 0 && new == left;
+            if new > 0 {
+                *live.sequence(index) = Progress { emitted: before + new, last: now };
+                if item.samples > 1 {
+                    live.others = vec![Progress { emitted: new, last: now }; item.samples as usize - 1];
                 }
-                tokens.extend((0..new).map(|at| live.request.output(live.emitted + at)));
-                self.recorder.emitted(&live.request, live.emitted, new, live.last, now);
-                if live.emitted == 0 {
+                for sequence in (index..).take(item.samples as usize) {
+                    tokens.extend((before..before + new).map(|at| live.request.output_of(sequence, at)));
+                }
+                self.recorder.emitted(&live.request, before, new * item.samples, last, now);
+                if before == 0 {
                     live.first = now;
                 }
-                live.emitted += new;
-                live.last = now;
-                done += u64::from(new.saturating_sub(1));
+                done += u64::from(new * item.samples - 1);
             }
-            let ended = item.samples > 0 && live.emitted == live.request.new_tokens;
-            outputs.push(if ended { Output::ended(new) } else { Output::tokens(new) });
-            if item.samples > 0 && class.speculation > 0 && !ended {
-                let most = class.speculation.min(live.request.new_tokens - live.emitted);
-                let drafts = (0..most).map(|at| live.request.output(live.emitted + at)).collect();
-                events.push(BatchEvent::Drafts { sequence: item.sequence, tokens: drafts });
+            let output = if ended { Output::ended(new) } else { Output::tokens(new) };
+            outputs.extend((0..item.outputs()).map(|_| output));
+            // No more than a step could compute.
+            let most = class.speculation.min(self.config.batch.max_tokens as u32);
+            let drafting = if item.samples == 0 || ended { 0 } else { most };
+            for sequence in (index..).take(item.samples as usize).filter(|_| drafting > 0) {
+                let tokens = (0..drafting).map(|at| live.request.output_of(sequence, before + new + at)).collect();
+                let sequence = SequenceId { index: sequence, ..item.sequence };
+                events.push(BatchEvent::Drafts { sequence, tokens });
             }
             let done = done.min(live.pending);
             live.pending -= done;
@@ -383,23 +386,21 @@ impl Fleet {
         let done = BatchEvent::Done { plan: plan.id.expect("a plan under way has a name"), outputs, tokens };
         replica.plan = plan;
         events.insert(0, done);
-        self.step(number, events, now);
-        let replica = &mut self.replicas[number];
+        self.step(number, events, now)?;
+        let replica = &self.replicas[number];
         if now.secs_since(replica.reported) >= self.config.report_interval || replica.began.is_none() {
-            replica.reported = now;
-            let (tokens, computed) = (replica.pending, replica.computed);
-            let report = RouterEvent::Report { replica: number as u32, at: now, tokens, computed };
-            self.router.step([report], now);
+            self.report(number, now);
         }
         Ok(())
     }
 
     /// Gives events to a replica's scheduler and begins what it plans.
-    fn step(&mut self, number: usize, events: Vec<BatchEvent>, now: Time) {
+    fn step(&mut self, number: usize, events: Vec<BatchEvent>, now: Time) -> Result<(), SchedulerError> {
+        let submitted = events.iter().position(|event| matches!(event, BatchEvent::Submit(_)));
         let replica = &mut self.replicas[number];
         let mut plan = std::mem::take(&mut replica.plan);
         replica.scheduler.step_into(events, now, &mut plan);
-        self.close(number, &plan, now);
+        self.close(number, &plan, submitted, now)?;
         let replica = &mut self.replicas[number];
         if plan.id.is_some() {
             let mut load = StepLoad::default();
@@ -415,18 +416,41 @@ impl Fleet {
             self.ends.push(Reverse((Time::from_secs_f64(now.as_secs_f64() + seconds), number as u32)));
         }
         replica.plan = plan;
+        Ok(())
     }
 
-    /// Takes note of what ended or was refused.
-    fn close(&mut self, number: usize, plan: &Plan, now: Time) {
+    /// Takes note of what ended, and of the request that came if it was refused: `submitted` is the number of its event
+    /// among the step's, and it is the latest request.
+    fn close(&mut self, number: usize, plan: &Plan, submitted: Option<usize>, now: Time) -> Result<(), SchedulerError> {
         for finished in &plan.finished {
-            if let Some(live) = self.live[(finished.sequence.request.0 - self.gone) as usize].take() {
-                self.replicas[number].pending -= live.pending;
-                self.recorder.finished(&live.request, live.emitted, live.first, now);
+            let request = finished.sequence.request;
+            let slot = &mut self.live[(request.0 - self.gone) as usize];
+            let Some(live) = slot else { continue };
+            live.ending = live.ending.max(match finished.reason {
+                EndReason::Late => Ending::Late,
+                EndReason::Cancelled => Ending::Cancelled,
+                EndReason::Stopped | EndReason::Length | EndReason::Computed => Ending::Served,
+                EndReason::Failed => unreachable!("no result says that anything failed"),
+            });
+            let scheduler = &self.replicas[number].scheduler;
+            let goes_on = |index| scheduler.blocks_of(SequenceId { request, index }).is_some();
+            if !live.others.is_empty() && (0..=live.others.len() as u32).any(goes_on) {
+                continue;
             }
+            let live = slot.take().expect("it was looked at");
+            self.replicas[number].pending -= live.pending;
+            if live.ending == Ending::Served {
+                let (sum, count) = &mut self.lengths[usize::from(live.request.class)];
+                *sum += f64::from(live.output);
+                *count += 1.0;
+            }
+            self.recorder.ended(&live.request, live.ending, live.emitted(), live.first, now);
         }
-        for _ in &plan.rejected {
-            // Each step submits one request at most, the latest.
+        for rejected in &plan.rejected {
+            if Some(rejected.event) != submitted {
+                // Whatever else is told to it is of requests that are there: that is a fault of the simulator's.
+                return Err(rejected.error.clone());
+            }
             if let Some(live) = self.live.back_mut().and_then(Option::take) {
                 self.replicas[number].pending -= live.pending;
                 self.recorder.refused(&live.request);
@@ -436,14 +460,15 @@ impl Fleet {
             self.live.pop_front();
             self.gone += 1;
         }
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ModelConfig;
-    use crate::simulate::Fitted;
+    use crate::simulate::{CostModel, Fitted};
+    use crate::{BatchConfig, ModelConfig};
 
     /// One replica whose steps take a second, and which reports at the end of each.
     fn config() -> FleetConfig {
@@ -460,13 +485,12 @@ mod tests {
     fn request(number: u64, arrival: f64, prompt: u32, new_tokens: u32) -> TraceRequest {
         TraceRequest {
             arrival: Time::from_secs_f64(arrival),
-            class: 0,
-            tenant: 0,
             prefix_stream: 7,
-            prefix: 0,
             body_stream: 1000 + number,
             body: prompt,
             new_tokens,
+            max_tokens: Some(new_tokens),
+            ..TraceRequest::default()
         }
     }
 
@@ -495,7 +519,7 @@ mod tests {
         assert_eq!(pending(&mut fleet, shared(2, 20.0)), both(&[50, 2, 0]));
         assert_eq!(fleet.replicas[0].computed, 34 + (48 + 1) + (16 + 1));
         // One that is refused leaves nothing to be done.
-        assert_eq!(pending(&mut fleet, request(3, 30.0, 2000, 2))[0].0, 0);
+        assert_eq!(pending(&mut fleet, request(3, 30.0, 2000, 2)), both(&[0]));
         // Guesses that are right are done with the token before them.
         let class = Class { speculation: 3, acceptance: 1.0, ..Class::default() };
         let mut fleet = Fleet::new(config(), &[class]).expect("a sound configuration");
@@ -520,17 +544,23 @@ mod tests {
         let config = FleetConfig { prediction: None, ..config() };
         let classes = [Class { name: "a".into(), ..Class::default() }, Class { name: "b".into(), ..Class::default() }];
         let mut fleet = Fleet::new(config, &classes).expect("a sound configuration");
-        let told = [200, 0, 1000, 4].map(|new_tokens| fleet.predict(&request(0, 0.0, 16, new_tokens)));
-        assert_eq!(told, [100, 300 / 2, 300 / 3, 1300 / 4]);
-        assert_eq!(fleet.predict(&TraceRequest { class: 1, ..request(0, 0.0, 16, 5) }), 100);
+        let mut told = Vec::new();
+        for (number, new_tokens) in [(0, 200), (1, 1), (2, 1000), (3, 4)] {
+            told.push(fleet.predict(&request(0, 0.0, 16, 1), 7777));
+            // Only what has ended counts, and not what a scheduler refused.
+            pending(&mut fleet, request(number, 10_000.0 * number as f64, 16, new_tokens));
+            pending(&mut fleet, request(9, 10_000.0 * number as f64 + 5000.0, 2000, 5));
+        }
+        assert_eq!(told, [100, 300 / 2, 301 / 3, 1301 / 4]);
+        assert_eq!(fleet.predict(&TraceRequest { class: 1, ..request(0, 0.0, 16, 5) }, 5), 100);
     }
 
     #[test]
     fn prompts_that_begin_alike_have_the_hashes_of_their_full_blocks_in_common() {
         let fleet = Fleet::new(config(), &[Class { tenants: 2, ..Class::default() }]).expect("a sound configuration");
         let hashes = |number, tenant| {
-            let request = TraceRequest { prefix: 40, tenant, ..request(number, 0.0, 30, 1) };
-            fleet.hashes(&request, &request.prompt())
+            let request = TraceRequest { prefix: 40, ..request(number, 0.0, 30, 1) };
+            fleet.hashes(&Request { tenant: TenantId(tenant), ..Request::new(0, request.prompt(), 1) })
         };
         let (one, two, other) = (hashes(0, 0), hashes(1, 0), hashes(0, 1));
         // Four of 16 tokens and a rest of six; the third block is in part the requests' own.

@@ -9,6 +9,9 @@
 mod balance;
 mod cost;
 mod fleet;
+mod fleet_config;
+#[cfg(feature = "simulate")]
+mod format;
 mod histogram;
 #[cfg(feature = "simulate")]
 mod jsonl;
@@ -18,16 +21,21 @@ mod ranges;
 mod report;
 #[cfg(feature = "simulate")]
 mod scenario;
+mod table;
 mod trace;
 
 pub use balance::Balance;
 pub use cost::{CostModel, Fitted, Roofline, StepLoad, StepSample};
-pub use fleet::{Fleet, FleetConfig};
-pub use histogram::Histogram;
-pub use outcome::{Distance, Outcome, Regret, Table};
-pub use report::{ClassReport, Report};
+pub use fleet::Fleet;
+pub use fleet_config::FleetConfig;
 #[cfg(feature = "simulate")]
-pub use scenario::{BUILT_IN, Progress, Scenario, Variant, simulate, summary};
+pub use format::{Name, TimeUnit, TraceFormat};
+pub use histogram::Histogram;
+pub use outcome::{Distance, Outcome, Regret};
+pub use report::{ClassReport, Report, TenantReport};
+#[cfg(feature = "simulate")]
+pub use scenario::{BUILT_IN, Prediction, Progress, Scenario, Variant, simulate, summary};
+pub use table::Table;
 pub use trace::{
-    Arrivals, Class, Length, MOST_REQUESTS, MOST_TOKENS, Prefix, TraceRequest, Turns, Workload, WorkloadIter,
+    Arrivals, Class, Length, MOST_REQUESTS, MOST_TOKENS, Prefix, Trace, TraceRequest, Turns, Workload, WorkloadIter,
 };

@@ -1,9 +1,10 @@
-//! Reports side by side: tables, distances from an oracle, the regret of a policy that learns, and plots.
+//! Reports side by side: distances from an oracle, the regret of a policy that learns, and plots. Tables are in `table.rs`.
 
-use super::Report;
 use super::plot::{self, Labels, Line};
+use super::table::{Draft, Table};
+use super::{Report, TenantReport};
 
-/// What a scenario gives: one report a variant.
+/// What a scenario gives: one report a variant, and as many again for each seed more.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Outcome {
     /// What it shows.
@@ -12,6 +13,8 @@ pub struct Outcome {
     pub seed: u64,
     /// One report a variant.
     pub reports: Vec<Report>,
+    /// The same of the seeds that follow, one after another.
+    pub repeats: Vec<Vec<Report>>,
 }
 
 /// How far a variant is from the oracle: 1 is as good.
@@ -20,9 +23,11 @@ pub struct Outcome {
 pub struct Distance {
     /// The variant.
     pub name: String,
-    /// Its mean time from arrival to end, over the oracle's.
+    /// How many requests it served, over the oracle's: the other figures are about those.
+    pub finished: f64,
+    /// Its mean time from arrival to end, of those served, over the oracle's.
     pub mean_latency: f64,
-    /// Its mean time to the first token, over the oracle's.
+    /// Its mean time to the first token, of those that got one, over the oracle's.
     pub first_token_mean: f64,
     /// By class: its 99th percentile of the time to the first token, over the oracle's.
     pub first_token_p99: Vec<f64>,
@@ -46,47 +51,23 @@ pub struct Regret {
     pub late: f64,
 }
 
-/// A table: what stands above its columns, which of them hold numbers, and its rows.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Table {
-    /// What it shows.
-    pub title: &'static str,
-    /// The names of the columns, and whether they hold numbers.
-    pub columns: Vec<(String, bool)>,
-    /// The cells.
-    pub rows: Vec<Vec<String>>,
-}
-
-impl Table {
-    fn new(title: &'static str, words: &[&str], numbers: &[&str]) -> Self {
-        let column = |number| move |name: &&str| ((*name).to_owned(), number);
-        let columns = words.iter().map(column(false)).chain(numbers.iter().map(column(true))).collect();
-        Self { title, columns, rows: Vec::new() }
-    }
-
-    /// The table in Markdown.
-    pub fn markdown(&self) -> String {
-        let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
-        let mut text = line(self.columns.iter().map(|(name, _)| escape(name)).collect());
-        text.push_str(
-            &self.columns.iter().map(|(_, number)| if *number { "|--:" } else { "|---" }).collect::<String>(),
-        );
-        text.push_str("|\n");
-        for row in &self.rows {
-            text.push_str(&line(row.iter().map(|cell| escape(cell)).collect()));
-        }
-        text
-    }
-}
-
-fn escape(cell: &str) -> String {
-    cell.replace('|', "\\|")
-}
-
 impl Outcome {
     /// The report of this name.
     pub fn report(&self, name: &str) -> Option<&Report> {
         self.reports.iter().find(|report| report.name == name)
+    }
+
+    /// How many seeds it was run with.
+    pub fn seeds(&self) -> u64 {
+        1 + self.repeats.len() as u64
+    }
+
+    /// What it shows, and with which seeds.
+    pub fn heading(&self) -> String {
+        match self.repeats.len() as u64 {
+            0 => format!("{}, seed {}", self.title, self.seed),
+            more => format!("{}, seeds {} to {}", self.title, self.seed, self.seed.saturating_add(more)),
+        }
     }
 
     /// All tables in Markdown.
@@ -95,48 +76,80 @@ impl Outcome {
         texts.join("\n")
     }
 
-    /// How each class was served, how each variant did; then, where there is something to show, how even the replicas were,
-    /// how far each is from the oracle, and what learning cost.
+    /// How each class was served, how each variant did; then, where there is something to show, how each tenant was served,
+    /// how even the replicas were, how far each variant is from the oracle, and what learning cost. With several seeds a
+    /// number is the mean over them and, after ±, their standard deviation.
     pub fn tables(&self) -> Vec<Table> {
-        let mut tables = vec![self.classes(), self.variants()];
-        if self.reports.iter().any(|report| report.replicas > 1) {
-            tables.push(self.replicas());
-        }
-        tables.extend(self.oracle());
-        tables.extend(self.learning());
-        tables
+        let one = |reports: &Vec<Report>| Self { reports: reports.clone(), ..Self::default() };
+        let runs: Vec<Self> = std::iter::once(&self.reports).chain(&self.repeats).map(one).collect();
+        let mut tenants: Vec<(u32, String)> = runs
+            .iter()
+            .flat_map(|run| &run.reports)
+            .flat_map(|report| &report.tenants)
+            .map(|tenant| (tenant.tenant, tenant.label()))
+            .collect();
+        tenants.sort_unstable();
+        tenants.dedup();
+        let drafts: Vec<Vec<Draft>> = runs.iter().map(|run| run.drafts(&tenants)).collect();
+        let places = 0..drafts.iter().map(Vec::len).min().unwrap_or(0);
+        places.map(|at| Table::of(&drafts.iter().map(|drafts| &drafts[at]).collect::<Vec<&Draft>>())).collect()
     }
 
-    fn classes(&self) -> Table {
-        let numbers = ["served", "first token p50 (s)", "p90", "p99", "next token p50 (ms)", "p99", "within targets"];
-        let mut table = Table::new("By class", &["variant", "class"], &numbers);
+    fn drafts(&self, tenants: &[(u32, String)]) -> Vec<Draft> {
+        let mut drafts = vec![self.classes(), self.variants()];
+        if (2..=MOST_TENANTS).contains(&tenants.len()) {
+            drafts.push(self.tenants(tenants));
+        }
+        if self.reports.iter().any(|report| report.replicas > 1) {
+            drafts.push(self.replicas());
+        }
+        drafts.extend(self.oracle());
+        drafts.extend(self.learning());
+        drafts
+    }
+
+    fn classes(&self) -> Draft {
+        let numbers = [
+            "served",
+            "latency, mean (s)",
+            "p50",
+            "p99",
+            "first token p50 (s)",
+            "p90",
+            "p99",
+            "next token p50 (ms)",
+            "p99",
+            "within targets",
+        ];
+        let mut draft = Draft::new("By class", &["variant", "class"], &numbers);
         for report in &self.reports {
             for (at, class) in report.classes.iter().enumerate() {
-                let served = match class.requests - class.finished {
-                    0 => class.finished.to_string(),
-                    _ => format!("{} of {}", class.finished, class.requests),
-                };
-                table.rows.push(vec![
-                    if at == 0 { report.name.clone() } else { String::new() },
-                    class.name.clone(),
-                    served,
-                    format!("{:.3}", class.first_token_p50),
-                    format!("{:.3}", class.first_token_p90),
-                    format!("{:.3}", class.first_token_p99),
-                    format!("{:.1}", class.next_token_p50 * 1e3),
-                    format!("{:.1}", class.next_token_p99 * 1e3),
-                    percent(class.within_targets),
-                ]);
+                draft
+                    .row()
+                    .words(if at == 0 { &report.name } else { "" })
+                    .words(&class.name)
+                    .served(class.finished, class.requests)
+                    .number(class.mean_latency, 3)
+                    .number(class.latency_p50, 3)
+                    .number(class.latency_p99, 3)
+                    .number(class.first_token_p50, 3)
+                    .number(class.first_token_p90, 3)
+                    .number(class.first_token_p99, 3)
+                    .number(class.next_token_p50 * 1e3, 1)
+                    .number(class.next_token_p99 * 1e3, 1)
+                    .percent(class.within_targets, 1);
             }
         }
-        table
+        draft
     }
 
-    fn variants(&self) -> Table {
+    fn variants(&self) -> Draft {
         let numbers = [
+            "served",
             "tokens/s",
             "goodput (1/s)",
             "latency (s)",
+            "in the system",
             "reward",
             "hits",
             "preempted",
@@ -144,25 +157,49 @@ impl Outcome {
             "busy",
             "fairness gap",
         ];
-        let mut table = Table::new("By variant", &["variant"], &numbers);
+        let mut draft = Draft::new("By variant", &["variant"], &numbers);
         for report in &self.reports {
-            table.rows.push(vec![
-                report.name.clone(),
-                format!("{:.0}", report.output_tokens_per_second),
-                format!("{:.2}", report.goodput),
-                format!("{:.3}", report.mean_latency),
-                format!("{:.3}", report.reward),
-                percent(report.cache_hit_rate),
-                report.preemptions.to_string(),
-                report.lost_tokens.to_string(),
-                format!("{:.0}%", report.utilisation * 100.0),
-                format!("{:.0}", report.fairness_gap),
-            ]);
+            draft
+                .row()
+                .words(&report.name)
+                .served(report.finished, report.requests)
+                .number(report.output_tokens_per_second, 0)
+                .number(report.goodput, 2)
+                .number(report.mean_latency, 3)
+                .number(report.mean_in_system, 1)
+                .number(report.reward, 3)
+                .percent(report.cache_hit_rate, 1)
+                .number(report.preemptions as f64, 0)
+                .number(report.lost_tokens as f64, 0)
+                .percent(report.utilisation, 0)
+                .number(report.fairness_gap, 0);
         }
-        table
+        draft
     }
 
-    fn replicas(&self) -> Table {
+    fn tenants(&self, tenants: &[(u32, String)]) -> Draft {
+        let numbers = ["served", "latency, mean (s)", "most", "first token, mean (s)", "most", "service (tokens)"];
+        let mut draft = Draft::new("By tenant", &["variant", "tenant"], &numbers);
+        for report in &self.reports {
+            for (at, (number, label)) in tenants.iter().enumerate() {
+                let nothing = TenantReport::default();
+                let one = report.tenants.iter().find(|tenant| tenant.tenant == *number).unwrap_or(&nothing);
+                draft
+                    .row()
+                    .words(if at == 0 { &report.name } else { "" })
+                    .words(label)
+                    .served(one.finished, one.requests)
+                    .number(one.mean_latency, 3)
+                    .number(one.most_latency, 3)
+                    .number(one.first_token_mean, 3)
+                    .number(one.first_token_most, 3)
+                    .number(one.service, 0);
+            }
+        }
+        draft
+    }
+
+    fn replicas(&self) -> Draft {
         let numbers = [
             "hits",
             "evicted before",
@@ -174,57 +211,56 @@ impl Outcome {
             "variation, 10 s",
             "busy time over the mean, 10 s",
         ];
-        let mut table =
-            Table::new("Replicas: hits, misses, and how evenly tokens were computed", &["variant"], &numbers);
+        let mut draft =
+            Draft::new("Replicas: hits, misses, and how evenly tokens were computed", &["variant"], &numbers);
         for report in &self.reports {
             let (tokens, busy) = (&report.tokens_balance, &report.busy_balance);
-            table.rows.push(vec![
-                report.name.clone(),
-                percent(report.cache_hit_rate),
-                report.evicted_misses.to_string(),
-                report.cold_misses.to_string(),
-                report.busiest_tokens.to_string(),
-                format!("{:.3}", tokens.most),
-                format!("{:.3}", tokens.variation),
-                format!("{:.3}", tokens.window_most),
-                format!("{:.3}", tokens.window_variation),
-                format!("{:.3}", busy.window_most),
-            ]);
+            draft
+                .row()
+                .words(&report.name)
+                .percent(report.cache_hit_rate, 1)
+                .number(report.evicted_misses as f64, 0)
+                .number(report.cold_misses as f64, 0)
+                .number(report.busiest_tokens as f64, 0)
+                .number(tokens.most, 3)
+                .number(tokens.variation, 3)
+                .number(tokens.window_most, 3)
+                .number(tokens.window_variation, 3)
+                .number(busy.window_most, 3);
         }
-        table
+        draft
     }
 
-    fn oracle(&self) -> Option<Table> {
+    fn oracle(&self) -> Option<Draft> {
         let distances = self.distances();
         let classes = &self.reports.first()?.classes;
         let p99: Vec<String> = classes.iter().map(|class| format!("first token p99, {}", class.name)).collect();
-        let numbers = ["latency, mean", "first token, mean"].into_iter().chain(p99.iter().map(String::as_str));
-        let numbers: Vec<&str> = numbers.chain(["tokens/s"]).collect();
-        let mut table = Table::new("Times the oracle's", &["variant"], &numbers);
-        for distance in distances {
-            let mut row = vec![distance.name];
-            row.push(format!("{:.3}", distance.mean_latency));
-            row.push(format!("{:.2}", distance.first_token_mean));
-            row.extend(distance.first_token_p99.iter().map(|factor| format!("{factor:.2}")));
-            row.push(format!("{:.3}", distance.output_tokens_per_second));
-            table.rows.push(row);
+        let numbers = ["served", "latency, mean", "first token, mean"].into_iter();
+        let numbers: Vec<&str> = numbers.chain(p99.iter().map(String::as_str)).chain(["tokens/s"]).collect();
+        let mut draft = Draft::new("Times the oracle's", &["variant"], &numbers);
+        for distance in &distances {
+            let row = draft.row().words(&distance.name).number(distance.finished, 3);
+            let row = row.number(distance.mean_latency, 3).number(distance.first_token_mean, 2);
+            let row = distance.first_token_p99.iter().fold(row, |row, factor| row.number(*factor, 2));
+            row.number(distance.output_tokens_per_second, 3);
         }
-        (!table.rows.is_empty()).then_some(table)
+        (!distances.is_empty()).then_some(draft)
     }
 
-    fn learning(&self) -> Option<Table> {
+    fn learning(&self) -> Option<Draft> {
         let numbers = ["regret", "of at most", "in the second half"];
-        let mut table = Table::new("What learning cost", &["variant", "against"], &numbers);
-        for regret in self.regrets() {
-            table.rows.push(vec![
-                regret.name,
-                regret.best,
-                format!("{:.1}", regret.total),
-                regret.windows.to_string(),
-                format!("{:.1}", regret.late * regret.total),
-            ]);
+        let mut draft = Draft::new("What learning cost", &["variant", "against"], &numbers);
+        let regrets = self.regrets();
+        for regret in &regrets {
+            draft
+                .row()
+                .words(&regret.name)
+                .words(&regret.best)
+                .number(regret.total, 1)
+                .number(regret.windows as f64, 0)
+                .number(regret.late * regret.total, 1);
         }
-        (!table.rows.is_empty()).then_some(table)
+        (!regrets.is_empty()).then_some(draft)
     }
 
     /// How far each variant is from the oracle; none if there is no oracle.
@@ -238,6 +274,7 @@ impl Outcome {
         };
         let distance = |report: &Report| Distance {
             name: report.name.clone(),
+            finished: factor(report.finished as f64, oracle.finished as f64),
             mean_latency: factor(report.mean_latency, oracle.mean_latency),
             first_token_mean: factor(first_token(report), first_token(oracle)),
             first_token_p99: report
@@ -333,27 +370,59 @@ impl Outcome {
         Some(plot::lines(Labels { title: &title, x: "seconds", y: "lost reward", log_x: false }, &lines))
     }
 
-    /// The reports as JSON.
+    /// The reports as JSON. With several seeds `variants` and what follows from them are those of the first, and `spread` has
+    /// in the place of each number its mean over the seeds, its standard deviation, the least and the most.
     #[cfg(feature = "simulate")]
     pub fn json(&self) -> serde_json::Value {
-        serde_json::json!({
+        let mut json = serde_json::json!({
             "title": self.title,
             "seed": self.seed,
+            "seeds": self.seeds(),
             "variants": self.reports,
             "times_the_oracle": self.distances(),
             "regret": self.regrets(),
-        })
+        });
+        if !self.repeats.is_empty() {
+            let runs = std::iter::once(&self.reports).chain(&self.repeats);
+            let runs: Vec<serde_json::Value> = runs.map(|reports| serde_json::json!(reports)).collect();
+            json["spread"] = spread(&runs.iter().collect::<Vec<_>>());
+        }
+        json
     }
 }
+
+/// The same as each of `values`, with the spread of numbers in their places.
+#[cfg(feature = "simulate")]
+fn spread(values: &[&serde_json::Value]) -> serde_json::Value {
+    use serde_json::Value;
+    match values[0] {
+        Value::Number(_) => {
+            let numbers: Vec<f64> = values.iter().filter_map(|value| value.as_f64()).collect();
+            let (mean, deviation) = super::table::mean_and_deviation(&numbers);
+            let least = numbers.iter().copied().fold(f64::INFINITY, f64::min);
+            let most = numbers.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            serde_json::json!({"mean": mean, "standard_deviation": deviation, "least": least, "most": most})
+        }
+        Value::Array(items) => {
+            // Tenants may come with one seed and not with another.
+            let length = values.iter().filter_map(|value| value.as_array()).map(Vec::len).min().unwrap_or(items.len());
+            (0..length).map(|at| spread(&values.iter().map(|value| &value[at]).collect::<Vec<_>>())).collect()
+        }
+        Value::Object(fields) => {
+            let field = |key: &String| spread(&values.iter().map(|value| &value[key]).collect::<Vec<_>>());
+            Value::Object(fields.keys().map(|key| (key.clone(), field(key))).collect())
+        }
+        other => other.clone(),
+    }
+}
+
+/// The most tenants that have rows of their own in a table.
+const MOST_TENANTS: usize = 24;
 
 /// What a variant's reward was below the best one's, by window in which both have one.
 fn lost(best: &Report, other: &Report) -> Vec<f64> {
     let pairs = best.rewards.iter().zip(&other.rewards);
     pairs.filter_map(|(best, other)| Some((*best)? - (*other)?)).collect()
-}
-
-fn percent(part: f64) -> String {
-    format!("{:.1}%", part * 100.0)
 }
 
 /// A name that is a file's in any folder of any system.
@@ -403,9 +472,11 @@ mod tests {
     #[test]
     fn distances_are_factors_of_the_oracle() {
         let oracle = Report { oracle: true, mean_latency: 1.5, ..report("oracle", "shortest:ageing=0", &[1.0]) };
-        let outcome = Outcome { reports: vec![report("fcfs", "fcfs", &[1.0]), oracle], ..Outcome::default() };
+        let served = Report { finished: 3, ..report("fcfs", "fcfs", &[1.0]) };
+        let outcome = Outcome { reports: vec![served, Report { finished: 4, ..oracle }], ..Outcome::default() };
         let distances = outcome.distances();
         assert_eq!((distances[0].mean_latency, distances[1].mean_latency), (2.0, 1.0));
+        assert_eq!((distances[0].finished, distances[1].finished), (0.75, 1.0));
         assert_eq!(distances[0].first_token_p99, [1.0, 1.0]);
         assert!(outcome.regrets().is_empty());
         assert_eq!(outcome.tables().len(), 3);

@@ -87,6 +87,11 @@ impl Class {
             ("class.tenants", tenants, "give at least one tenant, and numbers below 2^20"),
             ("class.prompt", self.prompt.check(), length),
             ("class.output", self.output.check(), length),
+            (
+                "class.max_tokens",
+                self.max_tokens.is_none_or(|most| (1..=MOST_TOKENS).contains(&most)),
+                "give 1 to 2^24",
+            ),
             ("class.prefix", prefix, "give at least one group, at most 2^24 tokens, and a skew of zero or more"),
             ("class.turns", turns, "give a mean of at least 1, and seconds to think above zero"),
             ("class.deadline", self.deadline.is_none_or(positive), above),
@@ -99,6 +104,7 @@ impl Class {
                 let found = match field {
                     "class.prompt" => format!("{:?}", self.prompt),
                     "class.output" => format!("{:?}", self.output),
+                    "class.max_tokens" => format!("{:?}", self.max_tokens),
                     "class.prefix" => format!("{:?}", self.prefix),
                     "class.turns" => format!("{:?}", self.turns),
                     "class.tenants" => format!("{} from {} on", self.tenants, self.tenant),

@@ -5,7 +5,19 @@ use super::{Balance, Class, FleetConfig, Histogram, TraceRequest};
 use crate::policy::bandit::Epoch;
 use crate::{BatchScheduler, BatchStats, Plan, Time};
 
-/// How a kind of request was served. Times are in seconds.
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Ending {
+    /// With all its tokens.
+    Served,
+    /// Past its deadline.
+    Late,
+    /// Nobody wanted it any more.
+    Cancelled,
+}
+
+/// How a kind of request was served. Times are in seconds; latencies are times from arrival to end of the requests that were
+/// served, and of no others.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[cfg_attr(feature = "simulate", derive(serde::Serialize))]
 #[allow(missing_docs, reason = "percentiles, named after what they are of")]
@@ -18,10 +30,17 @@ pub struct ClassReport {
     pub finished: u64,
     /// How many the scheduler refused.
     pub refused: u64,
-    /// The part that was served within both of the class's targets.
+    /// How many were dropped when their deadline had passed.
+    pub late: u64,
+    /// How many were cancelled before they had ended.
+    pub cancelled: u64,
+    /// The part of all that came that was served within both of the class's targets.
     pub within_targets: f64,
-    /// Mean time from arrival to end.
     pub mean_latency: f64,
+    pub latency_p50: f64,
+    pub latency_p90: f64,
+    pub latency_p99: f64,
+    /// Mean time from arrival to the first token, of those that got one.
     pub first_token_mean: f64,
     pub first_token_p50: f64,
     pub first_token_p90: f64,
@@ -31,6 +50,37 @@ pub struct ClassReport {
     /// The distribution of times to the first token.
     #[cfg_attr(feature = "simulate", serde(skip))]
     pub first_token: Histogram,
+}
+
+/// How a tenant was served. Times are in seconds, latencies of those served.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "simulate", derive(serde::Serialize))]
+pub struct TenantReport {
+    /// Its number.
+    pub tenant: u32,
+    /// What the trace calls it, if it has a name there.
+    pub name: Option<String>,
+    /// How many requests of it came.
+    pub requests: u64,
+    /// How many were served to the end.
+    pub finished: u64,
+    /// Mean time from arrival to end.
+    pub mean_latency: f64,
+    /// The largest time from arrival to end.
+    pub most_latency: f64,
+    /// Mean time from arrival to the first token, of those that got one.
+    pub first_token_mean: f64,
+    /// The largest of these.
+    pub first_token_most: f64,
+    /// What it got: prompt + 2 · output tokens.
+    pub service: f64,
+}
+
+impl TenantReport {
+    /// Its name, or else its number.
+    pub fn label(&self) -> String {
+        self.name.clone().unwrap_or_else(|| self.tenant.to_string())
+    }
 }
 
 /// What a simulation shows. Times are in seconds.
@@ -51,8 +101,16 @@ pub struct Report {
     pub seconds: f64,
     /// By kind of request.
     pub classes: Vec<ClassReport>,
-    /// Mean time from arrival to end over all requests.
+    /// By tenant of which requests came, in the order of their numbers.
+    pub tenants: Vec<TenantReport>,
+    /// How many requests came.
+    pub requests: u64,
+    /// How many were served to the end.
+    pub finished: u64,
+    /// Mean time from arrival to end over all requests that were served.
     pub mean_latency: f64,
+    /// Requests in the system, waiting or running, in the mean over time.
+    pub mean_in_system: f64,
     /// Tokens put out a second.
     pub output_tokens_per_second: f64,
     /// Requests a second that were served within their targets.
@@ -60,9 +118,10 @@ pub struct Report {
     /// The largest difference in service (prompt + 2 · output tokens) between two tenants over a window of ten seconds in
     /// which both had work waiting.
     pub fairness_gap: f64,
-    /// The part of prompts' full blocks that were found in the cache.
+    /// The part of prompts' full blocks that were found in the cache when the requests were taken on. What a preempted one
+    /// finds again of its own is no hit.
     pub cache_hit_rate: f64,
-    /// Full blocks of prompts that were found.
+    /// How many blocks that is.
     pub cache_hits: u64,
     /// Lookups that ended at a block that had made room for others.
     pub evicted_misses: u64,
@@ -114,12 +173,42 @@ impl Report {
 #[derive(Clone, Debug, Default)]
 struct Record {
     requests: u64,
-    finished: u64,
     refused: u64,
+    late: u64,
+    cancelled: u64,
     good: u64,
-    latency: f64,
+    /// Of those served.
+    latency: Histogram,
     first_token: Histogram,
     next_token: Histogram,
+}
+
+/// What is kept of a tenant.
+#[derive(Clone, Debug, Default)]
+struct Account {
+    /// Requests that wait for their first token.
+    waiting: u32,
+    /// The least number of these in this window.
+    least: u32,
+    /// Service in this window.
+    service: f64,
+    all_service: f64,
+    requests: u64,
+    /// Number, sum and most of latencies, and of times to the first token.
+    latency: (u64, f64, f64),
+    first_token: (u64, f64, f64),
+}
+
+impl Account {
+    fn serve(&mut self, tokens: f64) {
+        self.service += tokens;
+        self.all_service += tokens;
+    }
+}
+
+/// Adds a time to its number, sum and most.
+fn add(times: &mut (u64, f64, f64), seconds: f64) {
+    *times = (times.0 + 1, times.1 + seconds, times.2.max(seconds));
 }
 
 /// Keeps account while a simulation runs.
@@ -139,8 +228,17 @@ pub(super) struct Recorder {
     items: u64,
     first: Option<Time>,
     last: Time,
-    /// By tenant: requests that wait for their first token, the least number in this window, and service in it.
-    tenants: Vec<(u32, u32, f64)>,
+    /// By tenant.
+    tenants: Vec<Account>,
+    /// Names of tenants.
+    names: Vec<(u32, String)>,
+    /// The sum of the times that requests were there.
+    there: f64,
+    /// Whether blocks are looked for, tokens in one, how many were looked for, and how many found.
+    caching: bool,
+    block_size: u32,
+    looked_up: u64,
+    hits: u64,
     window: u64,
     gap: f64,
     queue: Vec<u32>,
@@ -156,7 +254,6 @@ const MOST_WINDOWS: usize = 1_000_000;
 
 impl Recorder {
     pub(super) fn new(config: &FleetConfig, classes: &[Class]) -> Self {
-        let tenants = classes.iter().map(|class| class.tenant + class.tenants).max().unwrap_or(0) as usize;
         Self {
             name: config.name.clone(),
             policy: config.policy.clone(),
@@ -171,7 +268,13 @@ impl Recorder {
             items: 0,
             first: None,
             last: Time::ZERO,
-            tenants: vec![(0, 0, 0.0); tenants],
+            tenants: Vec::new(),
+            names: config.tenants.clone(),
+            there: 0.0,
+            caching: config.batch.prefix_caching,
+            block_size: config.batch.models[0].block_size as u32,
+            looked_up: 0,
+            hits: 0,
             window: 0,
             gap: 0.0,
             queue: Vec::new(),
@@ -185,12 +288,21 @@ impl Recorder {
         self.at(request.arrival);
         self.latest = request.arrival;
         self.records[usize::from(request.class)].requests += 1;
-        self.tenants[request.tenant as usize].0 += 1;
+        let tenant = request.tenant as usize;
+        if tenant >= self.tenants.len() {
+            self.tenants.resize(tenant + 1, Account::default());
+        }
+        self.tenants[tenant].requests += 1;
+        self.tenants[tenant].waiting += 1;
         self.waiting += 1;
     }
 
-    /// A request is computed for the first time, with this slowdown.
-    pub(super) fn begun(&mut self, request: &TraceRequest, slowdown: f64) {
+    /// A request is computed for the first time, with this slowdown, and with so many tokens found.
+    pub(super) fn begun(&mut self, request: &TraceRequest, slowdown: f64, found: u32) {
+        if self.caching {
+            self.looked_up += u64::from(request.prompt_tokens() / self.block_size);
+            self.hits += u64::from(found / self.block_size);
+        }
         let window = ((request.arrival.as_secs_f64() / WINDOW) as usize).min(MOST_WINDOWS);
         if window >= self.slowdowns.len() {
             self.slowdowns.resize(window + 1, (0.0, 0));
@@ -209,34 +321,43 @@ impl Recorder {
         self.at(now);
         let record = &mut self.records[usize::from(request.class)];
         if before == 0 {
-            record.first_token.add(now.secs_since(request.arrival));
+            let waited = now.secs_since(request.arrival);
+            record.first_token.add(waited);
             self.leave(request.tenant);
-            self.tenants[request.tenant as usize].2 += f64::from(request.prompt_tokens());
+            let tenant = &mut self.tenants[request.tenant as usize];
+            add(&mut tenant.first_token, waited);
+            tenant.serve(f64::from(request.prompt_tokens()));
         } else {
             for _ in 0..new {
                 record.next_token.add(now.secs_since(last) / f64::from(new));
             }
         }
-        self.tenants[request.tenant as usize].2 += 2.0 * f64::from(new);
+        self.tenants[request.tenant as usize].serve(2.0 * f64::from(new));
     }
 
     /// A request ended with `emitted` tokens, of which the first came at `first`.
-    pub(super) fn finished(&mut self, request: &TraceRequest, emitted: u32, first: Time, now: Time) {
+    pub(super) fn ended(&mut self, request: &TraceRequest, ending: Ending, emitted: u32, first: Time, now: Time) {
         self.at(now);
-        let class = &self.classes[usize::from(request.class)];
-        let record = &mut self.records[usize::from(request.class)];
-        record.latency += now.secs_since(request.arrival);
+        let latency = now.secs_since(request.arrival);
+        self.there += latency;
         if emitted == 0 {
             self.leave(request.tenant);
-            return;
         }
-        if emitted < request.new_tokens {
-            return;
+        let class = &self.classes[usize::from(request.class)];
+        let record = &mut self.records[usize::from(request.class)];
+        match ending {
+            Ending::Late => record.late += 1,
+            Ending::Cancelled => record.cancelled += 1,
+            Ending::Served => {
+                record.latency.add(latency);
+                add(&mut self.tenants[request.tenant as usize].latency, latency);
+                // One that wants no output is served when its prompt is computed.
+                let first = if emitted == 0 { now } else { first };
+                let pace = now.secs_since(first) / f64::from(emitted.saturating_sub(1).max(1));
+                let in_time = first.secs_since(request.arrival) <= class.first_token_target;
+                record.good += u64::from(in_time && pace <= class.next_token_target);
+            }
         }
-        record.finished += 1;
-        let pace = now.secs_since(first) / f64::from(emitted.saturating_sub(1).max(1));
-        let in_time = first.secs_since(request.arrival) <= class.first_token_target;
-        record.good += u64::from(in_time && pace <= class.next_token_target);
     }
 
     pub(super) fn stepped(&mut self, replica: usize, plan: &Plan, seconds: f64) {
@@ -247,9 +368,9 @@ impl Recorder {
     }
 
     fn leave(&mut self, tenant: u32) {
-        let (waiting, least, _) = &mut self.tenants[tenant as usize];
-        *waiting -= 1;
-        *least = (*least).min(*waiting);
+        let tenant = &mut self.tenants[tenant as usize];
+        tenant.waiting -= 1;
+        tenant.least = tenant.least.min(tenant.waiting);
         self.waiting -= 1;
     }
 
@@ -270,12 +391,12 @@ impl Recorder {
         self.tokens.end_window(counts);
         self.window = window;
         let (mut least, mut most) = (f64::INFINITY, 0.0f64);
-        for (waiting, fewest, service) in &mut self.tenants {
-            if *fewest > 0 {
-                least = least.min(*service);
-                most = most.max(*service);
+        for tenant in &mut self.tenants {
+            if tenant.least > 0 {
+                least = least.min(tenant.service);
+                most = most.max(tenant.service);
             }
-            (*fewest, *service) = (*waiting, 0.0);
+            (tenant.least, tenant.service) = (tenant.waiting, 0.0);
         }
         self.gap = self.gap.max(most - least);
     }
@@ -287,8 +408,6 @@ impl Recorder {
         for scheduler in schedulers {
             let one = scheduler.stats();
             stats.output_tokens += one.output_tokens;
-            stats.looked_up_blocks += one.looked_up_blocks;
-            stats.hit_blocks += one.hit_blocks;
             stats.evicted_misses += one.evicted_misses;
             stats.preemptions += one.preemptions;
             stats.lost_tokens += one.lost_tokens;
@@ -304,10 +423,15 @@ impl Recorder {
             .map(|(class, record)| ClassReport {
                 name: class.name.clone(),
                 requests: record.requests,
-                finished: record.finished,
+                finished: record.latency.count(),
                 refused: record.refused,
+                late: record.late,
+                cancelled: record.cancelled,
                 within_targets: share(record.good, record.requests),
-                mean_latency: record.latency / record.requests.max(1) as f64,
+                mean_latency: record.latency.mean(),
+                latency_p50: record.latency.quantile(0.5),
+                latency_p90: record.latency.quantile(0.9),
+                latency_p99: record.latency.quantile(0.99),
                 first_token_mean: record.first_token.mean(),
                 first_token_p50: record.first_token.quantile(0.5),
                 first_token_p90: record.first_token.quantile(0.9),
@@ -318,6 +442,9 @@ impl Recorder {
             })
             .collect();
         let requests: u64 = classes.iter().map(|class| class.requests).sum();
+        let finished: u64 = classes.iter().map(|class| class.finished).sum();
+        let came = self.tenants.iter().enumerate().filter(|(_, account)| account.requests > 0);
+        let tenants = came.map(|(number, account)| tenant_report(number as u32, account, &self.names)).collect();
         let mean_busy = self.busy.sum() / schedulers.len() as f64;
         let rewards: Vec<Option<f64>> = self
             .slowdowns
@@ -334,13 +461,17 @@ impl Recorder {
             oracle: self.oracle,
             replicas: schedulers.len(),
             seconds,
-            mean_latency: classes.iter().map(|class| class.mean_latency * class.requests as f64).sum::<f64>()
-                / requests.max(1) as f64,
+            tenants,
+            requests,
+            finished,
+            mean_latency: classes.iter().map(|class| class.mean_latency * class.finished as f64).sum::<f64>()
+                / finished.max(1) as f64,
+            mean_in_system: self.there / seconds,
             output_tokens_per_second: stats.output_tokens as f64 / seconds,
             goodput: classes.iter().map(|class| class.within_targets * class.requests as f64).sum::<f64>() / seconds,
             fairness_gap: self.gap.max(0.0),
-            cache_hit_rate: share(stats.hit_blocks, stats.looked_up_blocks),
-            cache_hits: stats.hit_blocks,
+            cache_hit_rate: share(self.hits, self.looked_up),
+            cache_hits: self.hits,
             evicted_misses: stats.evicted_misses,
             cold_misses: lookups - stats.evicted_misses,
             preemptions: stats.preemptions,
@@ -357,5 +488,20 @@ impl Recorder {
             queue: self.queue,
             classes,
         }
+    }
+}
+
+fn tenant_report(tenant: u32, account: &Account, names: &[(u32, String)]) -> TenantReport {
+    let mean = |(count, sum, _): (u64, f64, f64)| sum / count.max(1) as f64;
+    TenantReport {
+        tenant,
+        name: names.iter().find(|(number, _)| *number == tenant).map(|(_, name)| name.clone()),
+        requests: account.requests,
+        finished: account.latency.0,
+        mean_latency: mean(account.latency),
+        most_latency: account.latency.2,
+        first_token_mean: mean(account.first_token),
+        first_token_most: account.first_token.2,
+        service: account.all_service,
     }
 }

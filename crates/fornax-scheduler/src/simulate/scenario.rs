@@ -1,9 +1,13 @@
 //! Scenarios in TOML: one workload, and the variants that are compared on it.
 
+use std::fmt;
+
 use serde::Deserialize;
 
+use super::fleet_config::MOST_TENANTS;
+use super::format::{Name, TraceFormat};
 use super::jsonl::{self, shortened};
-use super::{Arrivals, Class, CostModel, Fleet, FleetConfig, Outcome, TraceRequest, Workload};
+use super::{Arrivals, Class, CostModel, Fleet, FleetConfig, Outcome, Report, Trace, Workload};
 use crate::{Admission, BatchConfig, ModelConfig, Preemption, SchedulerError, TenantId, policy};
 
 /// The scenarios that come with the crate: a name and its TOML.
@@ -26,13 +30,16 @@ pub const BUILT_IN: &[(&str, &str)] = &[
 pub struct Scenario {
     /// What it shows.
     pub title: String,
-    /// How many requests.
-    pub requests: u64,
+    /// How many requests; a trace has its own.
+    pub requests: Option<u64>,
     /// The same seed gives the same reports.
     #[serde(default = "one")]
     pub seed: u64,
-    /// When requests come.
-    pub arrivals: Arrivals,
+    /// With how many seeds it is run, from `seed` on: tables then have means and their spread.
+    #[serde(default = "one")]
+    pub seeds: u64,
+    /// When requests come; a trace has its own times.
+    pub arrivals: Option<Arrivals>,
     /// Kinds of requests.
     #[serde(rename = "class")]
     pub classes: Vec<Class>,
@@ -41,9 +48,13 @@ pub struct Scenario {
     /// What holds for all variants that do not say otherwise.
     #[serde(default)]
     pub defaults: Variant,
-    /// Weights of tenants, as pairs of tenant and weight.
+    /// Weights of tenants, as pairs of tenant and weight: of tenants that classes have, by number, or of those that the trace
+    /// has, by name.
     #[serde(default)]
-    pub weights: Vec<(u32, f64)>,
+    pub weights: Vec<(Name, f64)>,
+    /// What a trace means where its lines do not say so.
+    #[serde(default)]
+    pub trace: TraceFormat,
     /// What is compared.
     #[serde(rename = "variant")]
     pub variants: Vec<Variant>,
@@ -53,30 +64,82 @@ fn one() -> u64 {
     1
 }
 
-/// One way to serve the workload; what is not given is as in `defaults`, or else as in [`FleetConfig`].
+/// How a variant predicts the lengths of outputs: in TOML `"perfect"`, `"none"`, or a standard deviation.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Prediction {
+    /// The standard deviation of the logarithm; 0 is perfect.
+    Deviation(f64),
+    /// Nothing is known of a request: it is predicted the mean of its class so far.
+    ClassMean,
+}
+
+impl<'de> Deserialize<'de> for Prediction {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+
+        impl serde::de::Visitor<'_> for Visitor {
+            type Value = Prediction;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a standard deviation, \"perfect\" or \"none\"")
+            }
+
+            fn visit_f64<E: serde::de::Error>(self, deviation: f64) -> Result<Prediction, E> {
+                Ok(Prediction::Deviation(deviation))
+            }
+
+            fn visit_i64<E: serde::de::Error>(self, deviation: i64) -> Result<Prediction, E> {
+                Ok(Prediction::Deviation(deviation as f64))
+            }
+
+            fn visit_str<E: serde::de::Error>(self, words: &str) -> Result<Prediction, E> {
+                match words {
+                    "perfect" => Ok(Prediction::Deviation(0.0)),
+                    "none" => Ok(Prediction::ClassMean),
+                    _ => Err(E::invalid_value(serde::de::Unexpected::Str(words), &self)),
+                }
+            }
+        }
+
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+/// One way to serve the workload; what is not given is as in `defaults`, or else as in [`FleetConfig`]. Keys may be written
+/// with hyphens too.
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(deny_unknown_fields)]
 #[allow(missing_docs, reason = "the fields of FleetConfig, BatchConfig and ModelConfig, which document them")]
 pub struct Variant {
     pub name: Option<String>,
     pub policy: Option<String>,
     pub routing: Option<String>,
     pub replicas: Option<usize>,
-    pub prediction: Option<f64>,
+    pub prediction: Option<Prediction>,
+    #[serde(alias = "report-interval")]
     pub report_interval: Option<f64>,
     pub blocks: Option<usize>,
+    #[serde(alias = "block-size")]
     pub block_size: Option<usize>,
+    #[serde(alias = "host-blocks")]
     pub host_blocks: Option<usize>,
+    #[serde(alias = "max-running")]
     pub max_running: Option<usize>,
+    #[serde(alias = "max-tokens")]
     pub max_tokens: Option<usize>,
+    #[serde(alias = "max-chunk")]
     pub max_chunk: Option<usize>,
     pub chunked: Option<bool>,
     pub reserved: Option<bool>,
     pub watermark: Option<usize>,
     pub swap: Option<bool>,
     pub preemptive: Option<bool>,
+    #[serde(alias = "prefix-caching")]
     pub prefix_caching: Option<bool>,
     pub lookahead: Option<u32>,
+    #[serde(alias = "drop-late")]
+    pub drop_late: Option<bool>,
+    pub adapters: Option<usize>,
     /// Whether it is what others are measured by: it knows the lengths of outputs, and preempts for work that is shorter.
     pub oracle: Option<bool>,
 }
@@ -88,7 +151,7 @@ pub struct Progress<'a> {
     pub variant: &'a str,
     /// Its place, from zero.
     pub number: usize,
-    /// How many variants there are.
+    /// How many variants there are, counted again for each seed.
     pub variants: usize,
     /// How many requests have come.
     pub requests: u64,
@@ -122,7 +185,7 @@ pub fn simulate(text: &str, trace: Option<&[u8]>) -> Result<Outcome, SchedulerEr
     let text = BUILT_IN.iter().find(|(name, _)| *name == text).map_or(text, |(_, built_in)| built_in);
     let scenario = Scenario::parse(text)?;
     let trace = trace.map(|trace| scenario.read_trace(trace)).transpose()?;
-    scenario.run(trace.as_deref(), &mut |_| {})
+    scenario.run(trace.as_ref(), &mut |_| {})
 }
 
 /// What a scenario says of itself: the comment at its beginning, up to the first full stop.
@@ -146,7 +209,10 @@ impl Scenario {
         let scenario: Self = toml::from_str(text).map_err(|error| {
             let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
             let line = before.matches('\n').count() + 1;
-            SchedulerError::Scenario { place: format!("line {line}"), reason: shortened(error.message()) }
+            SchedulerError::Scenario {
+                place: format!("line {line}"),
+                reason: jsonl::cut(&one_spelling(error.message()), KEYS),
+            }
         })?;
         scenario.check()?;
         Ok(scenario)
@@ -161,7 +227,15 @@ impl Scenario {
             let reason = "it is empty; give at least one [[variant]] to run";
             return Err(SchedulerError::Scenario { place: "variant".into(), reason: reason.into() });
         }
-        self.workload().check()?;
+        if !(1..=MOST_SEEDS).contains(&self.seeds) {
+            return Err(SchedulerError::config("seeds", self.seeds, "give 1 to 1000"));
+        }
+        if self.trace.block_size == Some(0) {
+            return Err(SchedulerError::config("trace.block_size", 0, "give the tokens that a hash id stands for"));
+        }
+        // What a trace may bring is checked where it is given.
+        let arrivals = self.arrivals.unwrap_or(Arrivals::Poisson(1.0));
+        self.workload_of(self.requests.unwrap_or(1), arrivals).check()?;
         let mut names: Vec<String> = Vec::new();
         for variant in &self.variants {
             let fleet = self.fleet(variant);
@@ -202,19 +276,48 @@ impl Scenario {
 
     /// Reads a trace in JSON lines.
     ///
-    /// A line is `{"arrival": 0.5, "prompt": 200, "output": 50}`, in order of time; `tenant`, `class` (by name),
-    /// `prefix_group` and `prefix` (its length, a part of `prompt`) may be added. Empty lines, a byte order mark and line
-    /// ends of either kind are passed over.
+    /// A line is `{"arrival": 0.5, "prompt": 200, "output": 50}`, in seconds and tokens, in order of time. It may have more:
+    ///
+    /// | key | meaning | without it |
+    /// |---|---|---|
+    /// | `max_tokens` | the most tokens that it may put out: what a client asks for | `max_tokens` of its class, or else the longest output of the trace |
+    /// | `class` | its class, by name | the first that has its tenant, or else the first |
+    /// | `tenant` | whose it is: a number or a name | the first of its class |
+    /// | `priority` | the higher, the more urgent | that of its class |
+    /// | `deadline` | the time after its arrival at which it is late | that of its class |
+    /// | `cancel` | the time after its arrival at which nobody wants it any more | it is not cancelled |
+    /// | `n` | how many continuations it wants | 1 |
+    /// | `adapter` | the adapter that it needs: a number or a name | none |
+    /// | `prefix`, `prefix_group` | how many tokens of its prompt it shares with all others of the group | it shares nothing |
+    /// | `hash_ids` | a number for each block of its prompt, which stands for the block and all before it | it shares nothing |
+    ///
+    /// `timestamp`, `input_length` and `output_length` may stand for `arrival`, `prompt` and `output`, as in Mooncake's traces:
+    /// then times are in milliseconds, and a hash id stands for 512 tokens. [`Scenario::trace`] names other units and sizes.
+    /// Where every `arrival` is a whole number and the last above a thousand, it must, since they may be milliseconds. Empty
+    /// lines, a byte order mark and line ends of either kind are passed over. An output of 0 tokens is refused.
     ///
     /// # Errors
     /// [`SchedulerError::Scenario`] with the line, the field and what was expected; a trace without a request.
-    pub fn read_trace(&self, bytes: &[u8]) -> Result<Vec<TraceRequest>, SchedulerError> {
-        jsonl::read(bytes, &self.classes)
+    pub fn read_trace(&self, bytes: &[u8]) -> Result<Trace, SchedulerError> {
+        jsonl::read(bytes, &self.classes, self.trace)
     }
 
-    /// The requests.
-    pub fn workload(&self) -> Workload {
-        Workload { requests: self.requests, arrivals: self.arrivals, classes: self.classes.clone(), seed: self.seed }
+    /// The requests that it makes up.
+    ///
+    /// # Errors
+    /// [`SchedulerError::Scenario`] where it does not say how many come, or when.
+    pub fn workload(&self) -> Result<Workload, SchedulerError> {
+        let missing = |field: &str| SchedulerError::Scenario {
+            place: field.into(),
+            reason: "it is missing; give it, or a trace to serve".into(),
+        };
+        let requests = self.requests.ok_or_else(|| missing("requests"))?;
+        let arrivals = self.arrivals.ok_or_else(|| missing("arrivals"))?;
+        Ok(self.workload_of(requests, arrivals))
+    }
+
+    fn workload_of(&self, requests: u64, arrivals: Arrivals) -> Workload {
+        Workload { requests, arrivals, classes: self.classes.clone(), seed: self.seed }
     }
 
     /// What a variant is in full.
@@ -235,21 +338,23 @@ impl Scenario {
             oracle,
             routing: field!(routing, fleet.routing),
             replicas: field!(replicas, fleet.replicas),
-            prediction: if oracle {
-                Some(0.0)
-            } else {
-                variant.prediction.or(self.defaults.prediction).or(fleet.prediction)
+            prediction: match variant.prediction.or(self.defaults.prediction) {
+                _ if oracle => Some(0.0),
+                Some(Prediction::Deviation(sigma)) => Some(sigma),
+                Some(Prediction::ClassMean) => None,
+                None => fleet.prediction,
             },
             report_interval: field!(report_interval, fleet.report_interval),
             cost: self.cost,
-            weights: self.weights.iter().map(|&(tenant, weight)| (TenantId(tenant), weight)).collect(),
+            weights: self.numbered_weights(&[]),
+            tenants: Vec::new(),
             seed: self.seed,
             batch: BatchConfig {
                 models: vec![ModelConfig {
                     blocks: field!(blocks, model.blocks),
                     block_size: field!(block_size, model.block_size),
                     host_blocks: field!(host_blocks, model.host_blocks),
-                    adapters: model.adapters,
+                    adapters: field!(adapters, model.adapters),
                 }],
                 max_running: field!(max_running, batch.max_running),
                 max_tokens: field!(max_tokens, batch.max_tokens),
@@ -261,37 +366,99 @@ impl Scenario {
                 preemptive: oracle || field!(preemptive, batch.preemptive),
                 prefix_caching: field!(prefix_caching, batch.prefix_caching),
                 lookahead: field!(lookahead, batch.lookahead),
+                drop_late: field!(drop_late, batch.drop_late),
                 ..batch
             },
         }
     }
 
-    /// Runs every variant over the requests of `trace`, or its own, and tells `progress` now and then how far it is.
+    /// Weights by number, those of names as `tenants` number them.
+    fn numbered_weights(&self, tenants: &[(u32, String)]) -> Vec<(TenantId, f64)> {
+        let number = |name: &Name| match name {
+            Name::Number(number) => Some(*number),
+            Name::Words(words) => tenants.iter().find(|(_, name)| name == words).map(|(number, _)| *number),
+        };
+        self.weights.iter().filter_map(|(name, weight)| Some((TenantId(number(name)?), *weight))).collect()
+    }
+
+    /// Runs every variant over the requests of `trace`, or its own, with each of its seeds, and tells `progress` now and then
+    /// how far it is.
     ///
     /// # Errors
-    /// What a configuration refuses, or a request: one of a class or tenant that the scenario does not have.
+    /// What a configuration refuses, or a request: one of a class or tenant that the scenario does not have; what
+    /// [`Scenario::workload`] lacks where there is no trace.
     pub fn run(
         &self,
-        trace: Option<&[TraceRequest]>,
+        trace: Option<&Trace>,
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Outcome, SchedulerError> {
         self.check()?;
-        let of = trace.map_or(self.requests, |trace| trace.len() as u64);
-        let variants = self.variants.len();
+        self.check_tenants(trace)?;
+        let mut runs = Vec::new();
+        for at in 0..self.seeds {
+            let seeded = Self { seed: self.seed.wrapping_add(at), ..self.clone() };
+            runs.push(seeded.run_once(at as usize, trace, progress)?);
+        }
+        let mut runs = runs.into_iter();
+        let reports = runs.next().unwrap_or_default();
+        Ok(Outcome { title: self.title.clone(), seed: self.seed, reports, repeats: runs.collect() })
+    }
+
+    /// Runs every variant with the present seed, which is the `at`th.
+    fn run_once(
+        &self,
+        at: usize,
+        trace: Option<&Trace>,
+        progress: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<Vec<Report>, SchedulerError> {
+        let workload = trace.is_none().then(|| self.workload()).transpose()?;
+        let names = trace.map_or(&[][..], |trace| &trace.tenants);
+        let of = match (trace, &workload) {
+            (Some(trace), _) => trace.requests.len() as u64,
+            (None, workload) => workload.as_ref().map_or(0, |workload| workload.requests),
+        };
+        let variants = self.variants.len() * self.seeds as usize;
         let mut reports = Vec::new();
         for (number, variant) in self.variants.iter().enumerate() {
-            let config = self.fleet(variant);
+            let weights = self.numbered_weights(names);
+            let config = FleetConfig { weights, tenants: names.to_vec(), ..self.fleet(variant) };
             let name = config.name.clone();
+            let number = at * self.variants.len() + number;
             let mut tell = |requests| progress(Progress { variant: &name, number, variants, requests, of });
             tell(0);
             let fleet = Fleet::new(config, &self.classes)?;
-            reports.push(match trace {
-                Some(requests) => fleet.run_with(requests.iter().copied(), &mut tell)?,
-                None => fleet.run_with(self.workload().iter(), &mut tell)?,
+            reports.push(match (trace, &workload) {
+                (Some(trace), _) => fleet.run_with(trace.requests.iter().cloned(), &mut tell)?,
+                (None, workload) => fleet.run_with(workload.iter().flat_map(Workload::iter), &mut tell)?,
             });
             tell(of);
         }
-        Ok(Outcome { title: self.title.clone(), seed: self.seed, reports })
+        Ok(reports)
+    }
+
+    /// Whether the tenants that are weighed by name are there, and not too many for the replicas.
+    fn check_tenants(&self, trace: Option<&Trace>) -> Result<(), SchedulerError> {
+        let names = trace.map_or(&[][..], |trace| &trace.tenants);
+        let there = |words: &str| names.iter().any(|(_, name)| name == words);
+        for (name, _) in &self.weights {
+            if let Name::Words(words) = name
+                && !there(words)
+            {
+                let found = format!("{:?}", shortened(words));
+                let reason =
+                    "the trace names no such tenant; weigh those that there are, or tenants of classes by number";
+                return Err(SchedulerError::config("weights", found, reason));
+            }
+        }
+        let mut tenants: Vec<u32> = trace.iter().flat_map(|trace| &trace.requests).map(|one| one.tenant).collect();
+        tenants.sort_unstable();
+        tenants.dedup();
+        let replicas = self.variants.iter().map(|variant| self.fleet(variant).replicas).max().unwrap_or(0);
+        if tenants.len().saturating_mul(replicas) > MOST_TENANTS {
+            let found = tenants.len().saturating_mul(replicas);
+            return Err(SchedulerError::config("tenants", found, "times the replicas, give at most 10 million"));
+        }
+        Ok(())
     }
 
     /// The variant's field, or the default's.
@@ -299,6 +466,19 @@ impl Scenario {
         field(variant).or_else(|| field(&self.defaults))
     }
 }
+
+/// A message that lists each key once: with underscores, and not again with hyphens.
+fn one_spelling(message: &str) -> String {
+    let names: Vec<&str> = message.split(", ").collect();
+    let twice = |name: &&str| name.contains('-') && names.contains(&name.replace('-', "_").as_str());
+    names.iter().copied().filter(|name| !twice(name)).collect::<Vec<&str>>().join(", ")
+}
+
+/// Half of the characters that a message may have which lists the keys of a variant.
+const KEYS: usize = 240;
+
+/// The most seeds of a run.
+const MOST_SEEDS: u64 = 1000;
 
 /// The oracle's policy: the shortest remaining work first, which has the least mean latency where one task runs at a time
 /// (Schrage, 1968, <https://doi.org/10.1287/opre.16.3.687>).

@@ -42,6 +42,13 @@ impl Length {
         };
         drawn.max(1)
     }
+
+    /// The most that it may come to.
+    pub fn most(&self) -> u32 {
+        match *self {
+            Self::Fixed(most) | Self::Uniform(_, most) | Self::LogNormal(_, _, most) | Self::Pareto(_, _, most) => most,
+        }
+    }
 }
 
 /// When requests come.
@@ -112,8 +119,11 @@ pub struct Class {
     pub tenants: u32,
     /// Tokens of a prompt, without a shared beginning.
     pub prompt: Length,
-    /// Tokens put out.
+    /// Tokens put out: how long outputs come to be, which no policy is told.
     pub output: Length,
+    /// The most tokens that a request may put out (`max_tokens` of common APIs), which its scheduler is told. A longer output
+    /// is cut there. Without it, the most that `output` may come to.
+    pub max_tokens: Option<u32>,
     /// Shared beginnings.
     pub prefix: Option<Prefix>,
     /// Conversations.
@@ -141,6 +151,7 @@ impl Default for Class {
             tenants: 1,
             prompt: Length::LogNormal(200.0, 0.8, 4096),
             output: Length::LogNormal(100.0, 0.7, 1024),
+            max_tokens: None,
             prefix: None,
             turns: None,
             priority: 0,
@@ -153,8 +164,18 @@ impl Default for Class {
     }
 }
 
+impl Class {
+    /// The most tokens that a request of it may put out.
+    pub fn limit(&self) -> u32 {
+        self.max_tokens.unwrap_or(self.output.most())
+    }
+}
+
 /// A request of a trace.
-#[derive(Clone, Copy, Debug, PartialEq)]
+///
+/// Its prompt is a beginning that others may share, and a body of its own. The beginning is a stream's, or that of blocks,
+/// each of which is a stream: requests whose first blocks are the same begin alike, so that beginnings form a tree.
+#[derive(Clone, Debug, PartialEq)]
 pub struct TraceRequest {
     /// When it comes.
     pub arrival: Time,
@@ -162,23 +183,73 @@ pub struct TraceRequest {
     pub class: u16,
     /// Whose it is.
     pub tenant: u32,
-    /// The stream of its shared beginning.
+    /// The stream of its shared beginning, unless that is made of blocks.
     pub prefix_stream: u64,
-    /// How long that is.
+    /// How long the beginning is.
     pub prefix: u32,
+    /// The streams of the beginning's blocks; the last may be cut.
+    pub blocks: Vec<u64>,
+    /// Tokens in a block of the beginning.
+    pub block_tokens: u32,
     /// The stream of the rest.
     pub body_stream: u64,
     /// How long that is.
     pub body: u32,
-    /// How many tokens it will put out.
+    /// How many tokens it will put out, each of its sequences as many: the truth, which no policy is told.
     pub new_tokens: u32,
+    /// The most tokens that it may put out, which its scheduler is told; none is the limit of its class.
+    pub max_tokens: Option<u32>,
+    /// The higher, the more urgent; none is the priority of its class.
+    pub priority: Option<i32>,
+    /// Seconds after which it is late; none is the deadline of its class.
+    pub deadline: Option<f64>,
+    /// How many continuations it wants, at least 1.
+    pub sequences: u32,
+    /// The adapter that it needs.
+    pub adapter: Option<u32>,
+    /// Seconds after which it is no longer wanted, unless it has ended.
+    pub cancel: Option<f64>,
+}
+
+impl Default for TraceRequest {
+    /// One that comes at once, without a prompt or an output.
+    fn default() -> Self {
+        Self {
+            arrival: Time::ZERO,
+            class: 0,
+            tenant: 0,
+            prefix_stream: 0,
+            prefix: 0,
+            blocks: Vec::new(),
+            block_tokens: 1,
+            body_stream: 0,
+            body: 0,
+            new_tokens: 0,
+            max_tokens: None,
+            priority: None,
+            deadline: None,
+            sequences: 1,
+            adapter: None,
+            cancel: None,
+        }
+    }
 }
 
 impl TraceRequest {
     /// The tokens of its prompt.
     pub fn prompt(&self) -> Vec<Token> {
-        let prefix = (0..self.prefix).map(|at| token(self.prefix_stream, at));
-        prefix.chain((0..self.body).map(|at| token(self.body_stream, at))).collect()
+        let mut tokens = Vec::with_capacity(self.prompt_tokens() as usize);
+        if self.blocks.is_empty() {
+            tokens.extend((0..self.prefix).map(|at| token(self.prefix_stream, at)));
+        }
+        let mut left = self.prefix;
+        for &stream in &self.blocks {
+            let length = left.min(self.block_tokens);
+            tokens.extend((0..length).map(|at| token(stream, at)));
+            left -= length;
+        }
+        tokens.extend((0..self.body).map(|at| token(self.body_stream, at)));
+        tokens
     }
 
     /// How many tokens its prompt has.
@@ -186,14 +257,29 @@ impl TraceRequest {
         self.prefix + self.body
     }
 
-    /// The token that it puts out at a place.
+    /// The token that its first sequence puts out at a place.
     pub fn output(&self, at: u32) -> Token {
-        token(self.body_stream, self.body + at)
+        self.output_of(0, at)
+    }
+
+    /// The token that one of its sequences puts out at a place.
+    pub fn output_of(&self, sequence: u32, at: u32) -> Token {
+        let stream = if sequence == 0 { self.body_stream } else { mix(self.body_stream ^ u64::from(sequence)) };
+        token(stream, self.body + at)
     }
 }
 
 fn token(stream: u64, at: u32) -> Token {
     (mix(stream ^ u64::from(at).wrapping_mul(GOLDEN)) & 0x1_ffff) as u32
+}
+
+/// Requests that were recorded, and what their tenants are called.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Trace {
+    /// The requests in order of time.
+    pub requests: Vec<TraceRequest>,
+    /// Tenants that the trace names, with the numbers that they got.
+    pub tenants: Vec<(u32, String)>,
 }
 
 /// Requests to come.
@@ -308,8 +394,10 @@ impl WorkloadIter {
             }
         };
         let body_stream = mix(self.workload.seed.wrapping_add(self.conversations.wrapping_mul(GOLDEN)) ^ 1);
-        let (body, new_tokens) = (class.prompt.draw(&mut self.texts), class.output.draw(&mut self.texts));
-        TraceRequest { arrival, class: number, tenant, prefix_stream, prefix, body_stream, body, new_tokens }
+        let (body, output) = (class.prompt.draw(&mut self.texts), class.output.draw(&mut self.texts));
+        let new_tokens = output.min(class.limit());
+        let own = TraceRequest { body_stream, body, new_tokens, ..TraceRequest::default() };
+        TraceRequest { arrival, class: number, tenant, prefix_stream, prefix, ..own }
     }
 
     /// Lets a conversation go on, or end.
@@ -354,8 +442,9 @@ impl Iterator for WorkloadIter {
                     self.later.pop().expect("it was looked at");
                 let kind = &self.workload.classes[usize::from(class)];
                 let body = history + kind.prompt.draw(&mut self.texts);
-                let new_tokens = kind.output.draw(&mut self.texts);
-                TraceRequest { arrival, class, tenant, prefix_stream, prefix, body_stream, body, new_tokens }
+                let new_tokens = kind.output.draw(&mut self.texts).min(kind.limit());
+                let own = TraceRequest { body_stream, body, new_tokens, ..TraceRequest::default() };
+                TraceRequest { arrival, class, tenant, prefix_stream, prefix, ..own }
             }
             _ => {
                 self.fresh = None;

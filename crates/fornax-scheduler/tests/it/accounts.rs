@@ -306,14 +306,15 @@ fn a_policy_is_told_what_is_asked_for_and_what_is_still_ahead() {
             notes.queued().iter().map(|task| (task.number, task.demand, task.cost)).collect();
         // Of the second, eight tokens were read and five put out when it had to make room: seven are still to be written,
         // after all thirteen are read again, or after the last one where the others were kept in host memory.
-        assert_eq!(queued, [(0, 5.0, 136.0), (1, 5.0, 136.0), (1, 5.0, ahead)]);
+        assert_eq!(queued, [(0, 5.0 / 6.0, 136.0), (1, 5.0 / 6.0, 136.0), (1, 5.0 / 6.0, ahead)]);
         let ended = |one: &Observation| if let Observation::Ended { cost, .. } = *one { Some(cost) } else { None };
         assert_eq!(notes.all().iter().filter_map(ended).collect::<Vec<f64>>(), [136.0, 136.0]);
     }
 }
 
 #[test]
-fn demand_is_that_of_all_sequences_and_each_of_them_has_a_number() {
+fn demand_is_the_part_of_the_memory_for_all_sequences_and_each_of_them_has_a_number() {
+    let total = config().models[0].blocks as f64;
     let (mut scheduler, notes) = with(BatchConfig { max_running: 8, ..config() });
     let several = Request { sequences: 2, predicted_new_tokens: Some(3), ..Request::new(1, (0..6).collect(), 4) };
     let mut plan = step(&mut scheduler, vec![BatchEvent::Submit(several)], 0.0);
@@ -323,7 +324,7 @@ fn demand_is_that_of_all_sequences_and_each_of_them_has_a_number() {
         plan = step(&mut scheduler, std::mem::take(&mut events), 1.0);
     }
     // Nine tokens lie in three blocks, twice; the other's ten in three.
-    assert_eq!(notes.queued().iter().map(|task| task.demand).collect::<Vec<f64>>(), [6.0, 3.0]);
+    assert_eq!(notes.queued().iter().map(|task| task.demand).collect::<Vec<f64>>(), [6.0 / total, 3.0 / total]);
     let number = |one: &Observation| if let Observation::Ended { task, .. } = one { Some(task.number) } else { None };
     let mut numbers: Vec<u64> = notes.all().iter().filter_map(number).collect();
     numbers.sort_unstable();

@@ -3,7 +3,7 @@
 use fornax_scheduler::simulate::{
     Arrivals, Class, CostModel, Fitted, FleetConfig, Length, MOST_TOKENS, Roofline, TraceRequest, Turns, Workload,
 };
-use fornax_scheduler::{BatchConfig, ModelConfig};
+use fornax_scheduler::{BatchConfig, ModelConfig, Random};
 
 use super::simulator::{self, request, run};
 
@@ -72,6 +72,36 @@ fn of_two_idle_replicas_the_one_that_did_less_is_taken() {
     assert_eq!((report.busiest_tokens, report.tokens_balance.variation), (2000, 0.0));
 }
 
+/// Two quiet minutes and then a busy one: what was idle takes part.
+#[test]
+fn idle_replicas_are_not_taken_for_dead() {
+    let mut random = Random::new(4);
+    let (mut at, mut requests) = (0.0, Vec::new());
+    while at < 180.0 {
+        at += random.exponential(if at < 120.0 { 1.0 } else { 1.0 / 30.0 });
+        requests.push(request(requests.len() as u64, at, 2000, 100));
+    }
+    let with = |routing: &str, requests: &[TraceRequest]| {
+        let models = vec![ModelConfig { blocks: 2048, ..ModelConfig::default() }];
+        let batch = BatchConfig { models, prefix_caching: false, ..BatchConfig::default() };
+        let cost = CostModel::Roofline(Roofline::GPU_8B);
+        let config = FleetConfig { replicas: 10, routing: routing.into(), batch, cost, ..FleetConfig::default() };
+        run(config, &[Class::default()], requests)
+    };
+    let even = with("round-robin", &requests);
+    for routing in ["least-loaded", "two-choices", "prefix"] {
+        let report = with(routing, &requests);
+        assert!(report.mean_latency <= 1.1 * even.mean_latency, "{routing}: {}", report.mean_latency);
+        assert!(report.tokens_balance.most < 1.5 && report.preemptions == 0, "{routing}: {:?}", report.tokens_balance);
+    }
+    // With one request a minute, every one of them finds all replicas idle.
+    let rare: Vec<TraceRequest> = (0..200).map(|at| request(at, 60.0 * at as f64, 2000, 100)).collect();
+    for routing in ["round-robin", "two-choices"] {
+        let most = with(routing, &rare).tokens_balance.most;
+        assert!(most < 1.8, "{routing}: {most}");
+    }
+}
+
 #[test]
 fn right_guesses_are_service_too() {
     let classes = [Class { tenants: 2, speculation: 3, acceptance: 1.0, ..Class::default() }];
@@ -93,7 +123,7 @@ fn balance_is_that_of_whole_windows_in_which_requests_come() {
     };
     let mut requests: Vec<TraceRequest> = (0..80).map(|at| request(at, at as f64 * 0.5, of(at), 1)).collect();
     // The last runs on alone for two windows.
-    requests[78].new_tokens = 22;
+    (requests[78].new_tokens, requests[78].max_tokens) = (22, Some(22));
     let config = FleetConfig { replicas: 2, routing: "round-robin".into(), ..config() };
     let report = run(config, &[Class::default()], &requests);
     assert_eq!(report.seconds, 61.0);

@@ -17,3 +17,4 @@ mod simulation;
 mod simulator;
 mod tasks;
 mod traffic;
+mod truth;

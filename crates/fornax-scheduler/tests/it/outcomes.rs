@@ -1,6 +1,8 @@
 //! What is made of reports: tables and plots, from reports that are made up.
 
-use fornax_scheduler::simulate::{Balance, ClassReport, CostModel, Fitted, Histogram, Outcome, Report, Roofline};
+use fornax_scheduler::simulate::{
+    Balance, ClassReport, CostModel, Fitted, Histogram, Outcome, Report, Roofline, TenantReport,
+};
 
 fn report(name: &str) -> Report {
     let class = ClassReport { name: "all".into(), requests: 5, finished: 5, ..ClassReport::default() };
@@ -8,7 +10,7 @@ fn report(name: &str) -> Report {
 }
 
 fn outcome(reports: Vec<Report>) -> Outcome {
-    Outcome { title: "A title".into(), seed: 7, reports }
+    Outcome { title: "A title".into(), seed: 7, reports, ..Outcome::default() }
 }
 
 #[test]
@@ -23,13 +25,42 @@ fn who_was_not_served_is_told() {
 fn times_and_parts_have_their_units() {
     let mut one = report("one");
     let class = &mut one.classes[0];
+    (class.mean_latency, class.latency_p50, class.latency_p99) = (3.5, 3.0, 9.0);
     (class.first_token_p50, class.first_token_p90, class.first_token_p99) = (0.5, 1.25, 2.0);
     (class.next_token_p50, class.next_token_p99, class.within_targets) = (0.025, 0.075, 0.625);
     (one.utilisation, one.cache_hit_rate, one.goodput) = (0.5, 0.25, 1.5);
+    (one.requests, one.finished, one.mean_in_system) = (6, 5, 2.5);
     let tables = outcome(vec![one]).tables();
-    assert_eq!(tables[0].rows[0], ["one", "all", "5", "0.500", "1.250", "2.000", "25.0", "75.0", "62.5%"]);
-    assert_eq!(tables[1].rows[0], ["one", "0", "1.50", "0.000", "0.000", "25.0%", "0", "0", "50%", "0"]);
+    let class = ["one", "all", "5", "3.500", "3.000", "9.000", "0.500", "1.250", "2.000", "25.0", "75.0", "62.5%"];
+    assert_eq!(tables[0].rows[0], class);
+    let variant = ["one", "5 of 6", "0", "1.50", "0.000", "2.5", "0.000", "25.0%", "0", "0", "50%", "0"];
+    assert_eq!(tables[1].rows[0], variant);
     assert_eq!(tables.len(), 2);
+}
+
+#[test]
+fn tenants_have_rows_where_there_are_several_and_not_too_many() {
+    let tenant = |tenant, name: Option<&str>| TenantReport {
+        tenant,
+        name: name.map(str::to_owned),
+        requests: 4,
+        finished: 3,
+        mean_latency: 0.5,
+        most_latency: 1.0,
+        first_token_mean: 0.125,
+        first_token_most: 0.25,
+        service: 900.0,
+    };
+    let rows = |tenants: Vec<TenantReport>| {
+        let tables = outcome(vec![Report { tenants, ..report("one") }]).tables();
+        tables.into_iter().find(|table| table.title == "By tenant").map(|table| table.rows)
+    };
+    let two = rows(vec![tenant(0, None), tenant(7, Some("acme"))]).expect("a table");
+    assert_eq!(two[0], ["one", "0", "3 of 4", "0.500", "1.000", "0.125", "0.250", "900"]);
+    assert_eq!(two[1][..2], ["", "acme"]);
+    assert_eq!(rows(vec![tenant(0, None)]), None);
+    assert!(rows((0..24).map(|number| tenant(number, None)).collect()).is_some());
+    assert_eq!(rows((0..25).map(|number| tenant(number, None)).collect()), None);
 }
 
 #[test]

@@ -68,6 +68,44 @@ fn strict_priority_and_plain_shortest_starve_and_their_aged_forms_do_not() {
     }
 }
 
+/// The example of docs/src/scheduling.md: a machine of 8,000 on which tasks of 3,000 and two seconds come a little faster than
+/// they are served, and one small task among them, whatever memory is counted in.
+#[test]
+fn the_aged_ratio_keeps_its_bound_in_any_unit() {
+    let starts = |name: &str, unit: u64| {
+        let machine = ResourceManager::new([("memory", 8000 * unit)]).expect("a machine");
+        let mut scheduler = TaskScheduler::new(machine, policy(name).expect("a policy"));
+        let (mut running, mut events) = (Vec::new(), Vec::new());
+        for tick in 0..6000u64 {
+            let now = tick as f64 * 0.1;
+            if tick % 9 == 0 {
+                events.push(TaskEvent::Submit(Task::new(tick, Demand::of("memory", 3000 * unit)).cost(2.0)));
+            }
+            if tick == 1000 {
+                events.push(TaskEvent::Submit(Task::new(7, Demand::of("memory", 100 * unit)).cost(2.0)));
+            }
+            running.retain(|&(id, end)| {
+                let over = end <= now;
+                if over {
+                    events.push(TaskEvent::Ended(id));
+                }
+                !over
+            });
+            for start in scheduler.step(std::mem::take(&mut events), seconds(now)).start {
+                if start.id == TaskId(7) {
+                    return Some(now - 100.0);
+                }
+                running.push((start.id, now + 2.0));
+            }
+        }
+        None
+    };
+    assert_eq!(starts("ratio", 1), None, "it starves");
+    let waits: Vec<Option<f64>> = [1, 1000, 1 << 30].map(|unit| starts("aged-ratio", unit)).to_vec();
+    // Those that came before it are served first, which takes eleven seconds, and those of the next 1.75 seconds.
+    assert!(waits.iter().all(|wait| *wait == waits[0]) && waits[0].is_some_and(|wait| wait < 15.0), "{waits:?}");
+}
+
 /// For each policy with a bound on overtaking: no task starts before one that came earlier by more than the bound allows.
 #[test]
 fn nobody_is_overtaken_for_longer_than_the_policy_says() {
@@ -82,7 +120,8 @@ fn nobody_is_overtaken_for_longer_than_the_policy_says() {
             let machine = ResourceManager::new([("machine", 10)]).expect("a machine");
             let mut scheduler = TaskScheduler::new(machine, policy).keep_late();
             let (mut tasks, mut waiting, mut running) = (Vec::new(), Vec::new(), Vec::new());
-            let largest_ratio = 10.0 / 0.5;
+            // The whole machine for the least cost.
+            let largest_ratio = 1.0 / 0.5;
             for tick in 0..1000u64 {
                 let now = seconds(tick as f64 * 0.5);
                 let mut events = Vec::new();

@@ -30,9 +30,9 @@ prompt = { pareto = [50.0, 1.5, 800] }
 output = { fixed = 9 }
 [defaults]
 blocks = 512
-block-size = 16
+block_size = 16
 max-running = 8
-max-tokens = 64
+max_tokens = 64
 [[variant]]
 policy = \"shortest:ageing=0.5\"
 prediction = 0.3
@@ -79,10 +79,11 @@ fn contradictions_and_nonsense_are_named() {
         ("poisson = 30.0", "bursty = { rate = 1.0, factor = 2.0, on = 1.0, off = 1.0, up = 1 }", &["line 5", "up"]),
         ("per_context = 5e-8", "per_day = 1.0", &["line 6", "per_day"]),
         ("log-normal", "normal", &["line 11", "normal", "log-normal"]),
-        ("max-running", "max_running", &["max_running"]),
+        ("max-running", "most-running", &["most-running", "max_running"]),
         ("shortest", "quickest", &["quickest", "fcfs", "vtc"]),
-        ("ageing", "aging", &["aging=0.5", "no such option"]),
-        ("prefix:epsilon", "nearest:epsilon", &["routed", "nearest", "round-robin"]),
+        ("ageing", "aging", &["no option \"aging\"", "there are ageing"]),
+        ("shortest:ageing=0.5", "fcfs:ageing=0.5", &["no option \"ageing\"", "it has no options"]),
+        ("prefix:epsilon", "nearest:epsilon", &["routed", "no routing \"nearest\"", "round-robin"]),
         ("epsilon=0.1", "epsilon=-0.1", &["routed", "epsilon", "-0.1"]),
         ("weights = [[0,", "weights = [[9,", &["weights is 9", "no class has this tenant"]),
         // Kinds of values.
@@ -122,17 +123,22 @@ fn contradictions_and_nonsense_are_named() {
         ("acceptance = 0.5", "acceptance = 1.5", &["class.acceptance", "1.5"]),
         ("blocks = 512", "blocks = 0", &["watermark"]),
         ("blocks = 512", "blocks = 9000000000000000000", &["blocks", "100 million"]),
-        ("block-size = 16", "block-size = 0", &["block_size is 0"]),
+        ("block_size = 16", "block_size = 0", &["block_size is 0"]),
         ("replicas = 3", "replicas = 0", &["routed", "replicas is 0"]),
         ("replicas = 3", "replicas = 18000000000000000000", &["routed", "replicas", "100000"]),
         ("prediction = 0.3", "prediction = -0.3", &["prediction"]),
-        ("prediction = 0.3", "report-interval = nan", &["report-interval", "NaN"]),
+        ("prediction = 0.3", "report-interval = nan", &["report_interval", "NaN"]),
+        ("prediction = 0.3", "prediction = \"guess\"", &["guess", "perfect", "none"]),
+        ("seed = 3", "seeds = 0", &["seeds is 0", "1 to 1000"]),
+        ("seed = 3", "trace = { block_size = 0 }", &["trace.block_size is 0"]),
+        ("seed = 3", "trace = { time_unit = \"min\" }", &["line 3", "min", "ms"]),
+        ("acceptance = 0.5", "max_tokens = 0", &["class.max_tokens"]),
         ("weights = [[0, 2.0]]", "weights = [[0, 0.0]]", &["weights is 0"]),
         ("weights = [[0, 2.0]]", "weights = [[0, 2.0], [0, 3.0]]", &["weighed twice"]),
         // Contradictions.
         ("name = \"batch\"", "name = \"chat\"", &["class.name", "\"chat\"", "of its own"]),
         ("name = \"routed\"", "name = \"shortest:ageing=0.5\"", &["same name"]),
-        ("max-tokens = 64", "max-tokens = 4", &["max_tokens", "max_running"]),
+        ("max_tokens = 64", "max_tokens = 4", &["max_tokens", "max_running"]),
         ("prediction = 0.3", "oracle = true", &["oracle", "leave them out"]),
         ("prediction = 0.3", "swap = true", &["host_blocks"]),
         ("prediction = 0.3", "reserved = true\npreemptive = true", &["preemptive"]),
@@ -170,7 +176,7 @@ fn extremes_that_are_allowed_end() {
         ("prediction = 0.3", "prediction = 10.0"),
         ("prediction = 0.3", "report-interval = 1e9"),
         ("blocks = 512", "blocks = 9"),
-        ("block-size = 16", "block-size = 1048576"),
+        ("block_size = 16", "block_size = 1048576"),
         ("share = 1.5", "share = 1e9"),
         ("deadline = 90.0", "deadline = 1e300"),
         ("priority = 1", "priority = -2147483648"),
@@ -185,6 +191,89 @@ fn extremes_that_are_allowed_end() {
         let text = format!("{} {:?}", outcome.json(), outcome.plots());
         assert!(!text.contains("NaN"), "{to}: {text}");
     }
+}
+
+#[test]
+fn a_trace_needs_no_requests_and_arrivals_and_all_else_does() {
+    let text = SMALL.replace("requests = 40\n", "").replace("arrivals = { poisson = 30.0 }\n", "");
+    let trace = b"{\"arrival\": 0, \"prompt\": 20, \"output\": 3}";
+    assert_eq!(simulate(&text, Some(trace)).expect("a trace").reports[0].finished, 1);
+    let error = simulate(&text, None).expect_err("nothing to serve").to_string();
+    assert!(error.contains("requests: it is missing") && error.contains("a trace"), "{error}");
+    let error = simulate(&format!("requests = 4\n{text}"), None).expect_err("no times").to_string();
+    assert!(error.contains("arrivals: it is missing"), "{error}");
+}
+
+#[test]
+fn several_seeds_give_means_and_their_spread() {
+    let text = SMALL.replace("seed = 3\n", "seed = 3\nseeds = 4\n");
+    let mut told = 0;
+    let scenario = Scenario::parse(&text).expect("sound");
+    let outcome = scenario.run(None, &mut |progress| told = told.max(progress.number + 1)).expect("it runs");
+    assert_eq!((outcome.seeds(), outcome.heading().as_str(), told), (4, "Small, seeds 3 to 6", 8));
+    let alone = |seed| Scenario { seed, seeds: 1, ..scenario.clone() }.run(None, &mut |_| {}).expect("it runs");
+    assert_eq!(outcome.reports, alone(3).reports);
+    assert_eq!(outcome.repeats, [alone(4).reports, alone(5).reports, alone(6).reports]);
+    let latency = |reports: &[fornax_scheduler::simulate::Report]| reports[1].mean_latency;
+    let all: Vec<f64> = [3, 4, 5, 6].map(|seed| latency(&alone(seed).reports)).to_vec();
+    let mean = all.iter().sum::<f64>() / 4.0;
+    let spread = &outcome.json()["spread"][1]["mean_latency"];
+    assert!((spread["mean"].as_f64().expect("a mean") - mean).abs() < 1e-9, "{spread}");
+    assert_eq!(spread["most"].as_f64(), Some(all.iter().copied().fold(0.0, f64::max)));
+    assert!(outcome.markdown().contains(&format!("| {mean:.3} ± ")), "{}", outcome.markdown());
+    assert_eq!(alone(3).json()["spread"], serde_json::Value::Null);
+}
+
+#[test]
+fn what_is_late_goes_on_and_lengths_are_unknown_where_a_variant_says_so() {
+    let text = SMALL.replace("prediction = 0.3", "prediction = \"none\"\ndrop_late = false\nadapters = 3");
+    let scenario = Scenario::parse(&text).expect("sound");
+    let fleet = scenario.fleet(&scenario.variants[0]);
+    assert_eq!((fleet.prediction, fleet.batch.drop_late, fleet.batch.models[0].adapters), (None, false, 3));
+    let perfect = Scenario::parse(&SMALL.replace("prediction = 0.3", "prediction = \"perfect\"")).expect("sound");
+    assert_eq!(perfect.fleet(&perfect.variants[0]).prediction, Some(0.0));
+    let whole = Scenario::parse(&SMALL.replace("prediction = 0.3", "prediction = 2")).expect("sound");
+    assert_eq!(whole.fleet(&whole.variants[0]).prediction, Some(2.0));
+}
+
+#[test]
+fn tenants_that_a_trace_names_are_served_weighed_and_reported() {
+    let line = |tenant: &str| format!("{{\"arrival\": 0.5, \"prompt\": 20, \"output\": 3, \"tenant\": {tenant}}}\n");
+    let trace = [line("\"acme\""), line("7"), line("\"acme\""), line("1")].concat();
+    let text = SMALL.replace("weights = [[0, 2.0]]", "weights = [[0, 2.0], [\"acme\", 3.0]]");
+    let outcome = simulate(&text, Some(trace.as_bytes())).expect("a trace");
+    let tenants: Vec<(u32, String, u64)> =
+        outcome.reports[0].tenants.iter().map(|one| (one.tenant, one.label(), one.finished)).collect();
+    assert_eq!(tenants, [(1, "1".into(), 1), (7, "7".into(), 1), (8, "acme".into(), 2)]);
+    assert!(outcome.markdown().contains("|  | acme | 2 |"), "{}", outcome.markdown());
+    let error =
+        simulate(&text.replace("acme", "amce"), Some(trace.as_bytes())).expect_err("no such tenant").to_string();
+    assert!(error.contains("weights is \"amce\"") && error.contains("names no such tenant"), "{error}");
+}
+
+/// The real traces, where FORNAX_TEST_DATA holds them: Mooncake's conversations find on one replica with room for all of
+/// them exactly the blocks that came before.
+#[test]
+#[allow(clippy::print_stderr, reason = "a test that is skipped says so")]
+fn mooncakes_conversations_find_what_came_before() {
+    let folder = std::env::var_os("FORNAX_TEST_DATA").map(std::path::PathBuf::from);
+    let file = folder.map(|folder| folder.join("data/traces/mooncake_conversation.jsonl"));
+    let Some(bytes) = file.and_then(|file| std::fs::read(file).ok()) else {
+        eprintln!("skipped: FORNAX_TEST_DATA is unset, or has no data/traces/mooncake_conversation.jsonl");
+        return;
+    };
+    let scenario = r#"
+        title = "Mooncake"
+        cost = { fitted = { base = 1e-6, per_token = 0.0, per_context = 0.0 } }
+        class = [{ name = "all" }]
+        variant = [{ blocks = 400000, block_size = 512, max_running = 256, max_tokens = 1000000 }]
+    "#;
+    let outcome = simulate(scenario, Some(&bytes)).expect("it is read as it is");
+    let report = &outcome.reports[0];
+    assert_eq!((report.requests, report.finished), (12_031, 12_031));
+    assert!((report.seconds - 3537.0).abs() < 1.0, "{}", report.seconds);
+    assert_eq!(report.cache_hits, 105_592);
+    assert!((report.cache_hit_rate - 105_592.0 / 276_491.0).abs() < 1e-9, "{}", report.cache_hit_rate);
 }
 
 #[test]
@@ -282,7 +371,11 @@ fn mutated_scenarios_run_or_are_refused() {
         let Ok(text) = std::str::from_utf8(bytes) else { return false };
         match Scenario::parse(text) {
             Ok(mut scenario) => {
-                scenario.requests = scenario.requests.min(40);
+                scenario.requests = scenario.requests.map(|requests| requests.min(40));
+                scenario.seeds = scenario.seeds.min(2);
+                if scenario.workload().is_err() {
+                    return false;
+                }
                 let blocks = |blocks: Option<usize>| blocks.unwrap_or(0) <= 100_000;
                 let replicas = |replicas: Option<usize>| replicas.unwrap_or(0) <= 1000;
                 let variants = || scenario.variants.iter().chain([&scenario.defaults]);
@@ -303,21 +396,21 @@ fn mutated_scenarios_run_or_are_refused() {
 fn mutated_traces_are_read_or_refused() {
     let scenario = Scenario::parse(SMALL).expect("sound");
     let line = |at: u32| {
+        let milliseconds = 1000 * at + 600;
         format!(
             "{{\"arrival\": {at}.5, \"prompt\": 20, \"output\": 3, \"tenant\": 1, \"class\": \"chat\", \"prefix\": 4, \
-             \"prefix_group\": 2}}\n"
+             \"prefix_group\": 2}}\n{{\"timestamp\": {milliseconds}, \"input_length\": 600, \"output_length\": 3, \
+             \"hash_ids\": [1, {at}], \"n\": 2, \"adapter\": \"a\", \"cancel\": 9, \"max_tokens\": 7}}\n"
         )
     };
     let text: String = (0..5).map(line).collect();
     fuzz("trace", &text, 4000, |bytes| match scenario.read_trace(bytes) {
-        Ok(requests) => {
-            let total: u64 = requests.iter().map(|request| u64::from(request.prompt_tokens())).sum();
-            if total < 100_000 {
-                let outcome = scenario.run(Some(&requests), &mut |_| {}).expect("what is sound runs");
-                assert_eq!(
-                    outcome.reports[0].classes.iter().map(|one| one.requests).sum::<u64>(),
-                    requests.len() as u64
-                );
+        Ok(trace) => {
+            let requests = &trace.requests;
+            let total: u64 = requests.iter().map(|one| u64::from(one.prompt_tokens()) * u64::from(one.sequences)).sum();
+            if total < 100_000 && requests.iter().all(|one| one.tenant < 100_000) {
+                let outcome = scenario.run(Some(&trace), &mut |_| {}).expect("what is sound runs");
+                assert_eq!(outcome.reports[0].requests, requests.len() as u64);
             }
             true
         }
@@ -330,7 +423,7 @@ fn mutated_traces_are_read_or_refused() {
 
 #[test]
 fn progress_is_told_from_the_first_request_to_the_last() {
-    let scenario = Scenario { requests: 2500, ..Scenario::parse(SMALL).expect("sound") };
+    let scenario = Scenario { requests: Some(2500), ..Scenario::parse(SMALL).expect("sound") };
     let mut told = Vec::new();
     scenario.run(None, &mut |progress| told.push((progress.number, progress.requests, progress.of))).expect("it runs");
     let of = |number| [0, 1000, 2000, 2500].map(|requests| (number, requests, 2500));

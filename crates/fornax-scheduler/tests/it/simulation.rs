@@ -88,7 +88,8 @@ fn a_bandit_comes_to_serve_like_the_best_of_its_arms_on_unlike_traffics() {
         class("short", 0.95, Length::LogNormal(120.0, 0.6, 1000), Length::LogNormal(60.0, 0.6, 400)),
         class("long", 0.05, Length::Uniform(4000, 8000), Length::LogNormal(200.0, 0.6, 800)),
     ];
-    let alike = vec![class("alike", 1.0, Length::Uniform(280, 320), Length::Uniform(90, 110))];
+    let alike = class("alike", 1.0, Length::Uniform(280, 320), Length::Uniform(90, 110));
+    let alike = vec![Class { max_tokens: Some(1024), ..alike }];
     // Where sizes differ, the shortest should go first; where they are alike and predictions say nothing, the first.
     for (classes, rate, prediction, right) in [(unequal, 15.0, 0.5, "shortest"), (alike, 22.0, 1.5, "fcfs")] {
         let arrivals = Arrivals::Bursty { rate, factor: 4.0, on: 10.0, off: 30.0 };

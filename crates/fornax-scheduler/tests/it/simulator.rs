@@ -30,19 +30,17 @@ pub(super) fn config() -> FleetConfig {
 pub(super) fn request(number: u64, arrival: f64, prompt: u32, new_tokens: u32) -> TraceRequest {
     TraceRequest {
         arrival: seconds(arrival),
-        class: 0,
-        tenant: 0,
-        prefix_stream: 0,
-        prefix: 0,
         body_stream: 1000 + number,
         body: prompt,
         new_tokens,
+        max_tokens: Some(new_tokens),
+        ..TraceRequest::default()
     }
 }
 
 pub(super) fn run(config: FleetConfig, classes: &[Class], requests: &[TraceRequest]) -> Report {
     let fleet = Fleet::new(config, classes).expect("a sound configuration");
-    fleet.run(requests.iter().copied()).expect("there is a replica")
+    fleet.run(requests.iter().cloned()).expect("there is a replica")
 }
 
 fn close(found: f64, expected: f64, part: f64) -> bool {
@@ -154,7 +152,11 @@ fn what_is_late_is_dropped_and_counted_as_neither_served_nor_refused() {
     let class = &report.classes[0];
     assert_eq!((class.requests, class.finished, class.refused), (3, 1, 0));
     // The second began and was stopped, the third never began; both at the end of the step in which they were late.
-    assert_eq!((report.seconds, class.mean_latency), (4.0, 11.0 / 3.0));
+    assert_eq!((report.seconds, class.late, class.cancelled), (4.0, 2, 0));
+    // Latency is that of the one served; of the two that began, one token came.
+    assert_eq!((class.mean_latency, report.mean_latency, report.requests, report.finished), (3.0, 3.0, 3, 1));
+    // Three, four and four seconds that requests were there, in four.
+    assert_eq!(report.mean_in_system, 11.0 / 4.0);
     assert_eq!(class.first_token.count(), 2);
 }
 
@@ -213,7 +215,8 @@ fn predictions_are_means_so_far_where_nothing_else_is_known() {
         let report = run(config, &classes, &requests);
         (report.classes[0].first_token.quantile(1.0), report.classes[1].first_token.quantile(1.0))
     };
-    // The first class's mean is (100 + 200) / 2, the second's (100 + 2 + 9) / 3: the second goes first, at 409 s.
+    // The mean of the first class's that has ended is (100 + 200) / 2, the second's (100 + 2) / 2: the second goes first, at
+    // 409 s.
     let (first, second) = with(None);
     assert!(close(first, 1010.0 - 401.5, 0.016) && close(second, 410.0 - 402.5, 0.016), "{first} {second}");
     // Who knows better lets the one with 500 tokens go before that with 600.
@@ -238,7 +241,7 @@ fn means_are_of_all_that_came_before() {
         let report = run(config, &classes, &requests);
         report.classes[0].first_token.quantile(1.0) < report.classes[1].first_token.quantile(1.0)
     };
-    // (100 + 600) / 4 and (100 + 4) / 3; then (100 + 30) / 4 and (100 + 40) / 3.
+    // (100 + 600) / 4 and (100 + 2) / 2; then (100 + 30) / 4 and (100 + 20) / 2.
     assert!(!first_goes([200, 2]));
     assert!(first_goes([10, 20]));
 }

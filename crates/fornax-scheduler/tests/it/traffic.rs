@@ -146,9 +146,10 @@ fn a_class_shares_its_beginnings_with_no_other_whatever_the_seed() {
 
 #[test]
 fn texts_of_different_streams_have_nothing_in_common() {
-    let request = all(Class::default())[0];
+    let request = all(Class::default())[0].clone();
     let streams = [0, 1, 2, 3, 1000, 1001, u64::MAX - 1, u64::MAX, 1 << 63];
-    let texts = streams.map(|body_stream| TraceRequest { body_stream, body: 300, prefix: 0, ..request }.prompt());
+    let text = |body_stream| TraceRequest { body_stream, body: 300, prefix: 0, ..request.clone() }.prompt();
+    let texts = streams.map(text);
     for (at, one) in texts.iter().enumerate() {
         assert!(one.iter().collect::<BTreeSet<_>>().len() >= 298, "{}", streams[at]);
         for two in &texts[..at] {
@@ -167,7 +168,7 @@ fn turns_come_after_a_time_to_think() {
     let mut last: BTreeMap<u64, TraceRequest> = BTreeMap::new();
     let (mut gaps, mut opened) = (Vec::new(), 0.0);
     for request in &requests {
-        match last.insert(request.body_stream, *request) {
+        match last.insert(request.body_stream, request.clone()) {
             Some(before) => {
                 gaps.push(request.arrival.secs_since(before.arrival));
                 assert_eq!((request.tenant, request.body), (before.tenant, before.body + 5 + 10));

@@ -1,0 +1,118 @@
+//! What a fleet is: its replicas, their policy and routing, and what makes sense of them.
+
+use super::{Class, CostModel};
+use crate::kv::KvMemory;
+use crate::{BatchConfig, SchedulerError, TenantId, policy, routing};
+
+/// What is simulated.
+#[derive(Clone, Debug)]
+pub struct FleetConfig {
+    /// What reports call it.
+    pub name: String,
+    /// How many replicas, all alike.
+    pub replicas: usize,
+    /// The strategy of the router, by name.
+    pub routing: String,
+    /// The policy of each replica, by name and options.
+    pub policy: String,
+    /// The scheduler of each replica. Its estimates of time are set from `cost`.
+    pub batch: BatchConfig,
+    /// How long steps take.
+    pub cost: CostModel,
+    /// Weights of tenants that have another than 1.
+    pub weights: Vec<(TenantId, f64)>,
+    /// What reports call tenants that have names.
+    pub tenants: Vec<(u32, String)>,
+    /// How wrong predictions of output lengths are: the standard deviation of their logarithm. 0 is clairvoyant; none
+    /// predicts the mean of what the class's requests put out that have ended. No prediction is above a request's limit, and
+    /// nothing else that a scheduler or a router is told depends on how long an output will be.
+    pub prediction: Option<f64>,
+    /// Seconds between a replica's reports to the router.
+    pub report_interval: f64,
+    /// For chance in predictions, speculation and routing.
+    pub seed: u64,
+    /// Whether reports measure others by it.
+    pub oracle: bool,
+}
+
+impl Default for FleetConfig {
+    fn default() -> Self {
+        Self {
+            name: "fcfs".into(),
+            replicas: 1,
+            routing: "least-loaded".into(),
+            policy: "fcfs".into(),
+            batch: BatchConfig::default(),
+            cost: CostModel::Roofline(super::Roofline::GPU_8B),
+            weights: Vec::new(),
+            tenants: Vec::new(),
+            prediction: Some(0.5),
+            report_interval: 0.1,
+            seed: 1,
+            oracle: false,
+        }
+    }
+}
+
+/// The most blocks that all replicas have together, and the most pairs of a replica and a tenant: what memory holds.
+const MOST_BLOCKS: usize = 100_000_000;
+pub(super) const MOST_TENANTS: usize = 10_000_000;
+
+impl FleetConfig {
+    /// Whether it makes sense for requests of `classes`.
+    ///
+    /// # Errors
+    /// [`SchedulerError::InvalidConfig`] naming the field, and whatever the policy, the routing, the scheduler, the memory or
+    /// the cost model refuses.
+    pub fn check(&self, classes: &[Class]) -> Result<(), SchedulerError> {
+        policy(&self.policy)?;
+        routing(&self.routing, self.seed)?;
+        self.cost.check()?;
+        self.batch.check()?;
+        if !(1..=100_000).contains(&self.replicas) {
+            return Err(SchedulerError::config("replicas", self.replicas, "give 1 to 100000"));
+        }
+        if !(0.0..=1e9).contains(&self.report_interval) {
+            return Err(SchedulerError::config("report_interval", self.report_interval, "give seconds, from 0 to 1e9"));
+        }
+        if let Some(sigma) = self.prediction.filter(|sigma| !(0.0..=10.0).contains(sigma)) {
+            return Err(SchedulerError::config(
+                "prediction",
+                sigma,
+                "give the standard deviation of a logarithm, from 0 to 10",
+            ));
+        }
+        let mut blocks = 0usize;
+        for model in &self.batch.models {
+            // The memory checks the size of blocks; one of each kind is enough for that.
+            KvMemory::new(1, model.block_size, 0)?;
+            blocks = blocks.saturating_add(model.blocks).saturating_add(model.host_blocks);
+        }
+        if blocks.saturating_mul(self.replicas) > MOST_BLOCKS {
+            let found = blocks.saturating_mul(self.replicas);
+            return Err(SchedulerError::config("blocks", found, "give all replicas together at most 100 million"));
+        }
+        let tenants: usize = classes.iter().map(|class| class.tenants as usize).sum();
+        if tenants.saturating_mul(self.replicas) > MOST_TENANTS {
+            let found = tenants.saturating_mul(self.replicas);
+            return Err(SchedulerError::config("class.tenants", found, "times the replicas, give at most 10 million"));
+        }
+        for (at, &(tenant, weight)) in self.weights.iter().enumerate() {
+            let of = |class: &Class| (class.tenant..class.tenant.saturating_add(class.tenants)).contains(&tenant.0);
+            if !classes.iter().any(of) && !self.tenants.iter().any(|(number, _)| *number == tenant.0) {
+                return Err(SchedulerError::config(
+                    "weights",
+                    tenant.0,
+                    "no class has this tenant; weigh those that there are",
+                ));
+            }
+            if self.weights[..at].iter().any(|(other, _)| *other == tenant) {
+                return Err(SchedulerError::config("weights", tenant.0, "the tenant is weighed twice; do so once"));
+            }
+            if !(1e-9..=1e9).contains(&weight) {
+                return Err(SchedulerError::config("weights", weight, "give a weight of 1e-9 to 1e9"));
+            }
+        }
+        Ok(())
+    }
+}
