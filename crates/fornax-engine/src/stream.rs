@@ -32,6 +32,9 @@ impl fmt::Display for Chunk {
 }
 
 /// Pieces as they are generated, and at the end the whole sequences. Dropping it cancels the request.
+///
+/// The engine does not wait for readers: pieces that are not read are kept, at most as many as tokens were asked for. A
+/// stream keeps its engine alive.
 #[derive(Debug)]
 pub struct Stream {
     engine: EngineHandle,

@@ -56,9 +56,14 @@ impl Beams {
         })
     }
 
-    /// Takes in the logits of a beam. A beam that was preempted is computed again, with the same logits.
+    /// Takes in the logits of a beam.
     pub(crate) fn computed(&mut self, index: u32, logits: &[f32]) {
         self.logits.insert(index, logits.to_vec());
+    }
+
+    /// Forgets the logits of a beam that was preempted: it cannot go on before it has been computed again.
+    pub(crate) fn preempted(&mut self, index: u32) {
+        self.logits.remove(&index);
     }
 
     /// Goes on once the logits of all beams are there.

@@ -12,8 +12,8 @@ pub struct EngineConfig {
     pub max_running: usize,
     /// The most tokens of a step, over all sequences.
     pub max_step_tokens: usize,
-    /// Bytes for the keys and values of each model; a half of what is free without, and no more than `max_running` sequences
-    /// of the model's context need.
+    /// Bytes for the keys and values of each model; without, the models share a half of what is free. No more is taken than
+    /// `max_running` sequences of the model's context need.
     pub kv_memory: Option<usize>,
     /// What keys and values are kept as; what suits the model's weights without.
     pub kv_type: Option<CacheType>,
@@ -49,21 +49,52 @@ impl Default for EngineConfig {
 /// Without knowing what is free, no more than this is taken.
 const UNKNOWN_FREE: usize = 4 << 30;
 
+/// More are of no use, and counts of tokens stay small enough.
+const MOST_TOKENS: usize = 1 << 30;
+/// So many have numbers.
+const MOST_BLOCKS: usize = u32::MAX as usize - 2;
+
 impl EngineConfig {
-    /// Blocks of a model's pool.
-    pub(crate) fn blocks(&self, kv: &KvPoolConfig, context: usize) -> Result<usize, EngineError> {
+    /// Whether the choices are in their ranges.
+    pub(crate) fn check(&self) -> Result<(), EngineError> {
+        let refuse = |option, found: usize, expected: &str| {
+            Err(EngineError::Option { option, found: found.to_string(), expected: expected.into() })
+        };
+        if !(1..=MOST_TOKENS).contains(&self.max_running) {
+            return refuse("max_running", self.max_running, "1 to 2^30 sequences");
+        }
+        if self.max_step_tokens > MOST_TOKENS {
+            return refuse("max_step_tokens", self.max_step_tokens, "at most 2^30 tokens");
+        }
+        if self.preemption == Preemption::Swap && self.swap_memory == 0 {
+            return refuse("swap_memory", 0, "memory to swap to; or let preemption compute again");
+        }
+        Ok(())
+    }
+
+    /// Blocks of the pool of one of so many models.
+    pub(crate) fn blocks(&self, kv: &KvPoolConfig, context: usize, models: usize) -> Result<usize, EngineError> {
         let block = kv.block_bytes().max(1);
         let wanted = context.div_ceil(KvPoolConfig::BLOCK_TOKENS).saturating_mul(self.max_running).max(1);
         let blocks = match self.kv_memory {
             Some(bytes) => bytes / block,
-            None => wanted.min(free_memory().unwrap_or(UNKNOWN_FREE) / 2 / block),
+            None => free_memory().unwrap_or(UNKNOWN_FREE) / 2 / models / block,
         };
         if blocks == 0 {
             let found = self.kv_memory.map_or("too little free memory".into(), |bytes| format!("{bytes} bytes"));
             let expected = format!("at least {block} bytes, a block of {} tokens", KvPoolConfig::BLOCK_TOKENS);
             return Err(EngineError::Option { option: "kv_memory", found, expected });
         }
-        Ok(blocks.min(wanted).min(u32::MAX as usize - 1))
+        let blocks = blocks.min(wanted).min(MOST_BLOCKS);
+        match (self.kv_memory, free_memory()) {
+            // The system would promise it, and end the program that takes it.
+            (Some(bytes), Some(free)) if blocks.saturating_mul(block) > free / models => Err(EngineError::Option {
+                option: "kv_memory",
+                found: format!("{bytes} bytes"),
+                expected: format!("at most {} bytes, what is free of main memory for each model", free / models),
+            }),
+            _ => Ok(blocks),
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //! no thread and no clock, so that tests drive it step by step.
 
 use std::any::Any;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -16,7 +16,7 @@ use fornax_scheduler::{
 
 use super::beams::{Beams, BeamsStep};
 use super::sequence::{Limits, Sequence};
-use crate::executor::{Executor, Wanted, Work};
+use crate::executor::{Executor, StepOutput, Wanted, Work};
 use crate::sampling::SamplingParams;
 use crate::{Chunk, EngineError, Generation, Pooling};
 
@@ -35,7 +35,7 @@ pub(crate) struct Submission {
 }
 
 /// What is to be done with a prompt.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum EngineTask {
     /// Continue it, by at most this many tokens.
     Generate(SamplingParams, usize),
@@ -101,11 +101,14 @@ pub(crate) struct Core<E> {
     scheduler: BatchScheduler,
     executor: E,
     requests: HashMap<RequestId, Active>,
+    /// Those that the scheduler knows.
+    tenants: HashSet<TenantId>,
     events: Vec<BatchEvent>,
-    /// Of each event, the request that it submits.
-    submits: Vec<Option<RequestId>>,
+    /// Of each event, the request that cannot go on if it is refused.
+    owners: Vec<Option<RequestId>>,
     plan: Plan,
-    pace: Pace,
+    /// None where plans are not to depend on how long steps take.
+    pace: Option<Pace>,
 }
 
 impl<E: Executor> Core<E> {
@@ -115,17 +118,20 @@ impl<E: Executor> Core<E> {
             scheduler,
             executor,
             requests: HashMap::new(),
+            tenants: HashSet::new(),
             events: Vec::new(),
-            submits: Vec::new(),
+            owners: Vec::new(),
             plan: Plan::default(),
-            pace: Pace::default(),
+            pace: Some(Pace::default()),
         }
     }
 
     /// Takes a request, under a number that no other has; what goes wrong with it is its answer.
     pub(crate) fn submit(&mut self, id: RequestId, submission: Submission, now: Time) {
         let Submission { model, prompt, task, tenant, priority, deadline, answers } = submission;
-        let kind = match Kind::new(&self.models[usize::from(model.0)], &prompt, task) {
+        let known = if self.tenants.contains(&tenant) { Ok(()) } else { self.declare_tenant(tenant, 1.0) };
+        let kind = || Kind::new(&self.models[usize::from(model.0)], &prompt, task);
+        let kind = match known.and_then(|()| guarded(kind)) {
             Ok(kind) => kind,
             Err(error) => {
                 let _ = answers.send(Answer::Failed(error));
@@ -143,10 +149,19 @@ impl<E: Executor> Core<E> {
         request.priority = priority;
         request.sequences = sequences as u32;
         request.reuse_prefix = new_tokens > 0;
-        request.deadline =
-            deadline.map(|deadline| Time::from_micros(now.as_micros().saturating_add(deadline.as_micros() as u64)));
+        request.deadline = deadline.map(|deadline| {
+            let micros = u64::try_from(deadline.as_micros()).unwrap_or(u64::MAX);
+            Time::from_micros(now.as_micros().saturating_add(micros))
+        });
         self.requests.insert(id, Active { model, prompt, kind, answers });
         self.push(BatchEvent::Submit(request), Some(id));
+    }
+
+    /// Gives a tenant its weight; those that come without are given 1.
+    pub(crate) fn declare_tenant(&mut self, tenant: TenantId, weight: f64) -> Result<(), EngineError> {
+        self.scheduler.declare_tenant(tenant, weight)?;
+        self.tenants.insert(tenant);
+        Ok(())
     }
 
     /// Ends a request, if it has not ended.
@@ -168,37 +183,55 @@ impl<E: Executor> Core<E> {
         }
     }
 
-    /// Lets the scheduler decide on what happened, and carries its plan out. Says whether there may be more to do at once.
+    /// Lets the scheduler decide on what happened, and carries its plan out. Says whether there may be more to do at once; if
+    /// not, no request is left.
     pub(crate) fn step(&mut self, now: Time) -> bool {
-        self.scheduler.limit_prompts(self.pace.prompt_tokens());
+        if let Some(pace) = &self.pace {
+            self.scheduler.limit_prompts(pace.prompt_tokens());
+        }
         let mut plan = std::mem::take(&mut self.plan);
         self.scheduler.step_into(self.events.drain(..), now, &mut plan);
-        let submits = std::mem::take(&mut self.submits);
+        let owners = std::mem::take(&mut self.owners);
         for rejected in &plan.rejected {
-            if let Some(active) = submits[rejected.event].and_then(|id| self.requests.remove(&id)) {
-                let _ = active.answers.send(Answer::Failed(EngineError::Refused(rejected.error.clone())));
+            if let Some(id) = owners[rejected.event] {
+                self.fail(id, EngineError::Refused(rejected.error.clone()));
             }
         }
         for finished in &plan.finished {
             self.ended(finished.sequence.request, finished.reason);
+        }
+        for preempted in &plan.preempted {
+            let active = self.requests.get_mut(&preempted.sequence.request);
+            if let Some(Active { kind: Kind::Beams { beams, .. }, .. }) = active {
+                beams.preempted(preempted.sequence.index);
+            }
         }
         if let Some(id) = plan.id {
             match guarded(|| self.executor.move_blocks(&plan)) {
                 Ok(()) => {
                     let start = Instant::now();
                     let (outputs, tokens) = self.carry_out(&plan);
-                    self.pace.observe(&plan, start.elapsed());
+                    if let Some(pace) = &mut self.pace {
+                        pace.observe(&plan, start.elapsed());
+                    }
                     // Results come before what they led to.
                     self.events.insert(0, BatchEvent::Done { plan: id, outputs, tokens });
-                    self.submits.insert(0, None);
+                    self.owners.insert(0, None);
                 }
                 Err(error) => {
-                    // All that it moved is lost, so whoever is in the plan ends, and the others go on.
+                    // Whoever is to have the moved blocks ends. The others are planned anew: what was to be moved out of their
+                    // way is computed again.
                     self.push(BatchEvent::Failed { plan: id }, None);
-                    for request in plan.items.iter().map(|item| item.sequence.request) {
-                        self.fail(request, EngineError::failed(error.to_string()));
+                    for request in receivers(&plan) {
+                        self.fail(request, again(&error));
                     }
                 }
+            }
+        }
+        if plan.status == PlanStatus::Blocked && self.events.is_empty() {
+            // No event that could help is to come, so an error is better than silence.
+            for id in self.requests.keys().copied().collect::<Vec<_>>() {
+                self.fail(id, EngineError::failed("the scheduler finds no way to go on"));
             }
         }
         let busy = plan.status == PlanStatus::Work || !self.events.is_empty();
@@ -206,9 +239,9 @@ impl<E: Executor> Core<E> {
         busy
     }
 
-    fn push(&mut self, event: BatchEvent, submits: Option<RequestId>) {
+    fn push(&mut self, event: BatchEvent, owner: Option<RequestId>) {
         self.events.push(event);
-        self.submits.push(submits);
+        self.owners.push(owner);
     }
 
     /// Takes note that the scheduler ended a sequence.
@@ -241,7 +274,7 @@ impl<E: Executor> Core<E> {
         for (model, items) in plan.by_model() {
             let work: Vec<Work<'_>> = items.iter().map(|item| work(&self.requests, plan, item)).collect();
             let executor = &mut self.executor;
-            let mut run = |work: &[Work<'_>]| guarded(|| executor.compute(model, work));
+            let mut run = |work: &[Work<'_>]| guarded(|| checked(executor.compute(model, work)?, work.len()));
             match run(&work) {
                 Ok(output) => {
                     let values = output.values;
@@ -258,7 +291,7 @@ impl<E: Executor> Core<E> {
         let (mut outputs, mut tokens) = (Vec::new(), Vec::new());
         for (item, result) in plan.items.iter().zip(computed) {
             let count = outputs.len() + item.outputs() as usize;
-            let result = result.and_then(|values| self.take(item, values, &mut outputs, &mut tokens));
+            let result = result.and_then(|values| guarded(|| self.take(item, values, &mut outputs, &mut tokens)));
             if let Err(error) = result {
                 self.fail(item.sequence.request, error);
             }
@@ -331,7 +364,7 @@ impl<E: Executor> Core<E> {
             }
         }
         for event in then {
-            self.push(event, None);
+            self.push(event, Some(id));
         }
         if gone {
             self.cancel(id);
@@ -401,7 +434,37 @@ fn work<'a>(requests: &'a HashMap<RequestId, Active>, plan: &'a Plan, item: &Ite
     }
 }
 
-/// Calls the executor; a panic is an error like any other.
+/// An error once more, for another request.
+fn again(error: &EngineError) -> EngineError {
+    match error {
+        EngineError::Failed { reason } => EngineError::failed(reason.clone()),
+        other => EngineError::failed(other.to_string()),
+    }
+}
+
+/// The requests for which a plan copies blocks or brings them back: they cannot be computed without. All that are computed
+/// where no block is moved.
+fn receivers(plan: &Plan) -> Vec<RequestId> {
+    let moves = !(plan.copy.is_empty() && plan.swap_in.is_empty() && plan.swap_out.is_empty());
+    let copied = |item: &&Item| {
+        let own = plan.blocks_of(item);
+        !moves || plan.copy.iter().any(|copy| copy.model == item.model && own.contains(&copy.to))
+    };
+    let computed = plan.items.iter().filter(copied).map(|item| item.sequence.request);
+    computed.chain(plan.swap_in.iter().map(|swap| swap.sequence.request)).collect()
+}
+
+/// What an executor gave, if it gave something for all work.
+fn checked(output: StepOutput, work: usize) -> Result<StepOutput, EngineError> {
+    let within = output.ranges.iter().all(|range| range.start <= range.end && range.end <= output.values.len());
+    if output.ranges.len() == work && within {
+        return Ok(output);
+    }
+    let found = output.ranges.len();
+    Err(EngineError::failed(format!("the executor was given {work} pieces of work and answered {found}")))
+}
+
+/// Makes a panic an error like any other.
 fn guarded<T>(call: impl FnOnce() -> Result<T, EngineError>) -> Result<T, EngineError> {
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(result) => result,
@@ -443,3 +506,8 @@ impl Pace {
         Some((tokens as usize).max(LEAST_CHUNK))
     }
 }
+
+#[cfg(test)]
+mod mock;
+#[cfg(test)]
+mod schedules;

@@ -59,6 +59,7 @@ pub struct Submit {
 enum Command {
     Submit(RequestId, Box<Submission>),
     Cancel(RequestId),
+    Tenant(TenantId, f64, Sender<Result<(), EngineError>>),
     Stats(Sender<EngineStats>),
 }
 
@@ -76,6 +77,7 @@ impl EngineHandle {
     /// # Errors
     /// As [`start`](Self::start).
     pub fn start_all(models: Vec<Arc<AutoModel>>, config: &EngineConfig) -> Result<Self, EngineError> {
+        config.check()?;
         let (mut with_pools, mut pools) = (Vec::new(), Vec::new());
         for model in &models {
             let decoder = model.decoder()?;
@@ -84,7 +86,7 @@ impl EngineHandle {
             if let Some(kv_type) = config.kv_type {
                 kv = kv.with_type(kv_type, &device)?;
             }
-            let blocks = config.blocks(&kv, decoder.config().context_length())?;
+            let blocks = config.blocks(&kv, decoder.config().context_length(), models.len())?;
             pools.push(ModelConfig {
                 blocks,
                 block_size: KvPoolConfig::BLOCK_TOKENS,
@@ -189,6 +191,18 @@ impl EngineHandle {
         self.values(tokens, EngineTask::Embed(pooling), submit)
     }
 
+    /// Gives a tenant a weight, for policies that share: with twice the weight, it gets twice as much. A tenant that was given
+    /// none has 1.
+    ///
+    /// # Errors
+    /// [`EngineError::Refused`] for a weight that is not above zero and for a tenant beyond the largest number;
+    /// [`EngineError::Ended`].
+    pub fn declare_tenant(&self, tenant: TenantId, weight: f64) -> Result<(), EngineError> {
+        let (answer, answers) = channel();
+        self.commands.send(Command::Tenant(tenant, weight, answer)).map_err(|_| EngineError::Ended)?;
+        answers.recv().map_err(|_| EngineError::Ended)?
+    }
+
     /// Counts of the engine, after the step that it is at.
     ///
     /// # Errors
@@ -278,11 +292,15 @@ fn run(mut core: Core<impl Executor>, commands: &Receiver<Command>) {
     let mut busy = false;
     loop {
         // As long as there is work, what comes is only looked at between steps.
+        // Without work there are no requests, and so no deadline to be kept.
         let mut next = if busy { commands.try_recv() } else { commands.recv().map_err(|_| TryRecvError::Disconnected) };
         loop {
             match next {
                 Ok(Command::Submit(id, submission)) => core.submit(id, *submission, now()),
                 Ok(Command::Cancel(id)) => core.cancel(id),
+                Ok(Command::Tenant(tenant, weight, answer)) => {
+                    let _ = answer.send(core.declare_tenant(tenant, weight));
+                }
                 Ok(Command::Stats(answer)) => {
                     let _ = answer.send(core.stats());
                 }

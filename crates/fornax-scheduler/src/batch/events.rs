@@ -96,18 +96,18 @@ impl BatchScheduler {
     }
 
     /// The most blocks that a request's sequences ever hold together, if nothing is shared but the prompt; with reserved
-    /// admission, nothing at all.
+    /// admission, nothing at all. Without prefix caching, one that is computed again after preemption shares nothing either.
     fn worst_case(&self, request: &Request) -> usize {
         let block_size = self.models[usize::from(request.model.0)].kv.block_size();
         let prompt = request.prompt.len();
         let all = (prompt + request.max_new_tokens as usize).div_ceil(block_size);
         let sequences = request.sequences as usize;
         match self.config.admission {
-            Admission::Reserved => all.saturating_mul(sequences),
-            Admission::Optimistic => {
+            Admission::Optimistic if self.config.prefix_caching && request.reuse_prefix => {
                 let shared = prompt / block_size;
                 (all - shared).saturating_mul(sequences).saturating_add(shared)
             }
+            Admission::Optimistic | Admission::Reserved => all.saturating_mul(sequences),
         }
     }
 

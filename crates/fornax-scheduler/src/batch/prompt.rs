@@ -102,8 +102,18 @@ impl BatchScheduler {
                 let other = self.sequences[slot as usize].id.request;
                 other != request && !lacking(self, other).is_empty()
             });
-            let Some(last) = others.max_by_key(|&slot| (self.key(slot), slot)) else { break };
-            self.preempt(last, plan, budget);
+            if let Some(last) = others.max_by_key(|&slot| (self.key(slot), slot)) {
+                self.preempt(last, plan, budget);
+                continue;
+            }
+            // What was swapped out shares nothing when it comes back. Computed again, it finds what the others of its request
+            // hold.
+            let swapped = |&slot: &u32| !self.sequences[slot as usize].host.is_empty();
+            let Some(slot) = lacking(self, request).into_iter().find(swapped) else { break };
+            if !self.config.prefix_caching {
+                break;
+            }
+            self.lose_host(slot);
         }
         self.unblocking = false;
     }
