@@ -2,21 +2,22 @@
 
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use anyhow::ensure;
 use fornax::backend::ops::Cost;
-use fornax::burn::tensor::{Int, Tensor, TensorData};
+use fornax::burn::tensor::{Int, Tensor};
 use fornax::cpu::WeightType;
 use fornax::models::families::bert::BertConfig;
 use fornax::models::families::llama::LlamaConfig;
+use fornax::nn::{Batch, BatchSequence, KvPool, KvPoolConfig, Outputs};
 use fornax::prelude::{AutoModel, Backend, Device, FloatDtype, LoadOptions, PackedCache, WeightFormat};
+use fornax_cpu::Pool;
 use fornax_cpu::limits::Arithmetic;
 use serde_json::{Value, json};
 
 use crate::case::{Case, Run};
 use crate::checkpoint;
-
-/// Bytes of a number in the cache of keys and values.
-const KEY_BYTES: usize = 4;
 
 /// A causal language model's shape.
 #[derive(Debug, Clone)]
@@ -54,6 +55,14 @@ impl Held {
             Self::Dense => 4 * weights,
             // Of whole blocks, which every row of these models is made of.
             Self::Packed(weight_type) => weight_type.row_bytes(weights.next_multiple_of(weight_type.block())),
+        }
+    }
+
+    /// Bytes of a number of the kept keys and values.
+    fn key_bytes(self) -> usize {
+        match self {
+            Self::Dense => 4,
+            Self::Packed(_) => 2,
         }
     }
 
@@ -183,20 +192,26 @@ impl Llama {
         let (heads, kv_heads, head_dim) = self.heads();
         let depth = self.config.num_hidden_layers;
         let cost = Cost {
-            bytes: (held.bytes(layers + output) + KEY_BYTES * 2 * depth * kv_heads * head_dim * tokens) as u64,
+            bytes: (held.bytes(layers + output) + held.key_bytes() * 2 * depth * kv_heads * head_dim * tokens) as u64,
             // Scores and their use are half of 4 × tokens², as no token sees later ones.
             flops: (2 * layers * tokens + 2 * output + 2 * depth * heads * head_dim * tokens * tokens) as u64,
         };
         let this = self.clone();
         let run = move |device: &Device| -> anyhow::Result<Run> {
             let model = load(&this.folder()?, device, held)?;
-            let ids = token_ids(1, tokens, this.config.vocab_size);
+            let ids = token_ids(tokens, this.config.vocab_size);
+            let (mut pool, blocks) = pool(&model, 1, tokens)?;
             Ok(Box::new(move || {
                 let decoder = model.decoder()?;
-                let mut cache = decoder.new_cache(1, tokens);
-                let hidden =
-                    decoder.forward(Tensor::from_data(ids.clone(), model.device().as_burn()), Some(&mut cache));
-                read(decoder.logits(hidden.narrow(1, tokens - 1, 1)))
+                let batch = Batch::cached([BatchSequence {
+                    tokens: &ids,
+                    past: 0,
+                    blocks: &blocks[0],
+                    len: tokens,
+                    outputs: Outputs::Last,
+                }]);
+                let hidden = decoder.forward(&batch, Some(&mut pool));
+                read(decoder.logits(hidden))
             }))
         };
         let case = Case::new("prefill", format!("{} {} {tokens} tokens", self.name, held.name()), cost, run)
@@ -210,21 +225,29 @@ impl Llama {
         let (heads, kv_heads, head_dim) = self.heads();
         let depth = self.config.num_hidden_layers;
         let cost = Cost {
-            bytes: (held.bytes(layers + output) + KEY_BYTES * 2 * batch * depth * kv_heads * head_dim * context) as u64,
+            bytes: (held.bytes(layers + output) + held.key_bytes() * 2 * batch * depth * kv_heads * head_dim * context)
+                as u64,
             flops: (batch * (2 * (layers + output) + 4 * depth * heads * head_dim * context)) as u64,
         };
         let this = self.clone();
         let run = move |device: &Device| -> anyhow::Result<Run> {
             let model = load(&this.folder()?, device, held)?;
-            let prompt = token_ids(batch, context - 1, this.config.vocab_size);
-            let mut cache = model.decoder()?.new_cache(batch, context);
-            model.decoder()?.forward(Tensor::from_data(prompt, device.as_burn()), Some(&mut cache));
-            let ids = token_ids(batch, 1, this.config.vocab_size);
+            let ids = token_ids(batch * context, this.config.vocab_size);
+            let (mut pool, blocks) = pool(&model, batch, context)?;
+            // The tokens `from..to` of every sequence.
+            let step = move |from: usize, to: usize, outputs: Outputs| {
+                Batch::cached(ids.chunks(context).zip(&blocks).map(|(ids, blocks)| BatchSequence {
+                    tokens: &ids[from..to],
+                    past: from,
+                    blocks,
+                    len: to,
+                    outputs,
+                }))
+            };
+            model.decoder()?.forward(&step(0, context - 1, Outputs::None), Some(&mut pool));
             Ok(Box::new(move || {
                 let decoder = model.decoder()?;
-                cache.truncate(context - 1);
-                let hidden =
-                    decoder.forward(Tensor::from_data(ids.clone(), model.device().as_burn()), Some(&mut cache));
+                let hidden = decoder.forward(&step(context - 1, context, Outputs::Last), Some(&mut pool));
                 read(decoder.logits(hidden))
             }))
         };
@@ -271,10 +294,25 @@ fn embed(batch: usize, tokens: usize, held: Held) -> Case {
     let shape = json!({"config": config.to_json(), "weights": held.name(), "batch": batch, "tokens": tokens});
     let run = move |device: &Device| -> anyhow::Result<Run> {
         let model = load(&checkpoint::folder("minilm-l6", &config.to_json(), &bert_tensors(&config))?, device, held)?;
-        let ids = token_ids(batch, tokens, config.vocab_size);
+        let ids = token_ids(batch * tokens, config.vocab_size);
+        let texts = Batch::uncached(&ids.chunks(tokens).collect::<Vec<_>>());
+        // As the engine does it: on the processor each thread takes some texts through all layers.
+        let parts = if device.is_plain_cpu() { texts.split(160) } else { vec![texts] };
+        let failed = AtomicBool::new(false);
         Ok(Box::new(move || {
-            let states = model.encoder()?.forward(Tensor::from_data(ids.clone(), model.device().as_burn()), None, None);
-            read(states.mean_dim(1))
+            let encoder = model.encoder()?;
+            let run = |part: usize| {
+                let states = encoder.forward(&parts[part]);
+                let mean = states.reshape([parts[part].sequences().len(), tokens, hidden]).mean_dim(1);
+                failed.fetch_or(read(mean).is_err(), Ordering::Relaxed);
+            };
+            if parts.len() < Pool::global().threads() {
+                (0..parts.len()).for_each(run);
+            } else {
+                Pool::global().run(parts.len(), run);
+            }
+            ensure!(!failed.load(Ordering::Relaxed), "the device failed");
+            Ok(())
         }))
     };
     let name = format!("minilm-l6 {} {batch}×{tokens} tokens", held.name());
@@ -325,9 +363,17 @@ fn load(folder: &std::path::Path, device: &Device, held: Held) -> anyhow::Result
 }
 
 /// Some tokens below the vocabulary's size.
-fn token_ids(batch: usize, tokens: usize, vocabulary: usize) -> TensorData {
-    let ids: Vec<i32> = (0..batch * tokens).map(|index| ((index * 7 + 3) % vocabulary) as i32).collect();
-    TensorData::new(ids, [batch, tokens])
+fn token_ids(count: usize, vocabulary: usize) -> Vec<u32> {
+    (0..count).map(|index| ((index * 7 + 3) % vocabulary) as u32).collect()
+}
+
+/// Memory for sequences of this many tokens, with the blocks of each.
+fn pool(model: &AutoModel, sequences: usize, tokens: usize) -> anyhow::Result<(KvPool, Vec<Vec<u32>>)> {
+    let own = tokens.div_ceil(KvPoolConfig::BLOCK_TOKENS);
+    let pool = model.decoder()?.kv_config().init(sequences * own, model.device())?;
+    let blocks =
+        (0..sequences).map(|sequence| (sequence * own..(sequence + 1) * own).map(|block| block as u32).collect());
+    Ok((pool, blocks.collect()))
 }
 
 /// Brings the place of each row's largest number to the host, as choosing a token does; so the call is done when it
