@@ -1,7 +1,8 @@
 //! How likely a model finds a text: the log-probability of each token given those before it, and the perplexity.
 
+use burn::tensor::Tensor;
 use fornax_models::AutoModel;
-use fornax_nn::Batch;
+use fornax_nn::{Batch, Decoder};
 
 use crate::error::to_host;
 use crate::sampling::log_sum_exp;
@@ -29,6 +30,10 @@ impl Score {
 
 /// Scores a text or token ids.
 ///
+/// It needs no engine, and so no thread and no memory for keys and values: each window is one pass whose keys and values are
+/// not kept. [`EngineHandle::score`](crate::EngineHandle::score) gives the same numbers beside other requests, of texts that fit
+/// the context.
+///
 /// A text longer than the model's context is scored in windows of the context's length that overlap by half, so every
 /// token past the first window is given at least half a context.
 ///
@@ -41,33 +46,33 @@ pub fn score(model: &AutoModel, text: impl Into<Prompt>) -> Result<Score, Engine
         return Err(EngineError::EmptyPrompt);
     }
     let context = decoder.config().context_length();
-    let vocab_size = decoder.config().vocab_size;
     let mut logprobs: Vec<Option<f32>> = vec![None];
     let mut start = 0;
-    while logprobs.len() < token_ids.len() {
+    // In a context of one token nothing comes before another.
+    while context > 1 && logprobs.len() < token_ids.len() {
         let end = (start + context).min(token_ids.len());
         // The last token's successor is not asked for, so it is not fed.
         let window = &token_ids[start..end - 1];
         let hidden = decoder.forward(&Batch::uncached(&[window]), None);
-        for first in (0..window.len()).step_by(ROWS) {
-            let next = start + first + 1;
-            let count = ROWS.min(window.len() - first);
-            if next + count <= logprobs.len() {
-                continue;
-            }
-            let rows = to_host(decoder.logits(hidden.clone().narrow(0, first, count)))?;
-            for (row, logits) in rows.chunks_exact(vocab_size).enumerate() {
-                if next + row == logprobs.len() {
-                    let logit = logits[token_ids[next + row] as usize];
-                    logprobs.push(Some((f64::from(logit) - log_sum_exp(logits)?) as f32));
-                }
-            }
-        }
-        start += (context / 2).max(1);
-        if context < 2 {
-            break;
-        }
+        // What the window before has scored had more before it there.
+        let known = logprobs.len() - start - 1;
+        let rows = hidden.narrow(0, known, window.len() - known);
+        logprobs.extend(logprobs_of(decoder, rows, &token_ids[logprobs.len()..end])?.into_iter().map(Some));
+        start += context / 2;
     }
     logprobs.resize(token_ids.len(), None);
     Ok(Score { token_ids, logprobs })
+}
+
+/// The natural log-probability of each of the tokens `next`, given the hidden state at its place in `hidden`, which may have
+/// more rows: `[rows, hidden_size]`.
+pub(crate) fn logprobs_of(decoder: &Decoder, hidden: Tensor<2>, next: &[u32]) -> Result<Vec<f32>, EngineError> {
+    let mut logprobs = Vec::with_capacity(next.len());
+    for (index, next) in next.chunks(ROWS).enumerate() {
+        let rows = to_host(decoder.logits(hidden.clone().narrow(0, index * ROWS, next.len())))?;
+        for (logits, &token) in rows.chunks_exact(rows.len() / next.len()).zip(next) {
+            logprobs.push((f64::from(logits[token as usize]) - log_sum_exp(logits)?) as f32);
+        }
+    }
+    Ok(logprobs)
 }
