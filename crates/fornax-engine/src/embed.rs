@@ -24,6 +24,30 @@ pub enum Pooling {
     Last,
 }
 
+impl Pooling {
+    /// Adds the states of `rows` tokens from `start` on to the vector of a text of `len` tokens. The pieces come in order, or
+    /// all again from the beginning.
+    pub(crate) fn add(self, vector: &mut Vec<f32>, states: &[f32], [start, rows, len]: [usize; 3]) {
+        let size = states.len() / rows;
+        if start == 0 {
+            *vector = vec![0.0; size];
+        }
+        match self {
+            Self::Cls if start == 0 => vector.copy_from_slice(&states[..size]),
+            Self::Last if start + rows == len => vector.copy_from_slice(&states[(rows - 1) * size..]),
+            Self::Cls | Self::Last => {}
+            Self::Mean => {
+                for state in states.chunks_exact(size) {
+                    vector.iter_mut().zip(state).for_each(|(sum, state)| *sum += state);
+                }
+                if start + rows == len {
+                    vector.iter_mut().for_each(|sum| *sum /= len as f32);
+                }
+            }
+        }
+    }
+}
+
 /// Options of [`Embedder::embed`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EmbedOptions {
@@ -44,7 +68,9 @@ impl Default for EmbedOptions {
     }
 }
 
-/// Turns texts into vectors.
+/// Turns texts into vectors, those of decoders too. It needs no engine: texts run through the model together and nothing of
+/// them is kept, with threads that each take some texts through all layers.
+/// [`EngineHandle::embed`](crate::EngineHandle::embed) gives a decoder's vectors beside other requests.
 ///
 /// ```no_run
 /// use fornax_engine::{EmbedOptions, ModelExt, cosine_similarity};
@@ -171,21 +197,11 @@ impl<'a> Embedder<'a> {
         for (part, done) in parts.iter().zip(done) {
             let states = done.into_inner().unwrap_or_else(PoisonError::into_inner)?;
             let size = states.len() / part.rows().max(1);
-            let row = |row: usize| &states[row * size..(row + 1) * size];
             for sequence in 0..part.sequences().len() {
                 let own = part.sequences().rows_of(sequence);
-                vectors.push(match pooling {
-                    Pooling::Cls => row(own.start).to_vec(),
-                    Pooling::Last => row(own.end - 1).to_vec(),
-                    Pooling::Mean => {
-                        let mut mean = vec![0.0; size];
-                        for at in own.clone() {
-                            mean.iter_mut().zip(row(at)).for_each(|(mean, state)| *mean += state);
-                        }
-                        mean.iter_mut().for_each(|mean| *mean /= own.len() as f32);
-                        mean
-                    }
-                });
+                let mut vector = Vec::new();
+                pooling.add(&mut vector, &states[own.start * size..own.end * size], [0, own.len(), own.len()]);
+                vectors.push(vector);
             }
         }
         Ok(vectors)

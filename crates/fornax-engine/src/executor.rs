@@ -11,7 +11,7 @@ use fornax_scheduler::{ModelId, Plan};
 
 use crate::EngineError;
 use crate::error::to_host;
-use crate::sampling::log_sum_exp;
+use crate::score::logprobs_of;
 
 /// Tokens of one sequence to compute.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,9 +72,6 @@ pub struct ModelExecutor {
     /// What blocks held that moved to host memory, by model and place.
     host: HashMap<(ModelId, u32), Vec<u8>>,
 }
-
-/// Rows whose logits are brought to the host at once.
-const LOGPROB_ROWS: usize = 128;
 
 impl ModelExecutor {
     /// An executor of these models, each a causal language model with its pool.
@@ -156,13 +153,7 @@ impl Executor for ModelExecutor {
                     row += work.tokens.len();
                 }
                 Wanted::Logprobs(next) => {
-                    for (index, next) in next.chunks(LOGPROB_ROWS).enumerate() {
-                        let logits = to_host(decoder.logits(rows(row + index * LOGPROB_ROWS, next.len())))?;
-                        for (logits, &token) in logits.chunks_exact(logits.len() / next.len()).zip(next) {
-                            let logit = f64::from(logits[token as usize]);
-                            output.values.push((logit - log_sum_exp(logits)?) as f32);
-                        }
-                    }
+                    output.values.extend(logprobs_of(decoder, rows(row, work.tokens.len()), next)?);
                     row += work.tokens.len();
                 }
             }

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use burn::tensor::Tensor;
 use fornax_models::AutoModel;
 use fornax_nn::{Batch, Decoder};
 
@@ -144,6 +145,19 @@ fn score_batch(
         }
     }
     Ok(())
+}
+
+/// The natural log-probability of each of the tokens `next`, given the hidden state at its place in `hidden`, which may have
+/// more rows: `[rows, hidden_size]`.
+pub(crate) fn logprobs_of(decoder: &Decoder, hidden: Tensor<2>, next: &[u32]) -> Result<Vec<f32>, EngineError> {
+    let mut logprobs = Vec::with_capacity(next.len());
+    for (index, next) in next.chunks(ROWS).enumerate() {
+        let rows = to_host(decoder.logits(hidden.clone().narrow(0, index * ROWS, next.len())))?;
+        for (logits, &token) in rows.chunks_exact(rows.len() / next.len()).zip(next) {
+            logprobs.push((f64::from(logits[token as usize]) - log_sum_exp(logits)?) as f32);
+        }
+    }
+    Ok(logprobs)
 }
 
 #[cfg(test)]

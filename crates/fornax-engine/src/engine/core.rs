@@ -359,7 +359,7 @@ impl<E: Executor> Core<E> {
             }
             Kind::Embed { pooling, vector } => {
                 let (start, rows) = (item.start as usize, item.rows() as usize);
-                pool(*pooling, vector, &values, [start, rows, active.prompt.len()]);
+                pooling.add(vector, &values, [start, rows, active.prompt.len()]);
                 outputs.push(Output::NONE);
             }
         }
@@ -389,28 +389,6 @@ impl Kind {
         let sequence = |index| Sequence::new(model, prompt, &limits, index).map(Some);
         let sequences = (0..limits.params.num_return_sequences).map(sequence).collect::<Result<_, _>>()?;
         Ok(Self::Generate { limits, sequences })
-    }
-}
-
-/// Adds the states of `rows` tokens from `start` on to the vector of a text of `len` tokens.
-fn pool(pooling: Pooling, vector: &mut Vec<f32>, states: &[f32], [start, rows, len]: [usize; 3]) {
-    let size = states.len() / rows;
-    if start == 0 {
-        // At the beginning, or once more from there after preemption.
-        *vector = vec![0.0; size];
-    }
-    match pooling {
-        Pooling::Cls if start == 0 => vector.copy_from_slice(&states[..size]),
-        Pooling::Last if start + rows == len => vector.copy_from_slice(&states[(rows - 1) * size..]),
-        Pooling::Cls | Pooling::Last => {}
-        Pooling::Mean => {
-            for state in states.chunks_exact(size) {
-                vector.iter_mut().zip(state).for_each(|(sum, state)| *sum += state);
-            }
-            if start + rows == len {
-                vector.iter_mut().for_each(|sum| *sum /= len as f32);
-            }
-        }
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod common;
 mod embed;
+mod engine;
 mod errors;
 mod generation;
 mod score;

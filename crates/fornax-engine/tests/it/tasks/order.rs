@@ -95,9 +95,9 @@ fn one_overtakes_by_the_passing_of_time_alone() {
         assert_eq!(front.reason().as_deref(), Some("not enough compute: 1 needed, 0 free"));
         let other = runner.submit(memory("other", 8).cost(4.0), async |_| Instant::now());
         assert_eq!(other.reason().as_deref(), Some("front is first by ratio"));
-        // 1 / (0.1 + W) = 8 / (4 + W) where W is 3.2 / 7.
+        // As shares of the machine: (1/4) / (0.1 + W) = (8/10) / (4 + W) where W is 0.92 / 0.55.
         let waited = other.await.expect("it ran") - start;
-        assert!((waited.as_secs_f64() - 3.2 / 7.0).abs() < 0.003, "{waited:?}");
+        assert!((waited.as_secs_f64() - 0.92 / 0.55).abs() < 0.003, "{waited:?}");
         assert_eq!(front.state(), TaskState::Waiting);
     });
 }
@@ -113,9 +113,9 @@ fn one_who_comes_later_overtakes_in_time_too() {
         advance(Duration::from_millis(100)).await;
         let start = Instant::now();
         let other = runner.submit(memory("other", 8).cost(4.0), async |_| Instant::now());
-        // 1 / (0.2 + y) = 8 / (4 + y) where y is 2.4 / 7.
+        // (1/4) / (0.2 + y) = (8/10) / (4 + y) where y is 0.84 / 0.55.
         let waited = other.await.expect("it ran") - start;
-        assert!((waited.as_secs_f64() - 2.4 / 7.0).abs() < 0.003, "{waited:?}");
+        assert!((waited.as_secs_f64() - 0.84 / 0.55).abs() < 0.003, "{waited:?}");
     });
 }
 
