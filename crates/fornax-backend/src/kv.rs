@@ -54,7 +54,9 @@ impl KvFormat {
 #[derive(Debug)]
 pub struct KvLayer(pub(crate) Store);
 
+// One for each layer of a model, so the size of the larger kind is no matter.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant)]
 pub(crate) enum Store {
     Arena(KvArena),
     Tensors(TensorBlocks),

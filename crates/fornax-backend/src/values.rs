@@ -22,6 +22,7 @@ pub fn values<const D: usize>(tensor: &Tensor<D>) -> Option<Values> {
 }
 
 /// As [`values`] of a tensor that is not needed any more; any other tensor comes back as it was.
+#[allow(clippy::result_large_err, reason = "the tensor goes on to another implementation")]
 pub(crate) fn into_values<const D: usize>(tensor: Tensor<D>) -> Result<Values, Tensor<D>> {
     cpu::into_values(tensor)
 }
@@ -64,6 +65,7 @@ mod cpu {
         }
     }
 
+    #[allow(clippy::result_large_err, reason = "as above")]
     pub fn into_values<const D: usize>(tensor: Tensor<D>) -> Result<Values, Tensor<D>> {
         let tensor = tensor.into_dispatch();
         if tensor.autodiff != DispatchAutodiffContext::Disabled {
@@ -106,6 +108,7 @@ mod cpu {
         }
     }
 
+    #[allow(clippy::result_large_err, reason = "as above")]
     pub fn into_values<const D: usize>(tensor: Tensor<D>) -> Result<Values, Tensor<D>> {
         Err(tensor)
     }

@@ -94,7 +94,7 @@ fn a_text_is_the_same_in_any_company() {
             let Some(model) = packed(case, weight_type) else { continue };
             let decoder = model.decoder().expect("a decoder");
             let text = expected.texts().swap_remove(0);
-            let alone = values(decoder.forward(&batch(&[text.clone()]), None));
+            let alone = values(decoder.forward(&batch(std::slice::from_ref(&text)), None));
             for count in [2, 7, 39] {
                 // Others before it, of other tokens and lengths.
                 let other = |index: usize| text.iter().rev().copied().cycle().take(1 + index % 23).collect();

@@ -56,6 +56,8 @@ pub fn gated_linear(
     cpu_tensor(y, [rows, columns])
 }
 
+// It lives for a call.
+#[allow(clippy::large_enum_variant)]
 enum Kernels<'a> {
     Gated(Maps<'a, 2>),
     Plain(Maps<'a, 1>),

@@ -15,7 +15,9 @@ use crate::buffers;
 use crate::values::{cpu_tensor, into_values};
 
 /// The matrix of a linear map, as an operand.
+// It lives for a call, and a tensor is as large as burn makes it.
 #[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant)]
 pub enum WeightRef<'a> {
     /// A tensor `[out, in]` of the input's dtype, which gradients can be recorded for.
     Dense(Tensor<2>),

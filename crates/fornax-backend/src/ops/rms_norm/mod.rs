@@ -71,6 +71,8 @@ pub fn rms_norm<const D: usize>(
     let weights = NormWeights { weight: &scale, bias: None, epsilon, offset };
     rows::rms_norm_rows(Pool::global(), Isa::active(), &x, weights, added.as_deref(), &mut y);
     buffers::recycle(x);
-    added.map(buffers::recycle);
+    if let Some(added) = added {
+        buffers::recycle(added);
+    }
     cpu_tensor(y, dims)
 }

@@ -107,16 +107,15 @@ impl Operands {
         let keys = heads_from(heads, kv_heads, Some(1));
         let values = heads_from(heads + kv_heads, kv_heads, None);
         let mut y = Array::from_fn([tokens, heads * head_dim], |_| 0.0);
-        for head in 0..heads {
+        for (head, queries) in queries.iter().enumerate() {
             let kv_head = head / (heads / kv_heads);
-            for token in 0..tokens {
-                let product = |key: usize| -> f64 {
-                    queries[head][token].iter().zip(&keys[kv_head][key]).map(|(q, k)| q * k).sum()
-                };
+            let values = &values[kv_head];
+            for (token, query) in queries.iter().enumerate() {
+                let product = |key: usize| -> f64 { query.iter().zip(&keys[kv_head][key]).map(|(q, k)| q * k).sum() };
                 let scores: Vec<Option<f64>> =
                     (0..tokens).map(|key| sees(mask, token, key).then(|| score(product(key), &self.options))).collect();
                 for d in 0..head_dim {
-                    y.set([token, head * head_dim + d], weighed(&scores, |key| values[kv_head][key][d]));
+                    y.set([token, head * head_dim + d], weighed(&scores, |key| values[key][d]));
                 }
             }
         }

@@ -58,8 +58,9 @@ impl Case {
         let mut common = Random::new(like);
         let mut prompt: Vec<u32> =
             (0..len).map(|_| POISONS + common.below((VOCAB - POISONS) as usize) as u32).collect();
-        for at in random.below(len)..len {
-            prompt[at] = POISONS + random.below((VOCAB - POISONS) as usize) as u32;
+        let own = random.below(len);
+        for token in &mut prompt[own..] {
+            *token = POISONS + random.below((VOCAB - POISONS) as usize) as u32;
         }
         if faults.poison && len > 1 && random.chance(20) {
             prompt[0] = 1 + random.below(POISONS as usize - 1) as u32;
