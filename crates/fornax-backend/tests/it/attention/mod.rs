@@ -114,9 +114,9 @@ impl Operands {
                 let product = |key: usize| -> f64 { query.iter().zip(&keys[kv_head][key]).map(|(q, k)| q * k).sum() };
                 let scores: Vec<Option<f64>> =
                     (0..tokens).map(|key| sees(mask, token, key).then(|| score(product(key), &self.options))).collect();
-                for d in 0..head_dim {
+                (0..head_dim).for_each(|d| {
                     y.set([token, head * head_dim + d], weighed(&scores, |key| values[key][d]));
-                }
+                });
             }
         }
         y
