@@ -273,7 +273,7 @@ impl BatchScheduler {
                 tokens = reach - computed;
                 break;
             }
-            let Some(victim) = self.last_holder(Some(sequence.model), Some(self.key(slot))) else {
+            let Some(victim) = self.last_holder(Some(sequence.model), Some(self.holder_key(slot))) else {
                 return Err(Wait::Blocks { needed: lacking, free: available });
             };
             if self.is_in_flight(victim) {
