@@ -67,6 +67,8 @@ pub enum Wait {
     NotReady,
     /// Its row was sampled without a token: it waits to be continued, forked or stopped.
     Deferred,
+    /// It had to make room for others in this step.
+    Preempted,
     /// It came, or was last looked at, while a step was under way.
     NextStep,
 }
@@ -87,6 +89,7 @@ impl fmt::Display for Wait {
             }
             Self::NotReady => f.write_str("it is not ready"),
             Self::Deferred => f.write_str("it is deferred: no token was chosen for it yet"),
+            Self::Preempted => f.write_str("it made room for others in this step"),
             Self::NextStep => f.write_str("the step under way began before it came"),
         }
     }
@@ -111,6 +114,7 @@ mod tests {
             ),
             (Wait::NotReady, "it is not ready"),
             (Wait::Deferred, "it is deferred: no token was chosen for it yet"),
+            (Wait::Preempted, "it made room for others in this step"),
             (Wait::NextStep, "the step under way began before it came"),
         ];
         for (wait, text) in cases {

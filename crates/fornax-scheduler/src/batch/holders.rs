@@ -44,6 +44,17 @@ impl BatchScheduler {
         last.filter(|(last, _)| key.is_none_or(|key| *last > key)).map(|(_, slot)| slot)
     }
 
+    /// All who hold blocks and come after `key`, from the last on.
+    pub(super) fn holders_behind(&mut self, key: Key) -> Vec<u32> {
+        if self.last_holder(None, Some(key)).is_none() {
+            return Vec::new();
+        }
+        let all = self.holders.heaps.iter().flatten().filter(|(other, slot)| *other > key && self.holds(*slot));
+        let mut behind: Vec<(Key, u32)> = all.copied().collect();
+        behind.sort_unstable_by(|one, other| other.cmp(one));
+        behind.into_iter().map(|(_, slot)| slot).collect()
+    }
+
     /// Where a sequence stands among those that hold blocks: by the policy, and the last makes room.
     ///
     /// Where tenants share, what one holds counts against it. A long prompt would grow until its tenant is the last, make

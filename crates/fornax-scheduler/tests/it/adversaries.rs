@@ -43,3 +43,26 @@ fn the_large_of_one_tenant_do_not_take_turns_with_the_small_of_another_for_ever(
         assert!(report.preemptions >= least, "{policy}: the memory does not run out");
     }
 }
+/// Of 100 blocks, one of priority 10 holds 80 and one of priority 0 holds 17, when one of priority 5 comes that needs 50.
+pub(super) fn useless(preemptive: bool, lookahead: u32) -> Report {
+    let with = |class, number, arrival, prompt, output, priority| TraceRequest {
+        class,
+        priority: Some(priority),
+        ..request(number, arrival, prompt, output)
+    };
+    let mut requests = [with(0, 0, 0.0, 1130, 150, 10), with(1, 1, 0.0, 190, 80, 0), with(2, 2, 0.5, 750, 50, 5)];
+    let batch = BatchConfig { preemptive, lookahead, watermark: 0, ..batch(100) };
+    run("priority", batch, &["high", "low", "middle"], &mut requests)
+}
+
+#[test]
+fn nobody_is_preempted_where_that_does_not_help() {
+    let patient = useless(false, 0);
+    for lookahead in [0, 8, 1000] {
+        let report = useless(true, lookahead);
+        assert_eq!((report.preemptions, report.lost_tokens), (0, 0), "{lookahead}");
+        for (one, other) in report.classes.iter().zip(&patient.classes) {
+            assert_eq!(one.mean_latency, other.mean_latency, "{lookahead} {}", one.name);
+        }
+    }
+}
