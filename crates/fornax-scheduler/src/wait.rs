@@ -69,7 +69,7 @@ pub enum Wait {
     Deferred,
     /// It had to make room for others in this step.
     Preempted,
-    /// It came, or was last looked at, while a step was under way.
+    /// It is looked at again when results of the plans in flight are in.
     NextStep,
 }
 
@@ -90,7 +90,7 @@ impl fmt::Display for Wait {
             Self::NotReady => f.write_str("it is not ready"),
             Self::Deferred => f.write_str("it is deferred: no token was chosen for it yet"),
             Self::Preempted => f.write_str("it made room for others in this step"),
-            Self::NextStep => f.write_str("the step under way began before it came"),
+            Self::NextStep => f.write_str("it is looked at when the step under way is done"),
         }
     }
 }
@@ -115,7 +115,7 @@ mod tests {
             (Wait::NotReady, "it is not ready"),
             (Wait::Deferred, "it is deferred: no token was chosen for it yet"),
             (Wait::Preempted, "it made room for others in this step"),
-            (Wait::NextStep, "the step under way began before it came"),
+            (Wait::NextStep, "it is looked at when the step under way is done"),
         ];
         for (wait, text) in cases {
             assert_eq!(wait.to_string(), text);

@@ -64,6 +64,14 @@ impl BatchScheduler {
             }
             open = open && passed.iter().all(|&slot| self.sequences[slot as usize].passed < self.config.lookahead);
         }
+        // Those that the loop came to last were not looked at.
+        let held = self.held.first(self.policy.as_ref(), self.now);
+        let waiting = if open { self.waiting.first(self.policy.as_ref(), self.now) } else { None };
+        for (_, slot) in held.into_iter().chain(waiting) {
+            let needed = self.sequences[slot as usize].remaining();
+            let wait = if self.draining { Wait::NextStep } else { Wait::Tokens { needed, left: *budget } };
+            self.note_wait(slot, wait);
+        }
         for slot in stuck {
             self.enqueue_held(slot);
         }
