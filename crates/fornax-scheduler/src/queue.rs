@@ -16,6 +16,13 @@ pub(crate) struct Key {
     number: u64,
 }
 
+impl Key {
+    /// A key before those of all ranks.
+    pub(crate) fn before_ranks(number: u64) -> Self {
+        Self { tenant: 0, rank: 0, number }
+    }
+}
+
 /// The key of `task` now.
 pub(crate) fn key(policy: &dyn Policy, task: &Candidate, now: Time) -> Key {
     let tenant = if policy.by_tenant() { policy::key(policy.tenant_rank(task.tenant)) } else { 0 };

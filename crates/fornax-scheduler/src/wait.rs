@@ -67,7 +67,9 @@ pub enum Wait {
     NotReady,
     /// Its row was sampled without a token: it waits to be continued, forked or stopped.
     Deferred,
-    /// It came, or was last looked at, while a step was under way.
+    /// It had to make room for others in this step.
+    Preempted,
+    /// It is looked at again when results of the plans in flight are in.
     NextStep,
 }
 
@@ -87,7 +89,8 @@ impl fmt::Display for Wait {
             }
             Self::NotReady => f.write_str("it is not ready"),
             Self::Deferred => f.write_str("it is deferred: no token was chosen for it yet"),
-            Self::NextStep => f.write_str("the step under way began before it came"),
+            Self::Preempted => f.write_str("it made room for others in this step"),
+            Self::NextStep => f.write_str("it is looked at when the step under way is done"),
         }
     }
 }
@@ -111,7 +114,8 @@ mod tests {
             ),
             (Wait::NotReady, "it is not ready"),
             (Wait::Deferred, "it is deferred: no token was chosen for it yet"),
-            (Wait::NextStep, "the step under way began before it came"),
+            (Wait::Preempted, "it made room for others in this step"),
+            (Wait::NextStep, "it is looked at when the step under way is done"),
         ];
         for (wait, text) in cases {
             assert_eq!(wait.to_string(), text);

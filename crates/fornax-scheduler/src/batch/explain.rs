@@ -12,7 +12,7 @@ impl BatchScheduler {
     }
 
     /// Why a sequence waits; none if it does not, or is not there.
-    pub fn why(&mut self, id: SequenceId) -> Option<Wait> {
+    pub fn why(&self, id: SequenceId) -> Option<Wait> {
         let slot = self.ids.slot(id)?;
         let state = self.sequences[slot as usize].state;
         match state {
@@ -31,7 +31,7 @@ impl BatchScheduler {
         if state == State::Held {
             return Some(Wait::Tokens { needed: self.sequences[slot as usize].remaining(), left: 0 });
         }
-        let (_, first) = self.waiting.first(self.policy.as_ref(), self.now)?;
+        let first = self.front?;
         if first == slot {
             return Some(Wait::NextStep);
         }
@@ -40,7 +40,9 @@ impl BatchScheduler {
         if self.policy.by_tenant() && front.candidate.tenant != tenant {
             let other = front.candidate.tenant;
             let (used, least) = (self.policy.tenant_rank(tenant), self.policy.tenant_rank(other));
-            return Some(Wait::Share { tenant, used, first: other, least });
+            if used > least {
+                return Some(Wait::Share { tenant, used, first: other, least });
+            }
         }
         Some(Wait::Behind { first: front.id.request.0, policy: self.policy.name() })
     }

@@ -24,7 +24,7 @@ impl Holders {
 }
 
 impl BatchScheduler {
-    /// Who is last by the policy among those that hold blocks of `model` (or of any), and comes after `key` if given.
+    /// Who is last among those that hold blocks of `model` (or of any), and comes after `key` if given.
     pub(super) fn last_holder(&mut self, model: Option<u16>, key: Option<Key>) -> Option<u32> {
         // Among tenants, what each holds decides, and that changes with everyone who makes room.
         let revision = Some(self.policy.revision()).filter(|_| !self.policy.by_tenant());
@@ -42,6 +42,30 @@ impl BatchScheduler {
         let last = holders[models].iter().filter_map(BinaryHeap::peek).max().copied();
         self.holders.heaps = holders;
         last.filter(|(last, _)| key.is_none_or(|key| *last > key)).map(|(_, slot)| slot)
+    }
+
+    /// All who hold blocks and come after `key`, from the last on.
+    pub(super) fn holders_behind(&mut self, key: Key) -> Vec<u32> {
+        if self.last_holder(None, Some(key)).is_none() {
+            return Vec::new();
+        }
+        let all = self.holders.heaps.iter().flatten().filter(|(other, slot)| *other > key && self.holds(*slot));
+        let mut behind: Vec<(Key, u32)> = all.copied().collect();
+        behind.sort_unstable_by(|one, other| other.cmp(one));
+        behind.into_iter().map(|(_, slot)| slot).collect()
+    }
+
+    /// Where a sequence stands among those that hold blocks: by the policy, and the last makes room.
+    ///
+    /// Where tenants share, what one holds counts against it. A long prompt would grow until its tenant is the last, make
+    /// room, be first again as its tenant then holds nothing, and be computed anew, for ever. So whoever had to make room
+    /// once stands before all others there, by arrival.
+    pub(super) fn holder_key(&self, slot: u32) -> Key {
+        let sequence = &self.sequences[slot as usize];
+        if self.policy.by_tenant() && sequence.preempted > 0 {
+            return Key::before_ranks(sequence.candidate.number);
+        }
+        self.key(slot)
     }
 
     /// Where a sequence stands by the policy.
@@ -68,7 +92,7 @@ impl BatchScheduler {
     fn gather(&mut self) {
         let mut gathered = vec![Vec::new(); self.models.len()];
         for slot in self.running.slots().chain(self.deferred.slots()).chain(self.held.slots()) {
-            gathered[usize::from(self.sequences[slot as usize].model)].push((self.key(slot), slot));
+            gathered[usize::from(self.sequences[slot as usize].model)].push((self.holder_key(slot), slot));
         }
         self.holders.heaps = gathered.into_iter().map(BinaryHeap::from).collect();
     }
@@ -84,7 +108,7 @@ mod tests {
     fn found(scheduler: &BatchScheduler, model: Option<u16>, key: Option<Key>) -> Option<u32> {
         let all = (0..scheduler.sequences.len() as u32).filter(|&slot| scheduler.holds(slot));
         let of_model = all.filter(|&slot| model.is_none_or(|model| scheduler.sequences[slot as usize].model == model));
-        let keys = of_model.map(|slot| (scheduler.key(slot), slot));
+        let keys = of_model.map(|slot| (scheduler.holder_key(slot), slot));
         keys.filter(|(other, _)| key.is_none_or(|key| *other > key)).max().map(|(_, slot)| slot)
     }
 

@@ -25,6 +25,7 @@ impl BatchScheduler {
             _ => unreachable!("one that is preempted decodes, is deferred, or holds blocks"),
         }
         self.sequences[slot as usize].drafts.clear();
+        self.sequences[slot as usize].preempted = self.plans + 1;
         self.stats.preemptions += 1;
         let swapped = self.swap_out(slot, plan);
         if swapped {

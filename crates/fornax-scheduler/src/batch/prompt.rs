@@ -1,14 +1,29 @@
 //! The part of a step that computes prompts: which are admitted, which go on, and by how much.
 
+use std::collections::BTreeMap;
+
 use super::scheduler::Work;
 use super::sequence::State;
 use super::{Admission, BatchScheduler, Plan, Swap};
 use crate::kv::Lookup;
 use crate::policy::Observation;
-use crate::{ModelId, Wait};
+use crate::{BlockId, ModelId, Wait};
 
 /// How many requests are looked at behind one that does not fit.
 const LOOK: usize = 16;
+
+/// What some that hold blocks would give up for another.
+#[derive(Debug, Default)]
+struct Relief {
+    slots: usize,
+    /// Blocks that would come free.
+    blocks: usize,
+    /// Blocks that nobody would hold any more: those, and what is found of the other's prompt.
+    unheld: usize,
+    promised: usize,
+    /// Of blocks with several owners, how many of them would give them up.
+    shared: BTreeMap<BlockId, u32>,
+}
 
 impl BatchScheduler {
     /// Gives the step's remaining tokens to prompts in the policy's order.
@@ -48,6 +63,14 @@ impl BatchScheduler {
                 (None, _) => break,
             }
             open = open && passed.iter().all(|&slot| self.sequences[slot as usize].passed < self.config.lookahead);
+        }
+        // Those that the loop came to last were not looked at.
+        let held = self.held.first(self.policy.as_ref(), self.now);
+        let waiting = if open { self.waiting.first(self.policy.as_ref(), self.now) } else { None };
+        for (_, slot) in held.into_iter().chain(waiting) {
+            let needed = self.sequences[slot as usize].remaining();
+            let wait = if self.draining { Wait::NextStep } else { Wait::Tokens { needed, left: *budget } };
+            self.note_wait(slot, wait);
         }
         for slot in stuck {
             self.enqueue_held(slot);
@@ -120,86 +143,147 @@ impl BatchScheduler {
 
     /// Admits a waiting sequence and computes the first piece of its prompt, or says why not.
     fn admit(&mut self, slot: u32, plan: &mut Plan, budget: &mut usize, prompts: &mut usize) -> Result<(), Wait> {
+        // Whoever has just made room for others would take it back, unless nobody else can go on.
+        if self.sequences[slot as usize].preempted > self.plans && !self.work.is_empty() {
+            return Err(Wait::Preempted);
+        }
+        let mut outcome = self.check_admission(slot, *budget, *prompts);
+        if let Err(refused) = &outcome
+            && let Some(victims) = self.who_would_make_room(slot, refused, *budget, *prompts)
+            && !victims.iter().any(|&victim| self.is_in_flight(victim))
+        {
+            victims.into_iter().for_each(|victim| self.preempt(victim, plan, budget));
+            outcome = self.check_admission(slot, *budget, *prompts);
+            debug_assert!(outcome.is_ok(), "those who made room did so in vain: {outcome:?}");
+        }
+        self.admit_with(slot, outcome?, plan);
+        let planned = self.plan_chunk(slot, plan, budget, prompts);
+        assert!(planned.is_ok(), "a sequence that was admitted does not fit: {planned:?}");
+        Ok(())
+    }
+
+    /// Who has to make room so that a waiting sequence that was refused can be admitted: those that come after it, from the
+    /// last on, as many as are needed. None if all of them together are too few, or if it may not preempt.
+    fn who_would_make_room(&mut self, slot: u32, refused: &Wait, budget: usize, prompts: usize) -> Option<Vec<u32>> {
+        // Among tenants, what one holds counts against it: two would take turns for ever and get nowhere.
+        if !self.config.preemptive || self.policy.by_tenant() {
+            return None;
+        }
+        let mut lacks = refused.clone();
+        let mut behind = self.holders_behind(self.holder_key(slot));
+        let mut victims = Vec::new();
+        let mut found = None;
+        let mut relief = Relief::default();
         loop {
-            let refused = match self.check_admission(slot, *budget, *prompts) {
-                Ok(found) => {
-                    self.admit_with(slot, found, plan);
-                    let planned = self.plan_chunk(slot, plan, budget, prompts);
-                    assert!(planned.is_ok(), "a sequence that was admitted does not fit: {planned:?}");
-                    return Ok(());
-                }
-                Err(refused) => refused,
+            let model = match lacks {
+                Wait::Slots { .. } => None,
+                Wait::Blocks { .. } => Some(self.sequences[slot as usize].model),
+                _ => return None,
             };
-            // One that may preempt takes room from those behind it, as long as there are any.
-            // Among tenants, what one holds counts against it: two would take turns for ever and get nowhere.
-            let may_preempt = self.config.preemptive && !self.policy.by_tenant();
-            let victim = match (&refused, may_preempt) {
-                (Wait::Slots { .. }, true) => self.last_holder(None, Some(self.key(slot))),
-                (Wait::Blocks { .. }, true) => {
-                    self.last_holder(Some(self.sequences[slot as usize].model), Some(self.key(slot)))
-                }
-                _ => None,
-            };
-            let Some(victim) = victim else { return Err(refused) };
-            if self.is_in_flight(victim) {
-                return Err(refused);
+            let helps = |&other: &u32| model.is_none_or(|model| self.sequences[other as usize].model == model);
+            let victim = behind.remove(behind.iter().position(helps)?);
+            victims.push(victim);
+            let found = found.get_or_insert_with(|| self.look_up(slot));
+            self.relieve(slot, victim, found, &mut relief);
+            match self.refusal(slot, found, budget, prompts, &relief) {
+                Some(wait) => lacks = wait,
+                None => return Some(victims),
             }
-            self.preempt(victim, plan, budget);
+        }
+    }
+
+    /// Adds what a sequence would give up to what others would.
+    fn relieve(&self, slot: u32, victim: u32, found: &Lookup, relief: &mut Relief) {
+        let sequence = &self.sequences[victim as usize];
+        relief.slots += sequence.samples as usize;
+        if sequence.model != self.sequences[slot as usize].model {
+            return;
+        }
+        let kv = &self.models[usize::from(sequence.model)].kv;
+        relief.promised += sequence.promised;
+        for (at, &block) in sequence.table.iter().enumerate() {
+            let owners = kv.owners(block);
+            let released = owners == 1 || {
+                let count = relief.shared.entry(block).or_insert(0);
+                *count += 1;
+                *count == owners
+            };
+            relief.unheld += usize::from(released);
+            // A block that the sequence itself will find does not come free for it.
+            relief.blocks += usize::from(released && found.blocks.get(at) != Some(&block));
         }
     }
 
     /// Whether a waiting sequence can be admitted, and what of its prompt is cached.
     fn check_admission(&mut self, slot: u32, budget: usize, prompts: usize) -> Result<Lookup, Wait> {
-        let sequence = &mut self.sequences[slot as usize];
-        let samples = sequence.samples as usize;
-        if self.running_slots + samples > self.config.max_running {
-            return Err(Wait::Slots { needed: samples, most: self.config.max_running });
+        let relief = Relief::default();
+        if let Some(wait) = self.lacks_slots(slot, &relief) {
+            return Err(wait);
         }
-        let model = &self.models[usize::from(sequence.model)];
-        let adapters = self.config.models[usize::from(sequence.model)].adapters;
-        if let Some(adapter) = sequence.adapter
-            && !model.adapters.contains_key(&adapter)
-            && model.adapters.len() >= adapters
-        {
-            return Err(Wait::Adapters { adapter, most: adapters });
+        let found = self.look_up(slot);
+        match self.refusal(slot, &found, budget, prompts, &relief) {
+            None => Ok(found),
+            Some(wait) => Err(wait),
         }
-        let available = model.kv.available();
-        let idle = model.kv.held() == 0;
-        let size = model.kv.block_size();
-        // The last token is computed in any case, for what follows it.
-        let most = (sequence.len() - 1) / size;
-        let found = if self.config.prefix_caching && sequence.reuse_prefix && sequence.host.is_empty() {
-            sequence.hash_blocks(size, most);
-            model.kv.lookup(sequence.scope, &sequence.hashes, &sequence.tokens, most)
-        } else {
-            Lookup::default()
-        };
-        let computed = if sequence.host.is_empty() { found.blocks.len() * size } else { sequence.computed as usize };
+    }
+
+    /// Whether running slots or adapters lack for a waiting sequence, also when others have given up theirs.
+    fn lacks_slots(&self, slot: u32, relief: &Relief) -> Option<Wait> {
         let sequence = &self.sequences[slot as usize];
+        let samples = sequence.samples as usize;
+        if self.running_slots - relief.slots + samples > self.config.max_running {
+            return Some(Wait::Slots { needed: samples, most: self.config.max_running });
+        }
+        let in_use = &self.models[usize::from(sequence.model)].adapters;
+        let most = self.config.models[usize::from(sequence.model)].adapters;
+        let adapter = sequence.adapter.filter(|adapter| !in_use.contains_key(adapter) && in_use.len() >= most)?;
+        Some(Wait::Adapters { adapter, most })
+    }
+
+    /// What of a waiting sequence's tokens is cached.
+    fn look_up(&mut self, slot: u32) -> Lookup {
+        let sequence = &mut self.sequences[slot as usize];
+        if !self.config.prefix_caching || !sequence.reuse_prefix || !sequence.host.is_empty() {
+            return Lookup::default();
+        }
+        let kv = &self.models[usize::from(sequence.model)].kv;
+        // The last token is computed in any case, for what follows it.
+        let most = (sequence.len() - 1) / kv.block_size();
+        sequence.hash_blocks(kv.block_size(), most);
+        kv.lookup(sequence.scope, &sequence.hashes, &sequence.tokens, most)
+    }
+
+    /// Why a waiting sequence of which so much is cached cannot be admitted, also when others have given up what they hold.
+    fn refusal(&self, slot: u32, found: &Lookup, budget: usize, prompts: usize, relief: &Relief) -> Option<Wait> {
+        if let Some(wait) = self.lacks_slots(slot, relief) {
+            return Some(wait);
+        }
+        let sequence = &self.sequences[slot as usize];
+        let model = &self.models[usize::from(sequence.model)];
+        let size = model.kv.block_size();
+        let computed = if sequence.host.is_empty() { found.blocks.len() * size } else { sequence.computed as usize };
         let remaining = sequence.len() - computed;
         let alone = prompts == 0 && remaining > self.config.max_tokens;
         if !self.config.chunked && remaining > budget && !alone {
-            return Err(Wait::Tokens { needed: remaining, left: budget });
+            return Some(Wait::Tokens { needed: remaining, left: budget });
         }
         let fresh = sequence.len().div_ceil(size) - found.blocks.len();
         match self.config.admission {
             Admission::Optimistic => {
                 let watermark = if self.unblocking { 0 } else { self.config.watermark };
-                let aside = if idle { 0 } else { model.promised + watermark };
-                let needed = fresh + found.unheld + aside;
-                if needed > available {
-                    return Err(Wait::Blocks { needed: fresh, free: available.saturating_sub(aside + found.unheld) });
-                }
+                let idle = model.kv.held() == relief.unheld;
+                let aside = if idle { 0 } else { model.promised - relief.promised + watermark };
+                let available = model.kv.available() + relief.blocks;
+                let refused = fresh + found.unheld + aside > available;
+                let free = available.saturating_sub(aside + found.unheld);
+                refused.then_some(Wait::Blocks { needed: fresh, free })
             }
             Admission::Reserved => {
                 let needed = self.reservation(slot);
                 let free = model.kv.total() - model.reserved;
-                if needed > free {
-                    return Err(Wait::Blocks { needed, free });
-                }
+                (needed > free).then_some(Wait::Blocks { needed, free })
             }
         }
-        Ok(found)
     }
 
     /// The blocks that a sequence, and those that it is to become, may ever hold.
@@ -283,7 +367,7 @@ impl BatchScheduler {
                 tokens = reach - computed;
                 break;
             }
-            let Some(victim) = self.last_holder(Some(sequence.model), Some(self.key(slot))) else {
+            let Some(victim) = self.last_holder(Some(sequence.model), Some(self.holder_key(slot))) else {
                 return Err(Wait::Blocks { needed: lacking, free: available });
             };
             if self.is_in_flight(victim) {

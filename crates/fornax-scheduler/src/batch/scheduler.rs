@@ -67,6 +67,8 @@ pub struct BatchScheduler {
     pub(super) numbers: u64,
     /// The sequences that can be admitted and hold no blocks.
     pub(super) waiting: Queue,
+    /// The first of these, as of the last step.
+    pub(super) front: Option<u32>,
     /// How many sequences wait to become ready.
     pub(super) not_ready: usize,
     /// The sequences that hold blocks and wait for the next piece of their prompts.
@@ -210,6 +212,7 @@ impl BatchScheduler {
             ids: IdMap::default(),
             numbers: 0,
             waiting: Queue::default(),
+            front: None,
             not_ready: 0,
             held: Queue::default(),
             running: Running::default(),
@@ -245,6 +248,7 @@ impl BatchScheduler {
         self.tenants.declare(tenant, weight)?;
         self.policy.observe(&Observation::Tenant { tenant, weight });
         self.touch(tenant);
+        self.front = self.waiting.first(self.policy.as_ref(), self.now).map(|(_, slot)| slot);
         Ok(())
     }
 
@@ -276,6 +280,7 @@ impl BatchScheduler {
         if self.flights.len() < self.config.plans_in_flight && !self.draining {
             self.plan(plan);
         }
+        self.front = self.waiting.first(self.policy.as_ref(), self.now).map(|(_, slot)| slot);
         plan.status = match plan.id {
             Some(_) => PlanStatus::Work,
             None if !self.flights.is_empty() => PlanStatus::InFlight,

@@ -78,6 +78,8 @@ pub(super) struct Sequence {
     pub(super) holds_slots: bool,
     /// The last plan that moves a block of it.
     pub(super) moved: u64,
+    /// The last plan for which it had to make room; 0 if there was none.
+    pub(super) preempted: u64,
     pub(super) admitted: bool,
     pub(super) reuse_prefix: bool,
     pub(super) plan_ahead: bool,

@@ -189,7 +189,9 @@ impl TaskScheduler {
         }
         if self.policy.by_tenant() && front.tenant != tenant {
             let (used, least) = (self.policy.tenant_rank(tenant), self.policy.tenant_rank(front.tenant));
-            return Some(Wait::Share { tenant, used, first: front.tenant, least });
+            if used > least {
+                return Some(Wait::Share { tenant, used, first: front.tenant, least });
+            }
         }
         Some(Wait::Behind { first: front.id.0, policy: self.policy.name() })
     }

@@ -322,7 +322,7 @@ fn what_makes_no_sense_is_refused() {
 fn reasons_name_what_lacks_and_who_is_first() {
     let mut scheduler = scheduler(BatchConfig { max_running: 1, ..config(8) });
     submit(&mut scheduler, (1..4).map(|id| Request::new(id, tokens(4, 0), 2)));
-    let mut why = |id| scheduler.why(SequenceId::first(RequestId(id)));
+    let why = |id| scheduler.why(SequenceId::first(RequestId(id)));
     assert_eq!(why(1), None);
     assert_eq!(why(2), Some(Wait::Slots { needed: 1, most: 1 }));
     assert_eq!(why(3), Some(Wait::Behind { first: 2, policy: "fcfs" }));
@@ -330,11 +330,35 @@ fn reasons_name_what_lacks_and_who_is_first() {
 }
 
 #[test]
+fn who_waits_for_a_steps_tokens_is_told_so() {
+    let mut scheduler = scheduler(BatchConfig { max_tokens: 64, ..config(200) });
+    let second = SequenceId::first(RequestId(1));
+    let mut plan = submit(&mut scheduler, [0, 1].map(|id| Request::new(id, tokens(200, 1000 * id as u32), 5)));
+    for at in 1..3 {
+        assert_eq!(plan.waiting, [(second, Wait::Tokens { needed: 200, left: 0 })]);
+        assert_eq!(scheduler.why(second), Some(Wait::Tokens { needed: 200, left: 0 }));
+        plan = step(&mut scheduler, vec![done(&plan)], f64::from(at));
+    }
+    // One that comes while a step is under way has not been looked at.
+    let during = step(
+        &mut scheduler,
+        vec![BatchEvent::Cancel(RequestId(1)), BatchEvent::Submit(Request::new(7, tokens(20, 9000), 5))],
+        3.0,
+    );
+    assert_eq!((during.id, scheduler.why(SequenceId::first(RequestId(7)))), (None, Some(Wait::NextStep)));
+    let plan = step(&mut scheduler, vec![done(&plan), BatchEvent::Cancel(RequestId(0))], 4.0);
+    assert_eq!((plan.items[0].tokens, plan.waiting.len()), (20, 0));
+    assert_eq!(drain(&mut scheduler, plan).len(), 1);
+}
+
+#[test]
 fn others_are_ahead_by_the_policy_or_by_their_tenants_share() {
     let why = |name: &str, tenants: [u32; 3], asked| {
         let config = BatchConfig { max_running: 1, ..config(8) };
         let mut scheduler = BatchScheduler::new(config, policy(name).expect("a policy")).expect("sound");
-        scheduler.declare_tenant(TenantId(1), 1.0).expect("a good weight");
+        for tenant in [1, 2] {
+            scheduler.declare_tenant(TenantId(tenant), 1.0).expect("a good weight");
+        }
         let request = |at: usize| Request { tenant: TenantId(tenants[at]), ..Request::new(at as u64, tokens(4, 0), 2) };
         submit(&mut scheduler, (0..3).map(request));
         scheduler.why(SequenceId::first(RequestId(asked))).expect("it waits")
@@ -342,6 +366,8 @@ fn others_are_ahead_by_the_policy_or_by_their_tenants_share() {
     assert_eq!(why("fcfs", [0, 0, 1], 2), Wait::Behind { first: 1, policy: "fcfs" });
     assert_eq!(why("vtc", [0, 0, 0], 2), Wait::Behind { first: 1, policy: "vtc" });
     assert!(matches!(why("vtc", [0, 0, 1], 1), Wait::Share { tenant: TenantId(0), first: TenantId(1), .. }));
+    // Of two that have had nothing, neither is over its share.
+    assert_eq!(why("drf", [0, 1, 2], 2), Wait::Behind { first: 1, policy: "drf" });
 }
 
 #[test]

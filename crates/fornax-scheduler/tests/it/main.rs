@@ -1,6 +1,7 @@
 //! The integration tests: whole schedulers, driven from outside.
 
 mod accounts;
+mod adversaries;
 mod batch;
 mod boundaries;
 mod chaos;

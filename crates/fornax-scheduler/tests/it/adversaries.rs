@@ -1,0 +1,68 @@
+//! Traffic that is made to hurt: one request or one tenant that others must not suffer from, or must not suffer from others.
+
+use fornax_scheduler::simulate::{Class, CostModel, FleetConfig, Report, Roofline, TraceRequest};
+use fornax_scheduler::{BatchConfig, ModelConfig};
+
+use super::simulator::{self, request};
+
+/// A graphics card with a model of 8 · 10⁹ parameters, and `classes` by name.
+fn run(policy: &str, batch: BatchConfig, classes: &[&str], requests: &mut [TraceRequest]) -> Report {
+    let class = |name: &&str| Class { name: (*name).into(), ..Class::default() };
+    let classes: Vec<Class> = classes.iter().map(class).collect();
+    requests.sort_by_key(|request| request.arrival);
+    let cost = CostModel::Roofline(Roofline::GPU_8B);
+    let config = FleetConfig { policy: policy.into(), batch, cost, ..simulator::config() };
+    simulator::run(config, &classes, requests)
+}
+
+fn batch(blocks: usize) -> BatchConfig {
+    let models = vec![ModelConfig { blocks, ..ModelConfig::default() }];
+    BatchConfig { models, prefix_caching: false, ..BatchConfig::default() }
+}
+
+/// 28 small requests a second of one tenant, and four prompts of 31,000 tokens of another in a minute.
+pub(super) fn large_and_small(policy: &str, batch: BatchConfig) -> Report {
+    let small = (0..1680).map(|at| TraceRequest { body_stream: at, ..request(at, at as f64 / 28.0, 100, 200) });
+    let large = (0..4).map(|at| {
+        let of = request(9000 + at, 1.0 + 15.0 * at as f64, 31_000, 100);
+        TraceRequest { class: 1, tenant: 1, ..of }
+    });
+    let mut requests: Vec<TraceRequest> = small.chain(large).collect();
+    run(policy, batch, &["small", "large"], &mut requests)
+}
+
+#[test]
+fn the_large_of_one_tenant_do_not_take_turns_with_the_small_of_another_for_ever() {
+    for (policy, least) in [("fcfs", 0), ("vtc", 0), ("drf", 1)] {
+        let report = large_and_small(policy, batch(2048));
+        assert_eq!(report.finished, 1684, "{policy}");
+        let large = &report.classes[1];
+        assert!(report.mean_latency < 12.0 && large.mean_latency < 12.0, "{policy}: {large:?}");
+        // None of the large is computed more than twice.
+        assert!(report.lost_tokens <= 4 * 31_000 + 1680 * 300, "{policy}: {} tokens lost", report.lost_tokens);
+        assert!(report.preemptions >= least, "{policy}: the memory does not run out");
+    }
+}
+/// Of 100 blocks, one of priority 10 holds 80 and one of priority 0 holds 17, when one of priority 5 comes that needs 50.
+pub(super) fn useless(preemptive: bool, lookahead: u32) -> Report {
+    let with = |class, number, arrival, prompt, output, priority| TraceRequest {
+        class,
+        priority: Some(priority),
+        ..request(number, arrival, prompt, output)
+    };
+    let mut requests = [with(0, 0, 0.0, 1130, 150, 10), with(1, 1, 0.0, 190, 80, 0), with(2, 2, 0.5, 750, 50, 5)];
+    let batch = BatchConfig { preemptive, lookahead, watermark: 0, ..batch(100) };
+    run("priority", batch, &["high", "low", "middle"], &mut requests)
+}
+
+#[test]
+fn nobody_is_preempted_where_that_does_not_help() {
+    let patient = useless(false, 0);
+    for lookahead in [0, 8, 1000] {
+        let report = useless(true, lookahead);
+        assert_eq!((report.preemptions, report.lost_tokens), (0, 0), "{lookahead}");
+        for (one, other) in report.classes.iter().zip(&patient.classes) {
+            assert_eq!(one.mean_latency, other.mean_latency, "{lookahead} {}", one.name);
+        }
+    }
+}
