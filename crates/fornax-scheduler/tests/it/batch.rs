@@ -348,7 +348,7 @@ fn who_waits_for_a_steps_tokens_is_told_so() {
     assert_eq!((during.id, scheduler.why(SequenceId::first(RequestId(7)))), (None, Some(Wait::NextStep)));
     let plan = step(&mut scheduler, vec![done(&plan), BatchEvent::Cancel(RequestId(0))], 4.0);
     assert_eq!((plan.items[0].tokens, plan.waiting.len()), (20, 0));
-    assert_eq!(drain(&mut scheduler, plan).len(), 1);
+    assert_eq!(drain(&mut scheduler, plan).len(), 2);
 }
 
 #[test]
