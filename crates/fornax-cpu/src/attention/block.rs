@@ -379,7 +379,7 @@ impl<T: Element> Kernel for OfType<'_, T> {
         let weights = scratch.wrapping_add(layout.weights);
         for first in (0..rows).step_by(S::TILE_ROWS) {
             let count = S::TILE_ROWS.min(rows - first);
-            // Of the block's tokens, those that each row sees, and those that all do.
+            // The tokens of the block that each row sees, and the ones that all rows see.
             let mut seen = [(0, 0); 12];
             let (mut from, mut to, mut any) = (0, BLOCK_TOKENS, 0);
             for (row, seen) in seen.iter_mut().enumerate().take(count) {

@@ -6,8 +6,9 @@ use std::ops::Range;
 use half::{bf16, f16};
 
 use super::block::{self, Keys, Merge, OutPointer, Part, Queries, QueryBlock, SPAN, Whole};
+use super::heads::NewKeys;
 use super::scratch::{BLOCK, CALL, Scratch};
-use super::{Attention, BLOCK_TOKENS, HeadNorm, Rope, Rows, Sequences, TILE_ROWS, WORTH_THREADS, heads, run};
+use super::{BLOCK_TOKENS, Sequences, TILE_ROWS, WORTH_THREADS, heads, run};
 use crate::cache::{CacheType, KvArena, KvShape};
 use crate::simd::{Element, Kernel, Simd, dispatch};
 use crate::{Isa, Pool};
@@ -28,12 +29,12 @@ pub(super) fn attend(
     isa: Isa,
     sequences: &Sequences,
     arena: &mut KvArena,
-    [k, v]: [Rows<'_>; 2],
-    attention: &Attention<'_>,
+    keys: &NewKeys<'_>,
+    kv_heads: usize,
     queries: &Queries<'_>,
 ) {
-    let KvShape { kv_heads, head_dim, .. } = arena.shape();
-    assert_eq!((kv_heads, head_dim), (attention.kv_heads, attention.head_dim), "attend: heads of the arena");
+    let (KvShape { kv_heads: kept, head_dim, .. }, needed) = (arena.shape(), (kv_heads, keys.head_dim));
+    assert_eq!((kept, head_dim), needed, "attend: heads of the arena");
     let (needed, blocks) = (sequences.arena_blocks(), arena.blocks());
     assert!(needed <= blocks, "attend: {needed} blocks are named, the arena has {blocks}");
     let arena = &*arena;
@@ -45,7 +46,7 @@ pub(super) fn attend(
         assert!(sequences.blocks(sequence).len() * BLOCK_TOKENS >= sequences.tokens(sequence), "attend: blocks");
         pieces.extend((0..rows).step_by(step).map(|first| Piece { sequence, first, tokens: step.min(rows - first) }));
         let seen = queries.mask.visible(sequences.past(sequence) + rows / 2, sequences.tokens(sequence)).len();
-        work += rows * seen * attention.heads * head_dim;
+        work += rows * seen * queries.heads * head_dim;
         longest = longest.max(rows);
     }
     let query_block = |piece: &Piece, kv_head: usize| QueryBlock {
@@ -57,8 +58,7 @@ pub(super) fn attend(
         keys: Keys::Arena(arena, sequences.blocks(piece.sequence)),
     };
     let append = |sequence: usize, head: usize, tokens: Range<usize>| {
-        let (norm, rope) = (attention.key_norm, attention.rope);
-        dispatch(isa, Append { arena, sequences, k, v, norm, rope, sequence, head, tokens });
+        dispatch(isa, Append { arena, sequences, keys, sequence, head, tokens });
     };
     let serial = pool.threads() == 1 || work < WORTH_THREADS;
     // The pieces that see most come first, so that no thread is left with a long one.
@@ -138,10 +138,7 @@ pub(super) fn attend(
 struct Append<'a> {
     arena: &'a KvArena,
     sequences: &'a Sequences,
-    k: Rows<'a>,
-    v: Rows<'a>,
-    norm: Option<HeadNorm<'a>>,
-    rope: Option<Rope<'a>>,
+    keys: &'a NewKeys<'a>,
     sequence: usize,
     head: usize,
     tokens: Range<usize>,
@@ -165,23 +162,16 @@ impl Append<'_> {
     /// Calls `put` for each token with its place in the head's block, its prepared key and its value.
     #[inline(always)]
     fn each<S: Simd>(self, s: S, mut put: impl FnMut(*mut u8, usize, *mut f32, *const f32)) {
-        let head_dim = self.arena.shape().head_dim;
         let mut scratch = Scratch::take(&BLOCK, 2 * self.arena.shape().value_stride());
         let key = scratch.as_mut_ptr();
         let blocks = self.sequences.blocks(self.sequence);
         let (start, past) = (self.sequences.rows_of(self.sequence).start, self.sequences.past(self.sequence));
         for token in self.tokens {
-            let row = start + token;
-            let (k, v) = (&self.k.row(row)[self.head * head_dim..], &self.v.row(row)[self.head * head_dim..]);
             let position = past + token;
             let head = self.arena.head(blocks[position / BLOCK_TOKENS], self.head);
-            heads::prefetch(s, k, heads::AHEAD * self.k.stride(), head_dim);
-            heads::prefetch(s, v, heads::AHEAD * self.v.stride(), head_dim);
             // SAFETY: the rows hold the head, by the checks before, and the scratch holds two.
-            unsafe {
-                heads::prepare(s, k.as_ptr(), head_dim, self.norm, self.rope.map(|rope| (rope, row)), 1.0, key);
-            }
-            put(head, position % BLOCK_TOKENS, key, v.as_ptr());
+            let value = unsafe { self.keys.prepare(s, start + token, self.head, key) };
+            put(head, position % BLOCK_TOKENS, key, value);
         }
     }
 

@@ -1,7 +1,7 @@
 //! What happens to one head of a query or key before it is compared: its norm, its rotation, and for keys and values
 //! the way into a block.
 
-use super::{HeadNorm, Rope};
+use super::{HeadNorm, Rope, Rows};
 use crate::cache::BLOCK_TOKENS;
 use crate::simd::{Element, Simd};
 
@@ -13,6 +13,33 @@ pub(super) const AHEAD: usize = 8;
 pub(super) fn prefetch<S: Simd>(s: S, row: &[f32], ahead: usize, head_dim: usize) {
     for at in (0..head_dim).step_by(16) {
         s.prefetch(row.as_ptr().wrapping_add(ahead + at).cast());
+    }
+}
+
+/// The keys and values of a batch's rows, and what happens to a key before it is kept.
+#[derive(Clone, Copy)]
+pub(super) struct NewKeys<'a> {
+    pub k: Rows<'a>,
+    pub v: Rows<'a>,
+    pub norm: Option<HeadNorm<'a>>,
+    pub rope: Option<Rope<'a>>,
+    pub head_dim: usize,
+}
+
+impl NewKeys<'_> {
+    /// Writes the key of a head of a row to `key`, normed and rotated, and returns where its value is.
+    ///
+    /// # Safety
+    /// The row has the head, and `head_dim` values, rounded up to 16, are writable at `key`.
+    #[inline(always)]
+    pub(super) unsafe fn prepare<S: Simd>(&self, s: S, row: usize, head: usize, key: *mut f32) -> *const f32 {
+        let head_dim = self.head_dim;
+        let (k, v) = (&self.k.row(row)[head * head_dim..], &self.v.row(row)[head * head_dim..]);
+        prefetch(s, k, AHEAD * self.k.stride(), head_dim);
+        prefetch(s, v, AHEAD * self.v.stride(), head_dim);
+        // SAFETY: the caller's promise.
+        unsafe { prepare(s, k.as_ptr(), head_dim, self.norm, self.rope.map(|rope| (rope, row)), 1.0, key) };
+        v.as_ptr()
     }
 }
 

@@ -18,6 +18,7 @@ use crate::cache::{BLOCK_TOKENS, KvArena};
 use crate::rows::Rows;
 use crate::{Isa, Pool};
 use block::{OutPointer, Queries};
+use heads::NewKeys;
 pub(crate) use heads::rotate;
 pub use sequences::Sequences;
 
@@ -162,9 +163,10 @@ pub fn attend(
         mask: attention.mask,
         out: OutPointer(out.as_mut_ptr()),
     };
+    let keys = NewKeys { k, v, norm: attention.key_norm, rope: attention.rope, head_dim };
     match arena {
-        Some(arena) => cached::attend(pool, isa, sequences, arena, [k, v], attention, &queries),
-        None => own::attend(pool, isa, sequences, [k, v], attention, &queries),
+        Some(arena) => cached::attend(pool, isa, sequences, arena, &keys, attention.kv_heads, &queries),
+        None => own::attend(pool, isa, sequences, &keys, attention.kv_heads, &queries),
     }
 }
 

@@ -2,8 +2,9 @@
 //! keys and values of one head of a sequence into blocks of its thread's scratch memory.
 
 use super::block::{Keys, Queries, QueryBlock, Whole};
+use super::heads::NewKeys;
 use super::scratch::{CALL, Scratch};
-use super::{Attention, BLOCK_TOKENS, HeadNorm, Rope, Rows, Sequences, TILE_ROWS, WORTH_THREADS, heads, run};
+use super::{BLOCK_TOKENS, Sequences, TILE_ROWS, WORTH_THREADS, heads, run};
 use crate::simd::{Kernel, Simd, dispatch};
 use crate::{Isa, Pool};
 
@@ -15,18 +16,18 @@ pub(super) fn attend(
     pool: &Pool,
     isa: Isa,
     sequences: &Sequences,
-    [k, v]: [Rows<'_>; 2],
-    attention: &Attention<'_>,
+    keys: &NewKeys<'_>,
+    kv_heads: usize,
     queries: &Queries<'_>,
 ) {
-    let Attention { kv_heads, head_dim, .. } = *attention;
+    let head_dim = keys.head_dim;
     // Long sequences are cut for the threads' sake; what a token gets does not depend on it.
     let (mut work, mut tasks) = (0, Vec::new());
     for sequence in 0..sequences.len() {
         let (rows, past) = (sequences.rows_of(sequence), sequences.past(sequence));
         assert_eq!(past, 0, "attend: a sequence that continues from {past} tokens needs an arena");
         let (start, len) = (rows.start, rows.len());
-        work += len * len * attention.heads * head_dim;
+        work += len * len * queries.heads * head_dim;
         tasks.extend((0..len).step_by(TASK_TOKENS).map(|first| (start, len, first, len.min(first + TASK_TOKENS))));
     }
     run(pool, work < WORTH_THREADS, tasks.len() * kv_heads, |index| {
@@ -35,8 +36,7 @@ pub(super) fn attend(
         let block = BLOCK_TOKENS * (head_dim + head_dim.next_multiple_of(16));
         let mut blocks = Scratch::take(&CALL, len.div_ceil(BLOCK_TOKENS) * block + head_dim.next_multiple_of(16));
         let blocks = blocks.as_mut_ptr();
-        let (norm, rope) = (attention.key_norm, attention.rope);
-        dispatch(isa, Pack { k, v, norm, rope, head_dim, kv_head, start, len, blocks });
+        dispatch(isa, Pack { keys, kv_head, start, len, blocks });
         let step = (TILE_ROWS / queries.group).max(1);
         for at in (first..end).step_by(step) {
             let tokens = step.min(end - at);
@@ -48,11 +48,7 @@ pub(super) fn attend(
 
 /// Packs the keys and values of one head of a sequence into blocks, and needs room for one head behind them.
 struct Pack<'a> {
-    k: Rows<'a>,
-    v: Rows<'a>,
-    norm: Option<HeadNorm<'a>>,
-    rope: Option<Rope<'a>>,
-    head_dim: usize,
+    keys: &'a NewKeys<'a>,
     kv_head: usize,
     start: usize,
     len: usize,
@@ -64,20 +60,16 @@ impl Kernel for Pack<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let head_dim = self.head_dim;
+        let head_dim = self.keys.head_dim;
         let width = head_dim.next_multiple_of(16);
         let block = BLOCK_TOKENS * (head_dim + width);
         let key = self.blocks.wrapping_add(self.len.div_ceil(BLOCK_TOKENS) * block);
         for token in 0..self.len {
-            let row = self.start + token;
-            let (k, v) = (&self.k.row(row)[self.kv_head * head_dim..], &self.v.row(row)[self.kv_head * head_dim..]);
             let block = self.blocks.wrapping_add(token / BLOCK_TOKENS * block);
-            heads::prefetch(s, k, heads::AHEAD * self.k.stride(), head_dim);
-            heads::prefetch(s, v, heads::AHEAD * self.v.stride(), head_dim);
             // SAFETY: the rows hold the head by the checks before, and the scratch the blocks and one head.
             unsafe {
-                heads::prepare(s, k.as_ptr(), head_dim, self.norm, self.rope.map(|rope| (rope, row)), 1.0, key);
-                heads::put(s, block, token % BLOCK_TOKENS, head_dim, width, key, v.as_ptr());
+                let value = self.keys.prepare(s, self.start + token, self.kv_head, key);
+                heads::put(s, block, token % BLOCK_TOKENS, head_dim, width, key, value);
             }
         }
     }
