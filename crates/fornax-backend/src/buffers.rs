@@ -37,7 +37,7 @@ pub(crate) fn recycle(values: Values) {
     let Some(buffer) = values.into_vec() else { return };
     BUFFERS.with_borrow_mut(|buffers| {
         if buffers.len() == KEPT {
-            // The smallest is the cheapest to get anew.
+            // The smallest buffer costs least to allocate again.
             let smallest = (0..KEPT).min_by_key(|&index| buffers[index].capacity());
             smallest.map(|index| buffers.swap_remove(index));
         }

@@ -58,6 +58,11 @@ mod cpu {
     }
 
     impl Values {
+        /// The tensor again, for operands that another operand keeps from the kernels.
+        pub(crate) fn into_tensor<const D: usize>(self) -> Tensor<D> {
+            Tensor::from_primitive::<Flex>(self.0)
+        }
+
         /// The memory, if nobody else holds it.
         pub(crate) fn into_vec(self) -> Option<Vec<f32>> {
             let whole = self.0.is_unique() && self.0.layout().start_offset() == 0;
@@ -103,6 +108,10 @@ mod cpu {
     }
 
     impl Values {
+        pub(crate) fn into_tensor<const D: usize>(self) -> Tensor<D> {
+            match self {}
+        }
+
         pub(crate) fn into_vec(self) -> Option<Vec<f32>> {
             match self {}
         }

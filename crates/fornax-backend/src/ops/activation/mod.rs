@@ -36,12 +36,8 @@ pub fn gated<const D: usize>(gate: Tensor<D>, up: Tensor<D>, activation: Activat
     let (gate, up) = match (into_values(gate), into_values(up)) {
         (Ok(gate), Ok(up)) => (gate, up),
         (gate, up) => {
-            // One of them may have been numbers already.
-            let tensor = |operand: Result<Values, Tensor<D>>| match operand {
-                Ok(values) => cpu_tensor(values.to_vec(), dims),
-                Err(tensor) => tensor,
-            };
-            return reference::activate(tensor(gate), activation) * tensor(up);
+            let [gate, up] = [gate, up].map(|operand| operand.map_or_else(|tensor| tensor, Values::into_tensor));
+            return reference::activate(gate, activation) * up;
         }
     };
     let columns = *dims.last().unwrap_or(&1);

@@ -137,14 +137,13 @@ pub fn attention(
         return Tensor::zeros([0, heads * head_dim], (&qkv.device(), qkv.dtype()));
     }
     let (device, dtype) = (qkv.device(), qkv.dtype());
-    let kv = kv.map(|layer| &mut layer.0);
-    if let Some(Store::Tensors(tensors)) = kv {
-        tensors.check(sequences, kv_heads * head_dim);
-        return reference::attention(qkv, sequences, Some(tensors), rope, norms, options);
-    }
-    let arena = match kv {
+    let arena = match kv.map(|layer| &mut layer.0) {
+        Some(Store::Tensors(tensors)) => {
+            tensors.check(sequences, kv_heads * head_dim);
+            return reference::attention(qkv, sequences, Some(tensors), rope, norms, options);
+        }
         Some(Store::Arena(arena)) => Some(arena),
-        _ => None,
+        None => None,
     };
     let weights = match norms.map(Norms::at_hand) {
         None => None,

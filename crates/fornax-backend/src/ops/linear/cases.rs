@@ -1,4 +1,4 @@
-//! Shapes of linear maps, dense and packed: those of known models, and those that catch a kernel's tails.
+//! Shapes of linear maps, dense and packed: shapes of known models, and odd shapes that catch a kernel's tails.
 
 use fornax_cpu::WeightType;
 

@@ -131,7 +131,7 @@ pub fn linear_add(x: Tensor<2>, map: &LinearRef<'_>, residual: Tensor<2>) -> Ten
     };
     let added = match into_values(residual) {
         Ok(added) => added,
-        Err(residual) => return residual + reference::linear(cpu_tensor(x.to_vec(), dims), map),
+        Err(residual) => return residual + reference::linear(x.into_tensor(), map),
     };
     let mut y = buffers::take(rows * columns);
     maps.linear_add(&x, rows, &added, &mut y);

@@ -9,7 +9,7 @@ use fornax_cpu::rows::{self, NormWeights};
 use fornax_cpu::{Isa, Pool};
 
 use crate::values::{cpu_tensor, into_values};
-use crate::{buffers, values};
+use crate::{Values, buffers, values};
 
 /// What is common to the vectors that are normalized.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -64,7 +64,7 @@ pub fn rms_norm<const D: usize>(
     };
     let x = match into_values(x) {
         Ok(x) => x,
-        Err(x) => return in_tensors(x, weight, added.map(|added| cpu_tensor(added.to_vec(), dims))),
+        Err(x) => return in_tensors(x, weight, added.map(Values::into_tensor)),
     };
     let mut y = buffers::take(x.len());
     let (epsilon, offset) = (options.epsilon as f32, options.offset as f32);
