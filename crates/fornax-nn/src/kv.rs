@@ -45,7 +45,7 @@ impl KvPoolConfig {
     /// [`KvError::Memory`] when there is not that much.
     pub fn init(&self, blocks: usize, device: &Device) -> Result<KvPool, KvError> {
         let layer = |&shape: &[usize; 2]| KvLayer::new(self.format, shape, blocks, device);
-        Ok(KvPool { layers: self.layers.iter().map(layer).collect::<Result<_, _>>()?, blocks })
+        Ok(KvPool { layers: self.layers.iter().map(layer).collect::<Result<_, _>>()? })
     }
 }
 
@@ -53,20 +53,9 @@ impl KvPoolConfig {
 #[derive(Debug)]
 pub struct KvPool {
     layers: Vec<KvLayer>,
-    blocks: usize,
 }
 
 impl KvPool {
-    /// How many blocks there are.
-    pub fn blocks(&self) -> usize {
-        self.blocks
-    }
-
-    /// Tokens of a block.
-    pub fn block_tokens(&self) -> usize {
-        BLOCK_TOKENS
-    }
-
     /// The memory of a layer.
     ///
     /// # Panics

@@ -213,11 +213,9 @@ fn gguf_config(gguf: &GgufModel) -> Result<Value, ModelError> {
     };
     config["query_pre_attn_scalar"] = scalar.into();
     config["attention_bias"] = gguf.contains("blk.0.attn_q.bias").into();
-    for (key, name) in
-        [("attn_logit_softcapping", "attn_logit_softcapping"), ("final_logit_softcapping", "final_logit_softcapping")]
-    {
+    for key in ["attn_logit_softcapping", "final_logit_softcapping"] {
         if let Some(cap) = gguf.optional_number(key)? {
-            config[name] = cap.into();
+            config[key] = cap.into();
         }
     }
     if let Some(window) = gguf.optional_size("attention.sliding_window")? {
