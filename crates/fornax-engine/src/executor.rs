@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use fornax_backend::ops;
 use fornax_models::AutoModel;
 use fornax_nn::{Batch, BatchSequence, KvPool, Outputs};
 use fornax_scheduler::{ModelId, Plan};
@@ -21,7 +22,7 @@ pub struct Work<'a> {
     /// The position of the first; the keys and values before it are in the pool.
     pub start: usize,
     /// The blocks of the sequence, in the order of positions.
-    pub blocks: Vec<u32>,
+    pub blocks: &'a [u32],
     /// Tokens of the whole text that is known.
     pub len: usize,
     /// What is wanted of them.
@@ -108,7 +109,7 @@ impl Executor for ModelExecutor {
         let batch = Batch::cached(work.iter().map(|work| BatchSequence {
             tokens: work.tokens,
             past: work.start,
-            blocks: &work.blocks,
+            blocks: work.blocks,
             len: work.len,
             outputs: match work.wanted {
                 Wanted::Nothing => Outputs::None,
@@ -117,48 +118,43 @@ impl Executor for ModelExecutor {
             },
         }));
         let hidden = decoder.forward(&batch, Some(pool));
-        let size = decoder.config().hidden_size;
-        let mut output = StepOutput::default();
-        if work.iter().all(|work| matches!(work.wanted, Wanted::Nothing | Wanted::Logits)) {
-            // The usual step: all rows are wanted for their logits.
-            let vocab_size = decoder.config().vocab_size;
-            if work.iter().any(|work| work.wanted == Wanted::Logits) {
-                output.values = to_host(decoder.logits(hidden))?;
-            }
-            let mut at = 0;
-            output.ranges = work
-                .iter()
-                .map(|work| {
-                    let from = at;
-                    at += if work.wanted == Wanted::Logits { vocab_size } else { 0 };
-                    from..at
-                })
-                .collect();
-            return Ok(output);
-        }
+        // The rows of each piece of work in `hidden`. All logits are computed together, so that the output layer is read once.
+        let (mut rows, mut logit_rows) = (Vec::with_capacity(work.len()), Vec::new());
         let mut row = 0;
         for work in work {
-            let from = output.values.len();
-            let rows = |first: usize, count: usize| hidden.clone().narrow(0, first, count);
+            let count = match work.wanted {
+                Wanted::Nothing => 0,
+                Wanted::Logits => 1,
+                Wanted::Logprobs(_) | Wanted::States => work.tokens.len(),
+            };
+            rows.push(row..row + count);
+            if work.wanted == Wanted::Logits {
+                logit_rows.push(row as u32);
+            }
+            row += count;
+        }
+        let mut values = match logit_rows.len() {
+            0 => Vec::new(),
+            all if all == row => to_host(decoder.logits(hidden.clone()))?,
+            _ => to_host(decoder.logits(ops::rows(hidden.clone(), &logit_rows)))?,
+        };
+        let (vocab_size, mut logits) = (decoder.config().vocab_size, 0);
+        let mut ranges = Vec::with_capacity(work.len());
+        for (work, rows) in work.iter().zip(rows) {
+            let own = || hidden.clone().narrow(0, rows.start, rows.len());
+            let from = values.len();
             match work.wanted {
                 Wanted::Nothing => {}
                 Wanted::Logits => {
-                    output.values.extend(to_host(decoder.logits(rows(row, 1)))?);
-                    row += 1;
+                    ranges.push(logits..logits + vocab_size);
+                    logits += vocab_size;
+                    continue;
                 }
-                Wanted::States => {
-                    let states = to_host(rows(row, work.tokens.len()))?;
-                    debug_assert_eq!(states.len(), work.tokens.len() * size);
-                    output.values.extend(states);
-                    row += work.tokens.len();
-                }
-                Wanted::Logprobs(next) => {
-                    output.values.extend(logprobs_of(decoder, rows(row, work.tokens.len()), next)?);
-                    row += work.tokens.len();
-                }
+                Wanted::States => values.extend(to_host(own())?),
+                Wanted::Logprobs(next) => values.extend(logprobs_of(decoder, own(), next)?),
             }
-            output.ranges.push(from..output.values.len());
+            ranges.push(from..values.len());
         }
-        Ok(output)
+        Ok(StepOutput { values, ranges })
     }
 }

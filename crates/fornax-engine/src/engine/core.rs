@@ -1,8 +1,9 @@
 //! The loop of an engine: events go to the scheduler, its plan to the executor, and what was computed to the requests. It has
-//! no thread and no clock, so that tests drive it step by step.
+//! no thread, and is told the time, so that tests drive it step by step.
 
 use std::any::Any;
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -15,6 +16,7 @@ use fornax_scheduler::{
 };
 
 use super::beams::{Beams, BeamsStep};
+use super::pace::Pace;
 use super::sequence::{Limits, Sequence};
 use crate::executor::{Executor, StepOutput, Wanted, Work};
 use crate::sampling::SamplingParams;
@@ -89,11 +91,6 @@ enum Kind {
     Score { logprobs: Vec<f32> },
     Embed { pooling: Pooling, vector: Vec<f32> },
 }
-
-/// How much of a step's time prompts may take beside running sequences, in times of their usual step.
-const PROMPT_SHARE: f64 = 2.0;
-/// Fewer tokens of a prompt than this are not worth a step.
-const LEAST_CHUNK: usize = 16;
 
 /// Scheduler, executor and requests of an engine.
 pub(crate) struct Core<E> {
@@ -270,28 +267,38 @@ impl<E: Executor> Core<E> {
 
     /// Computes a plan's items and hands the results to their requests: what the scheduler is to be told.
     fn carry_out(&mut self, plan: &Plan) -> (Vec<Output>, Vec<u32>) {
-        let mut computed: Vec<Result<Vec<f32>, EngineError>> = Vec::with_capacity(plan.items.len());
+        let blocks: Vec<u32> = plan.blocks.iter().map(|block| block.0).collect();
+        // The numbers of all items, and which of them are whose.
+        let mut values = Vec::new();
+        let mut computed: Vec<Result<Range<usize>, EngineError>> = Vec::with_capacity(plan.items.len());
         for (model, items) in plan.by_model() {
-            let work: Vec<Work<'_>> = items.iter().map(|item| work(&self.requests, plan, item)).collect();
+            let work: Vec<Work<'_>> = items.iter().map(|item| work(&self.requests, plan, &blocks, item)).collect();
             let executor = &mut self.executor;
-            let mut run = |work: &[Work<'_>]| guarded(|| checked(executor.compute(model, work)?, work.len()));
-            match run(&work) {
-                Ok(output) => {
-                    let values = output.values;
-                    computed.extend(output.ranges.into_iter().map(|range| Ok(values[range].to_vec())));
+            let mut run = |work: &[Work<'_>]| {
+                let output = guarded(|| checked(executor.compute(model, work)?, work.len()))?;
+                let first = values.len();
+                if values.is_empty() {
+                    values = output.values;
+                } else {
+                    values.extend(output.values);
                 }
+                Ok(output.ranges.into_iter().map(move |range| first + range.start..first + range.end))
+            };
+            match run(&work) {
+                Ok(ranges) => computed.extend(ranges.map(Ok)),
                 Err(error) if work.len() == 1 => computed.push(Err(error)),
-                // Each for itself, so that only those end that fail alone: keys and values are written again as they were.
+                // Each for itself, so that only items that fail alone end: keys and values are written again as they were.
                 Err(_) => computed.extend(work.iter().map(|work| {
-                    let output = run(std::slice::from_ref(work))?;
-                    Ok(output.values)
+                    let ranges = run(std::slice::from_ref(work))?;
+                    Ok(ranges.last().unwrap_or_default())
                 })),
             }
         }
         let (mut outputs, mut tokens) = (Vec::new(), Vec::new());
         for (item, result) in plan.items.iter().zip(computed) {
             let count = outputs.len() + item.outputs() as usize;
-            let result = result.and_then(|values| guarded(|| self.take(item, values, &mut outputs, &mut tokens)));
+            let result =
+                result.and_then(|range| guarded(|| self.take(item, &mut values[range], &mut outputs, &mut tokens)));
             if let Err(error) = result {
                 self.fail(item.sequence.request, error);
             }
@@ -305,7 +312,7 @@ impl<E: Executor> Core<E> {
     fn take(
         &mut self,
         item: &Item,
-        mut values: Vec<f32>,
+        values: &mut [f32],
         outputs: &mut Vec<Output>,
         tokens: &mut Vec<u32>,
     ) -> Result<(), EngineError> {
@@ -324,7 +331,7 @@ impl<E: Executor> Core<E> {
                         outputs.push(Output::ended(0));
                         continue;
                     };
-                    let chunk = running.advance(&mut values, limits)?;
+                    let chunk = running.advance(values, limits)?;
                     tokens.extend(chunk.token_ids.last());
                     let ended = chunk.finish_reason.is_some();
                     outputs.push(if ended { Output::ended(1) } else { Output::tokens(1) });
@@ -340,7 +347,7 @@ impl<E: Executor> Core<E> {
             Kind::Beams { limits, beams } => {
                 let first = item.sequence.index;
                 for index in first..first + item.samples {
-                    beams.computed(index, &values);
+                    beams.computed(index, values);
                     outputs.push(Output::NONE);
                 }
                 match beams.step(id, model, limits)? {
@@ -354,12 +361,12 @@ impl<E: Executor> Core<E> {
             }
             Kind::Score { logprobs } => {
                 let start = item.start as usize;
-                logprobs[start..start + values.len()].copy_from_slice(&values);
+                logprobs[start..start + values.len()].copy_from_slice(values);
                 outputs.push(Output::NONE);
             }
             Kind::Embed { pooling, vector } => {
                 let (start, rows) = (item.start as usize, item.rows() as usize);
-                pooling.add(vector, &values, [start, rows, active.prompt.len()]);
+                pooling.add(vector, values, [start, rows, active.prompt.len()]);
                 outputs.push(Output::NONE);
             }
         }
@@ -393,7 +400,7 @@ impl Kind {
 }
 
 /// What an item asks of the executor.
-fn work<'a>(requests: &'a HashMap<RequestId, Active>, plan: &'a Plan, item: &Item) -> Work<'a> {
+fn work<'a>(requests: &'a HashMap<RequestId, Active>, plan: &'a Plan, blocks: &'a [u32], item: &Item) -> Work<'a> {
     let (start, rows) = (item.start as usize, item.rows() as usize);
     let wanted = match requests.get(&item.sequence.request) {
         _ if item.samples > 0 => Wanted::Logits,
@@ -406,7 +413,7 @@ fn work<'a>(requests: &'a HashMap<RequestId, Active>, plan: &'a Plan, item: &Ite
     Work {
         tokens: plan.tokens_of(item),
         start,
-        blocks: plan.blocks_of(item).iter().map(|block| block.0).collect(),
+        blocks: &blocks[item.first_block as usize..][..item.blocks as usize],
         len: item.prompt_len as usize,
         wanted,
     }
@@ -453,36 +460,6 @@ fn guarded<T>(call: impl FnOnce() -> Result<T, EngineError>) -> Result<T, Engine
 /// What a panic says.
 fn message(panic: &(dyn Any + Send)) -> &str {
     panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("?")
-}
-
-/// How long steps take, by which prompts are cut so that running sequences are not kept waiting.
-#[derive(Debug, Default)]
-struct Pace {
-    /// Seconds of a step that only decodes.
-    decode: Option<f64>,
-    /// Seconds of a prompt's token.
-    prompt: Option<f64>,
-}
-
-impl Pace {
-    fn observe(&mut self, plan: &Plan, elapsed: Duration) {
-        let seconds = elapsed.as_secs_f64();
-        let mix = |old: Option<f64>, new: f64| Some(old.map_or(new, |old| 0.8 * old + 0.2 * new));
-        let prompts: u32 = plan.items.iter().filter(|item| item.tokens > 1).map(|item| item.tokens).sum();
-        if prompts == 0 {
-            self.decode = mix(self.decode, seconds);
-        } else if prompts as usize >= LEAST_CHUNK {
-            let decodes = plan.items.iter().any(|item| item.tokens == 1);
-            let beside = if decodes { self.decode.unwrap_or(0.0) } else { 0.0 };
-            self.prompt = mix(self.prompt, (seconds - beside).max(seconds / 4.0) / f64::from(prompts));
-        }
-    }
-
-    /// Tokens of prompts for which running sequences may wait in a step.
-    fn prompt_tokens(&self) -> Option<usize> {
-        let tokens = PROMPT_SHARE * self.decode? / self.prompt?;
-        Some((tokens as usize).max(LEAST_CHUNK))
-    }
 }
 
 #[cfg(test)]

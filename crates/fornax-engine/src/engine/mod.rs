@@ -5,6 +5,7 @@ mod beams;
 mod config;
 mod core;
 mod handle;
+mod pace;
 mod sequence;
 
 pub use config::EngineConfig;
