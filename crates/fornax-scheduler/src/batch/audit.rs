@@ -10,9 +10,10 @@ impl BatchScheduler {
     /// What costs next to nothing: counts of blocks, and budgets.
     pub(super) fn check_step(&self, plan: &Plan) {
         let tokens = plan.tokens.len();
-        let whole = !self.config.chunked && plan.items.iter().any(|item| item.tokens as usize > self.config.max_tokens);
+        // A prompt that is not cut may exceed a step, beside single tokens.
+        let prompts = plan.items.iter().filter(|item| item.tokens > 1).count();
         assert!(
-            whole || tokens <= self.config.max_tokens,
+            (!self.config.chunked && prompts <= 1) || tokens <= self.config.max_tokens,
             "a step of {tokens} tokens exceeds {}",
             self.config.max_tokens
         );
@@ -200,8 +201,8 @@ mod tests {
             catch_unwind(AssertUnwindSafe(|| scheduler.check_step(&plan))).is_ok()
         };
         assert!(passes(true, &[7, 1]) && !passes(true, &[8, 1]) && !passes(true, &[9]));
-        // One prompt that is longer than a step goes whole where prompts are not cut; many that are shorter do not.
-        assert!(passes(false, &[7, 1]) && passes(false, &[1, 9]));
-        assert!(!passes(false, &[8, 1]) && !passes(false, &[5, 4]));
+        // One prompt goes whole where prompts are not cut, beside those that decode; several do not.
+        assert!(passes(false, &[7, 1]) && passes(false, &[1, 9]) && passes(false, &[8, 1, 1]));
+        assert!(!passes(false, &[5, 4]) && !passes(false, &[1, 9, 2]));
     }
 }

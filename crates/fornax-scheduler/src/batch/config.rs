@@ -54,8 +54,8 @@ pub struct BatchConfig {
     pub max_tokens: usize,
     /// The most tokens of one prompt in a step, so that a long one leaves room for others.
     pub max_chunk: usize,
-    /// Whether a prompt may be computed in several steps. If not, one longer than `max_tokens` has a step's prompts to
-    /// itself, and exceeds them.
+    /// Whether a prompt may be computed in several steps. If not, a step's first prompt is computed whole, also where that
+    /// exceeds `max_tokens`, and others only as far as there are tokens left: nobody waits for a step without others.
     pub chunked: bool,
     /// When a request is admitted.
     pub admission: Admission,

@@ -263,8 +263,7 @@ impl BatchScheduler {
         let size = model.kv.block_size();
         let computed = if sequence.host.is_empty() { found.blocks.len() * size } else { sequence.computed as usize };
         let remaining = sequence.len() - computed;
-        let alone = prompts == 0 && remaining > self.config.max_tokens;
-        if !self.config.chunked && remaining > budget && !alone {
+        if !self.config.chunked && remaining > budget && prompts > 0 {
             return Some(Wait::Tokens { needed: remaining, left: budget });
         }
         let fresh = sequence.len().div_ceil(size) - found.blocks.len();
@@ -352,7 +351,7 @@ impl BatchScheduler {
         let mut tokens = remaining;
         if self.config.chunked {
             tokens = remaining.min(*budget).min(self.config.max_chunk);
-        } else if remaining > *budget && (*prompts > 0 || remaining <= self.config.max_tokens) {
+        } else if remaining > *budget && *prompts > 0 {
             return Err(Wait::Tokens { needed: remaining, left: *budget });
         }
         loop {

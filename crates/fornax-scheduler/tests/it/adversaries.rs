@@ -66,3 +66,20 @@ fn nobody_is_preempted_where_that_does_not_help() {
         }
     }
 }
+
+/// 255 sequences decode, and one with a prompt of this length comes.
+pub(super) fn unchunked(prompt: u32) -> Report {
+    let decoding = (0..255).map(|at| request(at, 0.0, 2, 800));
+    let one = TraceRequest { class: 1, ..request(999, 1.0, prompt, 10) };
+    let mut requests: Vec<TraceRequest> = decoding.chain([one]).collect();
+    let batch = BatchConfig { chunked: false, max_running: 256, ..batch(40_000) };
+    run("fcfs", batch, &["decoding", "one"], &mut requests)
+}
+
+#[test]
+fn a_prompt_that_is_not_cut_does_not_wait_for_an_empty_step() {
+    for prompt in [200, 300, 512, 513] {
+        let one = &unchunked(prompt).classes[1];
+        assert!(one.first_token_mean < 0.2, "{prompt}: {one:?}");
+    }
+}

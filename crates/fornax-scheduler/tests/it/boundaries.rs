@@ -214,7 +214,7 @@ fn a_long_prompt_that_failed_waits_for_a_step_without_other_prompts() {
 }
 
 #[test]
-fn a_prompt_that_failed_waits_where_others_have_taken_its_tokens() {
+fn a_prompt_that_failed_goes_whole_where_others_have_taken_its_tokens() {
     let mut scheduler = scheduler(BatchConfig { chunked: false, ..config(32) });
     let plan = submit(&mut scheduler, [request(1, 4, 3)]);
     let plan = step(&mut scheduler, vec![done(&plan), BatchEvent::Submit(request(2, 31, 1))], 1.0);
@@ -222,8 +222,7 @@ fn a_prompt_that_failed_waits_where_others_have_taken_its_tokens() {
     let failed = BatchEvent::Failed { plan: plan.id.expect("a plan") };
     let fork = BatchEvent::Fork { from: SequenceId::first(RequestId(1)), index: 1, last: None };
     let plan = step(&mut scheduler, vec![failed, fork], 2.0);
-    assert_eq!(work(&plan), [(1, 4, 1), (1, 4, 1)]);
-    assert_eq!(plan.waiting[0].1, Wait::Tokens { needed: 31, left: 30 });
+    assert_eq!(work(&plan), [(1, 4, 1), (1, 4, 1), (2, 0, 31)]);
     assert_eq!(drain(&mut scheduler, plan).len(), 3);
 }
 
