@@ -69,7 +69,8 @@ pub struct BatchConfig {
     pub preemptive: bool,
     /// Whether full blocks are kept and found by content.
     pub prefix_caching: bool,
-    /// How often a request that does not fit may be passed over by others that do; 0 keeps strict order.
+    /// How often a request that does not fit may be passed over by others that do; 0 keeps strict order. Requests that need
+    /// no adapter pass over one that waits for an adapter as often as there are any: they keep nothing from it.
     pub lookahead: u32,
     /// Whether what is past its deadline is ended.
     pub drop_late: bool,

@@ -11,6 +11,8 @@ use crate::{BlockId, ModelId, Wait};
 
 /// How many requests are looked at behind one that does not fit.
 const LOOK: usize = 16;
+/// How many requests that wait for an adapter are passed over to find one that does not.
+const LOOK_FOR_ADAPTERS: usize = 64;
 
 /// What some that hold blocks would give up for another.
 #[derive(Debug, Default)]
@@ -32,6 +34,7 @@ impl BatchScheduler {
         let mut prompts = 0;
         let mut stuck: Vec<u32> = Vec::new();
         let mut passed: Vec<u32> = Vec::new();
+        let mut aside: Vec<u32> = Vec::new();
         while *budget > 0 && !self.draining {
             let waiting = if open { self.waiting.first(self.policy.as_ref(), self.now) } else { None };
             let held = self.held.first(self.policy.as_ref(), self.now);
@@ -43,15 +46,21 @@ impl BatchScheduler {
                         stuck.push(slot);
                     }
                 }
-                (Some((_, slot)), _) => match self.admit(slot, plan, budget, &mut prompts) {
+                (Some((_, slot)), _) => match self.admit_past(&aside, slot, plan, budget, &mut prompts) {
                     Ok(()) => {
-                        for &other in &passed {
+                        let rivals = aside.iter().filter(|&&other| self.want_adapters(slot, other));
+                        for other in rivals.chain(&passed).copied().collect::<Vec<u32>>() {
                             self.sequences[other as usize].passed += 1;
                         }
                     }
                     Err(wait) => {
+                        let for_adapter = matches!(wait, Wait::Adapters { .. } | Wait::Behind { .. });
                         self.note_wait(slot, wait);
-                        if self.sequences[slot as usize].passed >= self.config.lookahead || passed.len() >= LOOK {
+                        if for_adapter && aside.len() < LOOK_FOR_ADAPTERS {
+                            self.waiting.remove(slot, self.policy.as_ref(), self.now);
+                            aside.push(slot);
+                        } else if self.sequences[slot as usize].passed >= self.config.lookahead || passed.len() >= LOOK
+                        {
                             open = false;
                         } else {
                             // Taken out for the time being, to see the next; the policy is not told.
@@ -75,10 +84,34 @@ impl BatchScheduler {
         for slot in stuck {
             self.enqueue_held(slot);
         }
-        for slot in passed {
+        for slot in passed.into_iter().chain(aside) {
             let task = self.candidate(slot);
             self.waiting.insert(slot, task, self.policy.as_ref(), self.now);
         }
+    }
+
+    /// Admits a waiting sequence past those that wait for adapters. It does not need what they wait for, unless it wants
+    /// an adapter too, and by that keeps one of theirs away: then they are overtaken no more often than others may be.
+    fn admit_past(
+        &mut self,
+        aside: &[u32],
+        slot: u32,
+        plan: &mut Plan,
+        budget: &mut usize,
+        prompts: &mut usize,
+    ) -> Result<(), Wait> {
+        let mut rivals = aside.iter().filter(|&&other| self.want_adapters(slot, other));
+        if let Some(&first) = rivals.find(|&&other| self.sequences[other as usize].passed >= self.config.lookahead) {
+            let first = self.sequences[first as usize].id.request.0;
+            return Err(Wait::Behind { first, policy: self.policy.name() });
+        }
+        self.admit(slot, plan, budget, prompts)
+    }
+
+    /// Whether two sequences want adapters of the same model.
+    fn want_adapters(&self, slot: u32, other: u32) -> bool {
+        let [one, other] = [slot, other].map(|slot| &self.sequences[slot as usize]);
+        one.adapter.is_some() && other.adapter.is_some() && one.model == other.model
     }
 
     /// Makes room where nothing can be computed because requests with deferred sequences lack others of their sequences:

@@ -43,6 +43,7 @@ fn the_large_of_one_tenant_do_not_take_turns_with_the_small_of_another_for_ever(
         assert!(report.preemptions >= least, "{policy}: the memory does not run out");
     }
 }
+
 /// Of 100 blocks, one of priority 10 holds 80 and one of priority 0 holds 17, when one of priority 5 comes that needs 50.
 pub(super) fn useless(preemptive: bool, lookahead: u32) -> Report {
     let with = |class, number, arrival, prompt, output, priority| TraceRequest {
@@ -81,5 +82,28 @@ fn a_prompt_that_is_not_cut_does_not_wait_for_an_empty_step() {
     for prompt in [200, 300, 512, 513] {
         let one = &unchunked(prompt).classes[1];
         assert!(one.first_token_mean < 0.2, "{prompt}: {one:?}");
+    }
+}
+
+/// One adapter at a time: one request uses it for long, then one wants another, then twenty come that need none.
+pub(super) fn adapters(lookahead: u32) -> Report {
+    let long = TraceRequest { adapter: Some(1), ..request(0, 0.0, 100, 1000) };
+    let other = TraceRequest { class: 1, adapter: Some(2), ..request(1, 0.1, 100, 10) };
+    let plain = (0..20).map(|at| TraceRequest { class: 2, ..request(2 + at, 0.2 + 0.1 * at as f64, 100, 10) });
+    let mut requests: Vec<TraceRequest> = [long, other].into_iter().chain(plain).collect();
+    let mut batch = BatchConfig { lookahead, ..batch(2048) };
+    batch.models[0].adapters = 1;
+    run("fcfs", batch, &["long", "other", "plain"], &mut requests)
+}
+
+#[test]
+fn who_needs_no_adapter_does_not_wait_for_one() {
+    for lookahead in [0, 8] {
+        let report = adapters(lookahead);
+        let plain = &report.classes[2];
+        assert!(plain.first_token_p99 < 0.05, "{lookahead}: {plain:?}");
+        // The other follows the long one, not those who came later.
+        let (long, other) = (&report.classes[0], &report.classes[1]);
+        assert!((other.first_token_mean + 0.1 - long.mean_latency).abs() < 0.05, "{lookahead}: {other:?}");
     }
 }
