@@ -87,6 +87,11 @@ impl BatchScheduler {
                 sequence.holds_slots,
                 !matches!(sequence.state, State::Vacant | State::Waiting | State::NotReady)
             );
+            assert!(
+                sequence.rest == 0 || (sequence.holds_slots && sequence.produced == 0),
+                "{} leaves some",
+                sequence.id
+            );
             self.audit_flights(slot);
         }
         let [vacant, waiting, held, planned, decoding, deferred, not_ready] = counts;

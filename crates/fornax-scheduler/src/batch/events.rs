@@ -231,7 +231,7 @@ impl BatchScheduler {
         self.numbers
     }
 
-    fn vacant_slot(&mut self) -> u32 {
+    pub(super) fn vacant_slot(&mut self) -> u32 {
         self.vacant.pop().unwrap_or_else(|| {
             self.sequences.push(super::sequence::Sequence::default());
             self.sequences.len() as u32 - 1
@@ -276,7 +276,12 @@ impl BatchScheduler {
     ) -> Result<(), SchedulerError> {
         let slot = self.slot_of(from)?;
         let id = SequenceId { request: from.request, index };
-        if self.ids.slot(id).is_some() {
+        // Of those that wait for running slots, one stands for all.
+        let taken = |&other: &u32| {
+            let other = &self.sequences[other as usize];
+            (other.id.index..other.id.index + other.samples + other.rest).contains(&index)
+        };
+        if self.ids.slots(from.request).iter().any(taken) {
             return Err(SchedulerError::DuplicateSequence { id });
         }
         let refuse = |reason| Err(SchedulerError::CannotFork { id: from, reason });

@@ -120,6 +120,8 @@ impl BatchScheduler {
             return;
         }
         self.running_slots -= sequence.samples as usize;
+        let slots = f64::from(sequence.samples);
+        sequence.samples += std::mem::take(&mut sequence.rest);
         if let Some(adapter) = sequence.adapter {
             let users = model.adapters.get_mut(&adapter).expect("a running sequence holds its adapter");
             *users -= 1;
@@ -127,8 +129,7 @@ impl BatchScheduler {
                 model.adapters.remove(&adapter);
             }
         }
-        let (tenant, resource, slots) =
-            (sequence.candidate.tenant, usize::from(sequence.model), f64::from(sequence.samples));
+        let (tenant, resource) = (sequence.candidate.tenant, usize::from(sequence.model));
         self.tell_holding(tenant, resource, -(blocks as f64));
         self.tell_holding(tenant, self.models.len(), -slots);
     }

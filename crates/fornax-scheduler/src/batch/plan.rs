@@ -22,7 +22,7 @@ pub struct Item {
     /// How many draft tokens to compute after them.
     pub drafts: u32,
     /// How many samples to draw after the last of `tokens`: 0 where a prompt goes on or nothing is to be put out, 1 for a
-    /// sequence, more where it is to become several. With draft tokens, their rows are sampled too.
+    /// sequence, more where it is to become several: this one and those of the next indices. With draft tokens, their rows are sampled too.
     pub samples: u32,
     /// How many tokens the prompt has.
     pub prompt_len: u32,
@@ -101,7 +101,8 @@ pub enum EndReason {
 /// A sequence that ended; its blocks are free, or cached. What plans in flight still give for it is not looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Finished {
-    /// The sequence. A request that ends before its prompt is computed ends as its first sequence alone.
+    /// The sequence. Those that have not begun end as the first of them alone: with their request before its prompt is
+    /// computed, or later where they wait for running slots.
     pub sequence: SequenceId,
     /// Why.
     pub reason: EndReason,

@@ -263,14 +263,26 @@ impl BatchScheduler {
     /// Whether running slots or adapters lack for a waiting sequence, also when others have given up theirs.
     fn lacks_slots(&self, slot: u32, relief: &Relief) -> Option<Wait> {
         let sequence = &self.sequences[slot as usize];
-        let samples = sequence.samples as usize;
-        if self.running_slots - relief.slots + samples > self.config.max_running {
+        let (samples, free) = (self.least_samples(slot), self.free_slots(relief));
+        if samples > free {
             return Some(Wait::Slots { needed: samples, most: self.config.max_running });
         }
         let in_use = &self.models[usize::from(sequence.model)].adapters;
         let most = self.config.models[usize::from(sequence.model)].adapters;
         let adapter = sequence.adapter.filter(|adapter| !in_use.contains_key(adapter) && in_use.len() >= most)?;
         Some(Wait::Adapters { adapter, most })
+    }
+
+    /// Running slots that are free, also when others have given up theirs.
+    fn free_slots(&self, relief: &Relief) -> usize {
+        self.config.max_running - (self.running_slots - relief.slots)
+    }
+
+    /// How many of the sequences that one is to become have to begin together: those that come later have to find the
+    /// prompt in the cache.
+    fn least_samples(&self, slot: u32) -> usize {
+        let sequence = &self.sequences[slot as usize];
+        if self.config.prefix_caching && sequence.reuse_prefix { 1 } else { sequence.samples as usize }
     }
 
     /// What of a waiting sequence's tokens is cached.
@@ -311,25 +323,29 @@ impl BatchScheduler {
                 refused.then_some(Wait::Blocks { needed: fresh, free })
             }
             Admission::Reserved => {
-                let needed = self.reservation(slot);
+                let needed = self.reservation(slot, self.free_slots(relief));
                 let free = model.kv.total() - model.reserved;
                 (needed > free).then_some(Wait::Blocks { needed, free })
             }
         }
     }
 
-    /// The blocks that a sequence, and those that it is to become, may ever hold.
-    fn reservation(&self, slot: u32) -> usize {
+    /// The blocks that a sequence, and those that it is to become with so many free running slots, may ever hold.
+    fn reservation(&self, slot: u32, free: usize) -> usize {
         let sequence = &self.sequences[slot as usize];
+        let samples = free.min(sequence.samples as usize);
         let size = self.models[usize::from(sequence.model)].kv.block_size();
-        (sequence.prompt as usize + sequence.max_new as usize).div_ceil(size) * sequence.samples as usize
+        (sequence.prompt as usize + sequence.max_new as usize).div_ceil(size) * samples
     }
 
     /// Gives a waiting sequence its running slots, and what is cached or swapped out of it.
     fn admit_with(&mut self, slot: u32, found: Lookup, plan: &mut Plan) {
         self.dequeue_waiting(slot);
-        let reserved = if self.config.admission == Admission::Reserved { self.reservation(slot) } else { 0 };
+        let free = self.free_slots(&Relief::default());
+        let reserved = if self.config.admission == Admission::Reserved { self.reservation(slot, free) } else { 0 };
         let sequence = &mut self.sequences[slot as usize];
+        sequence.rest = (sequence.samples as usize).saturating_sub(free) as u32;
+        sequence.samples -= sequence.rest;
         let model = &mut self.models[usize::from(sequence.model)];
         let size = model.kv.block_size();
         sequence.take_buffers(&mut self.spare_buffers);

@@ -24,8 +24,10 @@ pub struct Request {
     /// The maximum number of tokens put out by each sequence. With 0 the prompt is computed and nothing is sampled: for
     /// scores, embeddings, or to fill the prefix cache.
     pub max_new_tokens: u32,
-    /// The number of continuations, at least 1; they share the prompt's blocks. A beam search gives the most beams that
-    /// are ever alive at once, so that memory is checked to suffice for all of them.
+    /// The number of continuations, at least 1; they share the prompt's blocks. Where fewer running slots are free, as many
+    /// begin as there are, and the others when more come free: they then find the prompt in the cache. Without
+    /// [`prefix_caching`](super::BatchConfig::prefix_caching) or `reuse_prefix` all begin together. A beam search gives
+    /// the most beams that are ever alive at once, so that memory is checked to suffice for all of them.
     pub sequences: u32,
     /// The higher, the more urgent.
     pub priority: i32,

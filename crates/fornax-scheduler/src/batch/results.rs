@@ -1,11 +1,11 @@
 //! Results of plans: tokens put out, blocks that became full, draft tokens that were not accepted, samples that failed.
 
 use super::scheduler::{Flight, Work};
-use super::sequence::State;
+use super::sequence::{Sequence, State};
 use super::{BatchScheduler, EndReason, Output, OutputStatus, PENDING, Plan, Token};
 use crate::kv::After;
 use crate::policy::Observation;
-use crate::{PlanId, SchedulerError, SequenceId};
+use crate::{PlanId, SchedulerError, SequenceId, Time};
 
 impl BatchScheduler {
     /// Takes in the results of the oldest plan in flight.
@@ -183,6 +183,11 @@ impl BatchScheduler {
         if work.prompt {
             self.stats.prompt_tokens += u64::from(work.tokens);
         }
+        let rest = if work.last { std::mem::take(&mut sequence.rest) } else { 0 };
+        let next = SequenceId { index: sequence.id.index + sequence.samples, ..sequence.id };
+        if rest > 0 {
+            self.put_off(slot, next, rest);
+        }
         match work.samples {
             0 => {
                 self.commit_blocks(slot);
@@ -191,7 +196,7 @@ impl BatchScheduler {
                 }
             }
             1 if work.drafts > 0 => {
-                sequence.drafts.clear();
+                self.sequences[slot as usize].drafts.clear();
                 self.stats.draft_tokens += u64::from(work.drafts);
                 self.stats.accepted_tokens += u64::from(accepted);
                 self.take_sample(slot, outputs[0], new, plan);
@@ -225,12 +230,48 @@ impl BatchScheduler {
         }
     }
 
+    /// Lets those sequences wait that a sequence, whose prompt is computed, could not become for lack of running slots. They
+    /// are one sequence until there are some, which stands where its request stands.
+    fn put_off(&mut self, slot: u32, id: SequenceId, rest: u32) {
+        let later = self.vacant_slot();
+        let (serial, epoch) = (self.next_number(), self.next_number());
+        let sequence = &self.sequences[slot as usize];
+        let deadline = sequence.candidate.deadline;
+        let size = self.models[usize::from(sequence.model)].kv.block_size();
+        self.sequences[later as usize] = Sequence {
+            serial,
+            epoch,
+            id,
+            samples: rest,
+            tokens: sequence.tokens[..sequence.prompt as usize].to_vec(),
+            hashes: sequence.hashes[..sequence.hashes.len().min(sequence.prompt as usize / size)].to_vec(),
+            // Its input is paid for, and what it finds is its request's own.
+            admitted: true,
+            model: sequence.model,
+            adapter: sequence.adapter,
+            prompt: sequence.prompt,
+            max_new: sequence.max_new,
+            reuse_prefix: sequence.reuse_prefix,
+            plan_ahead: sequence.plan_ahead,
+            predicted: sequence.predicted,
+            scope: sequence.scope,
+            root: sequence.root,
+            candidate: sequence.candidate,
+            ..Sequence::default()
+        };
+        self.ids.insert(id, later);
+        if deadline != Time::NEVER {
+            self.deadlines.insert((deadline, later));
+        }
+        self.enqueue_waiting(later);
+    }
+
     /// Lets a sequence whose prompt is computed become as many as were asked for, each with what its sample gave.
     fn become_several(&mut self, slot: u32, outputs: &[Output], new: &[Token], plan: &mut Plan) {
         self.start_decoding(slot);
         let sequence = &mut self.sequences[slot as usize];
         let samples = std::mem::replace(&mut sequence.samples, 1) as usize;
-        let (request, tenant) = (sequence.id.request, sequence.candidate.tenant);
+        let (id, tenant) = (sequence.id, sequence.candidate.tenant);
         // Each copy takes a running slot and a reservation of its own out of those that were held for all.
         self.running_slots -= samples - 1;
         self.tell_holding(tenant, self.models.len(), -(samples as f64 - 1.0));
@@ -241,7 +282,7 @@ impl BatchScheduler {
         self.commit_blocks(slot);
         let (first, mut rest) = new.split_at(outputs[0].tokens as usize);
         for (index, output) in outputs.iter().enumerate().skip(1) {
-            let child = self.branch(slot, SequenceId { request, index: index as u32 });
+            let child = self.branch(slot, SequenceId { index: id.index + index as u32, ..id });
             self.start_decoding(child);
             let (new, later) = rest.split_at(output.tokens as usize);
             self.take_sample(child, *output, new, plan);

@@ -67,6 +67,9 @@ pub(super) struct Sequence {
     pub(super) last_hash: u64,
     /// How many sequences it is still to become: those that it holds running slots for.
     pub(super) samples: u32,
+    /// How many more its request wants, for which running slots lacked when it was admitted. They begin to wait once its
+    /// prompt is computed and can be found.
+    pub(super) rest: u32,
     pub(super) table: Vec<BlockId>,
     pub(super) tokens: Vec<Token>,
     /// The hashes of its prompt's full blocks, and of more after preemption.

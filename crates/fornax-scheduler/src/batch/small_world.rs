@@ -179,7 +179,7 @@ impl World {
             let one = &scheduler.sequences[slot as usize];
             (id, one.state, one.shared_tail, one.flights, one.ahead, one.pending).hash(&mut hasher);
             (one.computed, one.produced, one.committed, one.samples).hash(&mut hasher);
-            (one.promised, one.reserved, one.admitted).hash(&mut hasher);
+            (one.promised, one.reserved, one.admitted, one.rest).hash(&mut hasher);
             (&one.tokens, &one.table, &one.host, &one.drafts).hash(&mut hasher);
         }
         for slot in scheduler.running.slots().chain(scheduler.deferred.slots()) {

@@ -33,7 +33,7 @@ struct Live {
     /// How many tokens each of its sequences puts out in the end: the truth.
     output: u32,
     first_sequence: Progress,
-    /// The other sequences, once it has become several.
+    /// The other sequences, as far as they have come.
     others: Vec<Progress>,
     /// Tokens of it that count as pending.
     pending: u64,
@@ -58,7 +58,12 @@ impl Live {
     fn sequence(&mut self, index: u32) -> &mut Progress {
         match index.checked_sub(1) {
             None => &mut self.first_sequence,
-            Some(other) => &mut self.others[other as usize],
+            Some(other) => {
+                let (most, none) =
+                    (self.others.len().max(other as usize + 1), Progress { emitted: 0, last: self.first });
+                self.others.resize(most, none);
+                &mut self.others[other as usize]
+            }
         }
     }
 
@@ -345,6 +350,7 @@ impl Fleet {
                 self.recorder.begun(&live.request, 1.0 + waited / live.cost, item.start);
             }
             let index = item.sequence.index;
+            let first = live.emitted() == 0;
             let Progress { emitted: before, last } = *live.sequence(index);
             // No more than it has to say, whatever was drafted and might have been right.
             let left = live.output - before;
@@ -354,18 +360,20 @@ impl Fleet {
             }
             let ended = new > 0 && new == left;
             if new > 0 {
-                *live.sequence(index) = Progress { emitted: before + new, last: now };
-                if item.samples > 1 {
-                    live.others = vec![Progress { emitted: new, last: now }; item.samples as usize - 1];
-                }
                 for sequence in (index..).take(item.samples as usize) {
+                    *live.sequence(sequence) = Progress { emitted: before + new, last: now };
                     tokens.extend((before..before + new).map(|at| live.request.output_of(sequence, at)));
                 }
-                self.recorder.emitted(&live.request, before, new * item.samples, last, now);
-                if before == 0 {
+                let new = new * item.samples;
+                if first {
                     live.first = now;
+                    self.recorder.emitted_first(&live.request, new, now);
+                } else {
+                    // Of a sequence that had to wait for a running slot, the first token follows no other.
+                    let last = (before > 0).then_some(last);
+                    self.recorder.emitted(&live.request, new, last, now);
                 }
-                done += u64::from(new * item.samples - 1);
+                done += u64::from(new - 1);
             }
             let output = if ended { Output::ended(new) } else { Output::tokens(new) };
             outputs.extend((0..item.outputs()).map(|_| output));
@@ -434,7 +442,7 @@ impl Fleet {
             });
             let scheduler = &self.replicas[number].scheduler;
             let goes_on = |index| scheduler.blocks_of(SequenceId { request, index }).is_some();
-            if !live.others.is_empty() && (0..=live.others.len() as u32).any(goes_on) {
+            if live.request.sequences > 1 && (0..live.request.sequences).any(goes_on) {
                 continue;
             }
             let live = slot.take().expect("it was looked at");

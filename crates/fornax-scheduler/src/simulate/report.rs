@@ -316,21 +316,23 @@ impl Recorder {
         self.leave(request.tenant);
     }
 
-    /// `new` tokens came out of a request that had `before`, the last of them at `last`.
-    pub(super) fn emitted(&mut self, request: &TraceRequest, before: u32, new: u32, last: Time, now: Time) {
+    /// The first `new` tokens came out of a request.
+    pub(super) fn emitted_first(&mut self, request: &TraceRequest, new: u32, now: Time) {
+        self.at(now);
+        let waited = now.secs_since(request.arrival);
+        self.records[usize::from(request.class)].first_token.add(waited);
+        self.leave(request.tenant);
+        let tenant = &mut self.tenants[request.tenant as usize];
+        add(&mut tenant.first_token, waited);
+        tenant.serve(f64::from(request.prompt_tokens()) + 2.0 * f64::from(new));
+    }
+
+    /// `new` tokens more came out of a request, after another of the same sequence at `last`, if there was one.
+    pub(super) fn emitted(&mut self, request: &TraceRequest, new: u32, last: Option<Time>, now: Time) {
         self.at(now);
         let record = &mut self.records[usize::from(request.class)];
-        if before == 0 {
-            let waited = now.secs_since(request.arrival);
-            record.first_token.add(waited);
-            self.leave(request.tenant);
-            let tenant = &mut self.tenants[request.tenant as usize];
-            add(&mut tenant.first_token, waited);
-            tenant.serve(f64::from(request.prompt_tokens()));
-        } else {
-            for _ in 0..new {
-                record.next_token.add(now.secs_since(last) / f64::from(new));
-            }
+        for last in last.into_iter().flat_map(|last| std::iter::repeat_n(last, new as usize)) {
+            record.next_token.add(now.secs_since(last) / f64::from(new));
         }
         self.tenants[request.tenant as usize].serve(2.0 * f64::from(new));
     }

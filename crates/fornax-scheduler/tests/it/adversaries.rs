@@ -107,3 +107,21 @@ fn who_needs_no_adapter_does_not_wait_for_one() {
         assert!((other.first_token_mean + 0.1 - long.mean_latency).abs() < 0.05, "{lookahead}: {other:?}");
     }
 }
+
+/// Requests of ten tokens come while one wants as many continuations as there are running slots.
+pub(super) fn wide(caching: bool) -> Report {
+    let small = (0..200).map(|at| request(at, 0.02 * at as f64, 100, 100));
+    let one = TraceRequest { class: 1, sequences: 64, ..request(999, 1.0, 200, 100) };
+    let mut requests: Vec<TraceRequest> = small.chain([one]).collect();
+    let batch = BatchConfig { prefix_caching: caching, ..batch(4096) };
+    run("fcfs", batch, &["small", "wide"], &mut requests)
+}
+
+#[test]
+fn a_request_for_many_continuations_takes_running_slots_as_they_come() {
+    let report = wide(true);
+    assert_eq!(report.finished, 201);
+    let [small, one] = [&report.classes[0], &report.classes[1]];
+    assert!(one.first_token_mean < 0.1 && one.finished == 1, "{one:?}");
+    assert!(report.preemptions == 0 && small.first_token_mean < 1.0, "{small:?}");
+}

@@ -61,6 +61,8 @@ pub(super) struct Chances {
 pub(super) struct Engine {
     models: Vec<Memory>,
     requests: BTreeMap<RequestId, Request>,
+    /// Of each request, how many of its sequences have begun.
+    begun: BTreeMap<RequestId, u32>,
     known: BTreeMap<SequenceId, Known>,
     lives: u64,
     /// What each item of the last plan sampled.
@@ -82,6 +84,7 @@ impl Engine {
         Self {
             models: config.models.iter().map(memory).collect(),
             requests: BTreeMap::new(),
+            begun: BTreeMap::new(),
             known: BTreeMap::new(),
             lives: 0,
             sampled: BTreeMap::new(),
@@ -250,6 +253,7 @@ impl Engine {
                     before.iter().for_each(|id| drop(self.known.remove(id)));
                     replaced.extend(before);
                     self.requests.insert(request.id, request.clone());
+                    self.begun.insert(request.id, 0);
                     self.born(SequenceId::first(request.id), request.prompt.clone(), false);
                 }
                 BatchEvent::Ready(id) => self.requests.get_mut(id).expect("it is there").ready = true,
@@ -319,6 +323,9 @@ impl Engine {
                 known.life = 0;
             }
             let base = self.known.get(&item.sequence).map(|known| known.text.clone()).unwrap_or_default();
+            if *alive && !failed {
+                self.put_off(item, &base);
+            }
             for (index, output) in of_item.iter().enumerate() {
                 let (new, later) = tokens.split_at(output.tokens as usize);
                 tokens = later;
@@ -331,9 +338,21 @@ impl Engine {
                     known.text.extend_from_slice(new);
                     known.deferred = deferred;
                 } else {
-                    let id = SequenceId { index: index as u32, ..item.sequence };
+                    let id = SequenceId { index: item.sequence.index + index as u32, ..item.sequence };
                     self.born(id, [base.as_slice(), new].concat(), deferred);
                 }
+            }
+        }
+    }
+
+    /// Those of a request's sequences that do not begin with the item that samples its first ones wait for running slots.
+    fn put_off(&mut self, item: &Item, prompt: &[Token]) {
+        let request = item.sequence.request;
+        let (next, begun) = (item.sequence.index + item.samples, self.begun.get_mut(&request).expect("it is known"));
+        if item.samples > 0 && item.sequence.index == *begun {
+            *begun = next;
+            if next < self.requests[&request].sequences {
+                self.born(SequenceId { request, index: next }, prompt.to_vec(), false);
             }
         }
     }

@@ -28,6 +28,44 @@ fn held(scheduler: &BatchScheduler) -> usize {
 }
 
 #[test]
+fn sequences_for_which_running_slots_lack_begin_when_there_are_some() {
+    let three = Request { sequences: 3, ..Request::new(2, tokens(9, 100), 3) };
+    for prefix_caching in [true, false] {
+        let mut scheduler = scheduler(BatchConfig { max_running: 3, prefix_caching, ..config(64) });
+        let plan = submit(&mut scheduler, [Request::new(1, tokens(6, 0), 50)]);
+        let plan = step(&mut scheduler, vec![done(&plan), BatchEvent::Submit(three.clone())], 1.0);
+        if !prefix_caching {
+            // They could not find the prompt later, so that all begin together.
+            assert_eq!(plan.waiting, [(id(2, 0), Wait::Slots { needed: 3, most: 3 })]);
+            continue;
+        }
+        assert_eq!((plan.items[1].sequence, plan.items[1].samples, scheduler.running()), (id(2, 0), 2, 3));
+        let plan = step(&mut scheduler, vec![done(&plan)], 2.0);
+        assert_eq!(plan.items.iter().map(|item| item.sequence).collect::<Vec<_>>(), [id(1, 0), id(2, 0), id(2, 1)]);
+        assert_eq!(plan.waiting, [(id(2, 2), Wait::Slots { needed: 1, most: 3 })]);
+        let fork = |index| BatchEvent::Fork { from: id(2, 0), index, last: None };
+        // Its index is taken, though it has not begun.
+        let events = vec![done(&plan), fork(2), BatchEvent::Stop(id(1, 0))];
+        let plan = step(&mut scheduler, events, 3.0);
+        assert_eq!(plan.rejected[0].error, SchedulerError::DuplicateSequence { id: id(2, 2) });
+        // Two of the prompt's three blocks are found.
+        let last = plan.items.last().expect("it begins");
+        assert_eq!((last.sequence, last.start, last.tokens, last.samples), (id(2, 2), 8, 1, 1));
+        assert_eq!((scheduler.stats().lookups, scheduler.stats().found_again_blocks), (2, 2));
+        let mut ended: Vec<(SequenceId, u32)> =
+            drain(&mut scheduler, plan).into_iter().map(|(id, _, new_tokens)| (id, new_tokens)).collect();
+        ended.sort_unstable();
+        assert_eq!(ended, [(id(1, 0), 3), (id(2, 0), 3), (id(2, 1), 3), (id(2, 2), 3)]);
+    }
+    // Before its prompt is computed a request is one sequence, and gives all up with it.
+    let mut scheduler = scheduler(BatchConfig { max_running: 3, max_tokens: 4, ..config(64) });
+    let plan = submit(&mut scheduler, [Request::new(1, tokens(3, 0), 50)]);
+    let plan = step(&mut scheduler, vec![done(&plan), BatchEvent::Submit(three)], 1.0);
+    let plan = step(&mut scheduler, vec![done(&plan), BatchEvent::Cancel(RequestId(2))], 2.0);
+    assert_eq!((plan.finished.len(), scheduler.len(), scheduler.running()), (1, 1, 1));
+}
+
+#[test]
 fn each_sample_ends_by_itself() {
     let mut scheduler = scheduler(config(64));
     let plan = submit(&mut scheduler, [Request { sequences: 4, ..Request::new(1, tokens(6, 0), 4) }]);
