@@ -45,6 +45,13 @@ impl Time {
         self.0.saturating_sub(earlier.0) as f64 * 1e-6
     }
 
+    /// Moves on to `now`, and never back. [`Time::NEVER`] is no time that comes: nothing would be in time after it.
+    pub(crate) fn advance(&mut self, now: Self) {
+        if now != Self::NEVER {
+            *self = now.max(*self);
+        }
+    }
+
     /// The time `span` later, at most [`Time::NEVER`].
     pub fn after(self, span: Duration) -> Self {
         Self(self.0.saturating_add(u64::try_from(span.as_micros()).unwrap_or(u64::MAX)))

@@ -2,6 +2,7 @@
 
 use crate::SchedulerError;
 use crate::error::positive;
+use crate::policy::Policy;
 
 /// A model's memory.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,7 +66,7 @@ pub struct BatchConfig {
     pub preemption: Preemption,
     /// Whether one that waits may preempt those that come after it by the policy, rather than wait for room. Meant for
     /// orders that do not change while a task runs: priorities, deadlines, remaining work. A policy that shares among
-    /// tenants never preempts so.
+    /// tenants never preempts so, and one that learns cannot be had with it.
     pub preemptive: bool,
     /// Whether full blocks are kept and found by content.
     pub prefix_caching: bool,
@@ -156,11 +157,29 @@ impl BatchConfig {
         positive("seconds_per_output_token", self.seconds_per_output_token)?;
         Ok(())
     }
+
+    /// Whether the choices fit together, and to a policy.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check).
+    pub fn check_with(&self, policy: &dyn Policy) -> Result<(), SchedulerError> {
+        self.check()?;
+        if self.preemptive && !policy.learns_from().is_empty() {
+            return Err(SchedulerError::config(
+                "preemptive",
+                true,
+                "a policy that learns changes its order while tasks run, so that two could preempt each other for ever; \
+                 choose another policy",
+            ));
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::policy;
 
     #[test]
     fn contradictions_are_named() {
@@ -185,6 +204,10 @@ mod tests {
             let error = config.check().expect_err(field).to_string();
             assert!(error.starts_with(field), "{field}: {error}");
         }
+        let preemptive = BatchConfig { preemptive: true, ..Default::default() };
+        let with = |name: &str| preemptive.check_with(policy(name).expect("a policy").as_ref());
+        assert!(with("bandit").expect_err("it learns").to_string().starts_with("preemptive is true"));
+        assert!(with("shortest").is_ok() && with("aged-ratio").is_ok());
         let swap = vec![ModelConfig { host_blocks: 1, ..model() }];
         assert!(BatchConfig { models: swap, preemption: Preemption::Swap, ..Default::default() }.check().is_ok());
         assert!(BatchConfig { max_running: 8, max_tokens: 8, ..Default::default() }.check().is_ok());

@@ -23,6 +23,11 @@ pub struct Request {
     pub prompt: Vec<Token>,
     /// The maximum number of tokens put out by each sequence. With 0 the prompt is computed and nothing is sampled: for
     /// scores, embeddings, or to fill the prefix cache.
+    ///
+    /// All of them have to fit in the memory of the model with the prompt, or the request is refused
+    /// ([`NeverFits`](crate::SchedulerError::NeverFits)), though it might have ended before: it would otherwise be cut
+    /// where nobody asked for that. Whoever takes requests with a limit that is none, such as 32,768, lowers it to what the
+    /// context and the memory have room for.
     pub max_new_tokens: u32,
     /// The number of continuations, at least 1; they share the prompt's blocks. Where fewer running slots are free, as many
     /// begin as there are, and the others when more come free: they then find the prompt in the cache. Without

@@ -184,9 +184,9 @@ impl BatchScheduler {
     /// An idle scheduler.
     ///
     /// # Errors
-    /// What [`BatchConfig::check`] finds, and blocks of no size.
+    /// What [`BatchConfig::check_with`] finds, and blocks of no size.
     pub fn new(config: BatchConfig, policy: Box<dyn Policy>) -> Result<Self, SchedulerError> {
-        config.check()?;
+        config.check_with(policy.as_ref())?;
         let mut models = Vec::with_capacity(config.models.len());
         for model in &config.models {
             let host = match model.host_blocks {
@@ -259,7 +259,8 @@ impl BatchScheduler {
         self.prompt_limit = tokens.map(|tokens| tokens.max(1));
     }
 
-    /// Takes in what happened and says what to do. Time does not go back: an earlier `now` counts as the latest one.
+    /// Takes in what happened and says what to do. Time does not go back: an earlier `now` counts as the latest one, as does
+    /// [`Time::NEVER`].
     pub fn step(&mut self, events: impl IntoIterator<Item = BatchEvent>, now: Time) -> Plan {
         let mut plan = Plan::default();
         self.step_into(events, now, &mut plan);
@@ -269,7 +270,7 @@ impl BatchScheduler {
     /// [`BatchScheduler::step`] into a plan whose buffers are used again.
     pub fn step_into(&mut self, events: impl IntoIterator<Item = BatchEvent>, now: Time, plan: &mut Plan) {
         plan.clear();
-        self.now = self.now.max(now);
+        self.now.advance(now);
         self.policy.observe(&Observation::Step { now: self.now });
         for (event, what) in events.into_iter().enumerate() {
             let outcome = self.apply(what, plan);

@@ -208,7 +208,7 @@ impl Router {
 
     /// Takes in what happened and says where requests go, in order, and which events were refused. Time does not go back.
     pub fn step(&mut self, events: impl IntoIterator<Item = RouterEvent>, now: Time) -> (Vec<Route>, Vec<Rejected>) {
-        self.now = self.now.max(now);
+        self.now.advance(now);
         let (mut routes, mut rejected) = (Vec::new(), Vec::new());
         for (event, what) in events.into_iter().enumerate() {
             let outcome = match what {

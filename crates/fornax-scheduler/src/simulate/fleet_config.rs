@@ -65,10 +65,10 @@ impl FleetConfig {
     /// [`SchedulerError::InvalidConfig`] naming the field, and whatever the policy, the routing, the scheduler, the memory or
     /// the cost model refuses.
     pub fn check(&self, classes: &[Class]) -> Result<(), SchedulerError> {
-        policy(&self.policy)?;
+        let policy = policy(&self.policy)?;
         routing(&self.routing, self.seed)?;
         self.cost.check()?;
-        self.batch.check()?;
+        self.batch.check_with(policy.as_ref())?;
         if !(1..=100_000).contains(&self.replicas) {
             return Err(SchedulerError::config("replicas", self.replicas, "give 1 to 100000"));
         }

@@ -146,9 +146,10 @@ impl TaskScheduler {
         self.ids.get(&id).is_some_and(|&slot| self.entry(slot).run.is_some())
     }
 
-    /// Takes in what happened and says what to do. Time does not go back: an earlier `now` counts as the latest one.
+    /// Takes in what happened and says what to do. Time does not go back: an earlier `now` counts as the latest one, as does
+    /// [`Time::NEVER`].
     pub fn step(&mut self, events: impl IntoIterator<Item = TaskEvent>, now: Time) -> TaskPlan {
-        self.now = self.now.max(now);
+        self.now.advance(now);
         let mut plan = TaskPlan::default();
         self.policy.observe(&Observation::Step { now: self.now });
         for (event, what) in events.into_iter().enumerate() {

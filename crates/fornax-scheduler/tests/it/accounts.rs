@@ -209,7 +209,10 @@ fn one_is_late_after_its_deadline_and_not_at_it() {
     let plan = step(&mut scheduler, vec![BatchEvent::Submit(request)], 1.0);
     let plan = step(&mut scheduler, vec![done(&plan)], 2.0);
     assert!(plan.finished.is_empty() && plan.items.len() == 1);
-    let plan = step(&mut scheduler, vec![done(&plan)], 2.000_001);
+    // A step at a time that never comes does not make it late, nor any later one.
+    let never = scheduler.step([done(&plan)], Time::NEVER);
+    assert!(never.finished.is_empty() && never.items.len() == 1);
+    let plan = step(&mut scheduler, vec![done(&never)], 2.000_001);
     assert_eq!(plan.finished[0].reason, EndReason::Late);
 }
 

@@ -192,6 +192,18 @@ fn sixteen_that_do_not_fit_are_passed_over_in_a_step_and_no_more() {
 }
 
 #[test]
+fn what_a_request_may_put_out_has_to_fit() {
+    let with = |max_new_tokens| {
+        let mut scheduler = scheduler(BatchConfig { max_tokens: 64, ..config(1024) });
+        submit(&mut scheduler, [Request::new(1, tokens(10, 0), max_new_tokens)])
+    };
+    assert_eq!(with(4096 - 10).items.len(), 1);
+    let needed = (10 + 32_768u64).div_ceil(4);
+    let never = SchedulerError::NeverFits { resource: "KV blocks".into(), needed, capacity: 1024 };
+    assert_eq!(with(32_768).rejected[0].error, never);
+}
+
+#[test]
 fn a_step_whose_tokens_are_used_up_takes_nobody_on() {
     let mut scheduler = scheduler(BatchConfig { max_tokens: 8, ..config(16) });
     let plan = submit(&mut scheduler, [request(1, 8, 1), request(2, 8, 1)]);

@@ -118,16 +118,17 @@ struct Life {
 
 fn run(seed: u64) -> Life {
     let mut random = Random::new(seed);
-    let config = config(&mut random);
+    let mut config = config(&mut random);
     let entry = POLICIES[(seed as usize) % POLICIES.len()];
+    let policy = policy(entry.name).expect("a policy of the list");
+    config.preemptive &= config.check_with(policy.as_ref()).is_ok();
     let mut engine = Engine::new(&config);
     let chances = Chances {
         ended: 0.05,
         failed: if random.chance(0.5) { 0.02 } else { 0.0 },
         deferred: if random.chance(0.4) { 0.1 } else { 0.0 },
     };
-    let mut scheduler =
-        BatchScheduler::new(config, policy(entry.name).expect("a policy of the list")).expect("a sound configuration");
+    let mut scheduler = BatchScheduler::new(config, policy).expect("a sound configuration");
     for tenant in 1..4 {
         scheduler.declare_tenant(TenantId(tenant), f64::from(tenant)).expect("a good weight");
     }

@@ -142,6 +142,7 @@ fn contradictions_and_nonsense_are_named() {
         ("prediction = 0.3", "oracle = true", &["oracle", "leave them out"]),
         ("prediction = 0.3", "swap = true", &["host_blocks"]),
         ("prediction = 0.3", "reserved = true\npreemptive = true", &["preemptive"]),
+        ("policy = \"shortest:ageing=0.5\"", "policy = \"bandit\"\npreemptive = true", &["preemptive", "learns"]),
         ("title = \"Small\"", "title = \"Small\"\ntitle = \"Large\"", &["line 2", "duplicate"]),
     ] {
         assert!(SMALL.contains(from), "{from}");
