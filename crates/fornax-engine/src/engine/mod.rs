@@ -1,5 +1,5 @@
-//! An engine: requests from any thread, computed together on one. [`EngineHandle`] is what callers hold; the loop is in
-//! `core.rs`, what is kept of a sequence in `sequence.rs`, beam searches in `beams.rs`.
+//! An engine: requests from any thread, computed together on one. Callers hold an [`EngineHandle`]. The loop is in
+//! `core.rs`, the state of a sequence in `sequence.rs`, beam searches in `beams.rs`, the times of steps in `pace.rs`.
 
 mod beams;
 mod config;
