@@ -4,10 +4,21 @@ use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use fornax::prelude::*;
 
 /// The text of an argument, or standard input where it is `-`.
 pub fn text_or_stdin(argument: &str) -> Result<String> {
     if argument == "-" { stdin() } else { Ok(argument.to_owned()) }
+}
+
+/// The prompt of a command's arguments, of which one is given: token ids, the path of a file, or a text.
+pub fn prompt(token_ids: Option<&Vec<u32>>, file_path: Option<&Path>, text: Option<&str>) -> Result<Option<Prompt>> {
+    Ok(match (token_ids, file_path, text) {
+        (Some(ids), ..) => Some(ids.clone().into()),
+        (None, Some(path), _) => Some(file(path)?.into()),
+        (None, None, Some(text)) => Some(text_or_stdin(text)?.into()),
+        (None, None, None) => None,
+    })
 }
 
 /// The text of a file without the line break at its end, or standard input where the path is `-`.

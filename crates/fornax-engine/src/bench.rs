@@ -60,24 +60,17 @@ pub fn bench(model: &AutoModel, options: &BenchOptions) -> Result<BenchRun, Engi
     let BenchOptions { prompt_tokens, new_tokens, batch, .. } = *options;
     for (option, value) in [("prompt_tokens", prompt_tokens), ("new_tokens", new_tokens), ("batch", batch)] {
         if value == 0 {
-            return Err(EngineError::Option { option, found: "0".into(), expected: "at least 1".into() });
+            return Err(EngineError::option(option, value, "at least 1"));
         }
     }
     if batch > MAX_BATCH {
-        return Err(EngineError::Option {
-            option: "batch",
-            found: batch.to_string(),
-            expected: format!("1 to {MAX_BATCH}"),
-        });
+        return Err(EngineError::option("batch", batch, format!("1 to {MAX_BATCH}")));
     }
     let context = decoder.config().context_length();
     let length = prompt_tokens.saturating_add(new_tokens);
     if length > context {
-        return Err(EngineError::Option {
-            option: "prompt_tokens and new_tokens",
-            found: format!("{length} together"),
-            expected: format!("at most {context}, the model's context"),
-        });
+        let expected = format!("at most {context}, the model's context");
+        return Err(EngineError::option("prompt_tokens and new_tokens", format!("{length} together"), expected));
     }
     let prompts = options.prompts();
     let vocab_size = decoder.config().vocab_size;

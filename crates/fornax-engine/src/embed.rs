@@ -120,12 +120,16 @@ impl<'a> Embedder<'a> {
         options: &EmbedOptions,
     ) -> Result<Vec<Result<Vec<f32>, EngineError>>, EngineError> {
         if options.batch_size == 0 {
-            return Err(out_of_range("batch_size", 0, "at least 1"));
+            return Err(EngineError::option("batch_size", 0, "at least 1"));
         }
         let limit = self.model.network().context_length();
         let max_length = options.max_length.unwrap_or(limit);
         if max_length == 0 || max_length > limit {
-            return Err(out_of_range("max_length", max_length, format!("1 to {limit}, which the model was made for")));
+            return Err(EngineError::option(
+                "max_length",
+                max_length,
+                format!("1 to {limit}, which the model was made for"),
+            ));
         }
         let (mut rows, mut vectors) = (Vec::new(), Vec::new());
         for (index, text) in texts.into_iter().enumerate() {
@@ -223,10 +227,6 @@ pub fn cosine_similarity(a: &[f32], b: &[f32]) -> f32 {
 fn normalized(vector: &[f32]) -> Vec<f32> {
     let length = vector.iter().map(|x| x * x).sum::<f32>().sqrt().max(1e-12);
     vector.iter().map(|x| x / length).collect()
-}
-
-fn out_of_range(option: &'static str, found: usize, expected: impl Into<String>) -> EngineError {
-    EngineError::Option { option, found: found.to_string(), expected: expected.into() }
 }
 
 #[cfg(test)]

@@ -41,6 +41,14 @@ pub enum EngineError {
         /// Tokens of the context.
         context: usize,
     },
+    /// A text to be scored or embedded that is longer than the context.
+    #[error("the text has {found} tokens, but the model's context holds {context}; shorten the text")]
+    TextTooLong {
+        /// Tokens of the text.
+        found: usize,
+        /// Tokens of the context.
+        context: usize,
+    },
     /// An option outside its range.
     #[error("{option}: found {found}, expected {expected}")]
     Option {
@@ -91,6 +99,10 @@ pub enum EngineError {
 impl EngineError {
     pub(crate) fn failed(reason: impl Into<String>) -> Self {
         Self::Failed { reason: reason.into() }
+    }
+
+    pub(crate) fn option(option: &'static str, found: impl ToString, expected: impl Into<String>) -> Self {
+        Self::Option { option, found: found.to_string(), expected: expected.into() }
     }
 }
 

@@ -68,7 +68,7 @@ impl Prompt {
         let context = model.network().context_length();
         match ids.len() {
             0 => Err(EngineError::EmptyPrompt),
-            found if found > context => Err(EngineError::PromptTooLong { found, context }),
+            found if found > context => Err(EngineError::TextTooLong { found, context }),
             _ => Ok(ids),
         }
     }

@@ -187,13 +187,9 @@ impl GenerateArgs {
 
 impl PromptArgs {
     fn read(&self) -> Result<Prompt> {
-        Ok(match (&self.token_ids, &self.prompt_file, &self.prompt) {
-            (Some(ids), ..) => ids.clone().into(),
-            (None, Some(path), _) => input::file(path)?.into(),
-            (None, None, Some(text)) => input::text_or_stdin(text)?.into(),
-            // The arguments' group does not let this through.
-            (None, None, None) => bail!("there is no prompt; give --prompt, --prompt-file, --token-ids or --prompts"),
-        })
+        let prompt = input::prompt(self.token_ids.as_ref(), self.prompt_file.as_deref(), self.prompt.as_deref())?;
+        // The arguments' group requires one of them.
+        prompt.context("there is no prompt; give --prompt, --prompt-file, --token-ids or --prompts")
     }
 }
 

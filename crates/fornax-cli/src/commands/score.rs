@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result};
 use clap::Args;
 use fornax::prelude::*;
 use serde::Serialize;
@@ -94,13 +94,9 @@ pub fn run(args: &ScoreArgs, common: &CommonArgs) -> Result<()> {
 
 impl TextArgs {
     fn read(&self) -> Result<Prompt> {
-        Ok(match (&self.token_ids, &self.file, &self.text) {
-            (Some(ids), ..) => ids.clone().into(),
-            (None, Some(path), _) => input::file(path)?.into(),
-            (None, None, Some(text)) => input::text_or_stdin(text)?.into(),
-            // The arguments' group does not let this through.
-            (None, None, None) => bail!("there is no text; give --text, --file, --token-ids or --texts"),
-        })
+        let text = input::prompt(self.token_ids.as_ref(), self.file.as_deref(), self.text.as_deref())?;
+        // The arguments' group requires one of them.
+        text.context("there is no text; give --text, --file, --token-ids or --texts")
     }
 }
 

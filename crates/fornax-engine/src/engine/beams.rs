@@ -139,11 +139,9 @@ impl Beams {
             text = output.text + &checker.finish();
         }
         let finish_reason = match (last, stopped) {
-            (Some(token), _) if params.stop_token_ids.contains(&token) => FinishReason::StopToken(token),
-            (Some(_), _) => FinishReason::EndOfSequence,
+            (Some(token), _) => limits.end_by(token).unwrap_or(FinishReason::EndOfSequence),
             (None, Some(index)) => FinishReason::StopString(index),
-            (None, None) if limits.limit < params.max_new_tokens => FinishReason::Context,
-            (None, None) => FinishReason::Length,
+            (None, None) => limits.end_by_length(),
         };
         Ok(Generation { text, token_ids, finish_reason, logprobs: Vec::new(), beam_score: Some(score) })
     }

@@ -1,5 +1,7 @@
 //! The configuration of an engine, and how much memory it takes for keys and values.
 
+use std::path::Path;
+
 use fornax_nn::{CacheType, KvPoolConfig};
 use fornax_scheduler::{Admission, Preemption};
 
@@ -57,9 +59,7 @@ const MOST_BLOCKS: usize = u32::MAX as usize - 2;
 impl EngineConfig {
     /// Checks that the settings are in their ranges.
     pub(crate) fn check(&self) -> Result<(), EngineError> {
-        let refuse = |option, found: usize, expected: &str| {
-            Err(EngineError::Option { option, found: found.to_string(), expected: expected.into() })
-        };
+        let refuse = |option, found: usize, expected: &str| Err(EngineError::option(option, found, expected));
         if !(1..=MOST_TOKENS).contains(&self.max_running) {
             return refuse("max_running", self.max_running, "1 to 2^30 sequences");
         }
@@ -82,25 +82,74 @@ impl EngineConfig {
         };
         if blocks == 0 {
             let found = self.kv_memory.map_or("too little free memory".into(), |bytes| format!("{bytes} bytes"));
-            let expected = format!("at least {block} bytes, a block of {} tokens", KvPoolConfig::BLOCK_TOKENS);
-            return Err(EngineError::Option { option: "kv_memory", found, expected });
+            return Err(EngineError::option("kv_memory", found, at_least(block)));
         }
         let blocks = blocks.min(wanted).min(MOST_BLOCKS);
         match (self.kv_memory, free_memory()) {
             // The system would grant the memory, and kill the program when it uses it.
-            (Some(bytes), Some(free)) if blocks.saturating_mul(block) > free / models => Err(EngineError::Option {
-                option: "kv_memory",
-                found: format!("{bytes} bytes"),
-                expected: format!("at most {} bytes, the free main memory for each model", free / models),
-            }),
+            (Some(bytes), Some(free)) if blocks.saturating_mul(block) > free / models => {
+                let expected = format!("at most {} bytes, the free main memory for each model", free / models);
+                Err(EngineError::option("kv_memory", format!("{bytes} bytes"), expected))
+            }
             _ => Ok(blocks),
         }
     }
+
+    /// The number of blocks that a model can swap out to host memory.
+    pub(crate) fn host_blocks(&self, kv: &KvPoolConfig) -> Result<usize, EngineError> {
+        let block = kv.block_bytes().max(1);
+        if self.preemption == Preemption::Swap && self.swap_memory < block {
+            return Err(EngineError::option("swap_memory", format!("{} bytes", self.swap_memory), at_least(block)));
+        }
+        Ok(self.swap_memory / block)
+    }
 }
 
-/// Bytes of main memory that a new program could take, as far as the system says.
+/// The least memory for keys and values.
+fn at_least(block: usize) -> String {
+    format!("at least {block} bytes, a block of {} tokens", KvPoolConfig::BLOCK_TOKENS)
+}
+
+/// Bytes of main memory that this program could take, as far as the system says: of the machine, and of the container.
 fn free_memory() -> Option<usize> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok()?.checked_mul(1024)
+    let machine = line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok()?.checked_mul(1024)?;
+    Some(container_memory(Path::new("/sys/fs/cgroup")).map_or(machine, |container| container.min(machine)))
+}
+
+/// Bytes that a control group (version 2) leaves to its programs. A container sees its own group here. None without a limit.
+fn container_memory(group: &Path) -> Option<usize> {
+    let read = |name: &str| std::fs::read_to_string(group.join(name)).ok();
+    let limit: usize = read("memory.max")?.trim().parse().ok()?;
+    let used: usize = read("memory.current")?.trim().parse().ok()?;
+    // Pages of files that nobody reads at present are given back when memory is short.
+    let stat = read("memory.stat").unwrap_or_default();
+    let cached = stat.lines().find_map(|line| line.strip_prefix("inactive_file ")?.trim().parse().ok()).unwrap_or(0);
+    Some(limit.saturating_sub(used.saturating_sub(cached)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{create_dir_all, remove_dir_all, write};
+
+    use super::*;
+
+    #[test]
+    fn a_container_has_what_its_limit_leaves() {
+        let group = std::env::temp_dir().join(format!("fornax-group-{}", std::process::id()));
+        create_dir_all(&group).expect("a folder");
+        let put = |name: &str, text: &str| write(group.join(name), text).expect("a file");
+        assert_eq!(container_memory(&group), None);
+        put("memory.max", "1000\n");
+        put("memory.current", "700\n");
+        assert_eq!(container_memory(&group), Some(300));
+        put("memory.stat", "anon 500\ninactive_file 150\n");
+        assert_eq!(container_memory(&group), Some(450));
+        put("memory.current", "5000\n");
+        assert_eq!(container_memory(&group), Some(0));
+        put("memory.max", "max\n");
+        assert_eq!(container_memory(&group), None);
+        remove_dir_all(&group).expect("an empty folder");
+    }
 }

@@ -90,7 +90,7 @@ impl EngineHandle {
             pools.push(ModelConfig {
                 blocks,
                 block_size: KvPoolConfig::BLOCK_TOKENS,
-                host_blocks: config.swap_memory / kv.block_bytes().max(1),
+                host_blocks: config.host_blocks(&kv)?,
                 ..ModelConfig::default()
             });
             with_pools.push((Arc::clone(model), kv.init(blocks, &device)?));
@@ -146,11 +146,9 @@ impl EngineHandle {
             return Err(EngineError::NoTokenizer);
         }
         if params.num_beams > 1 && params.logprobs.is_some() {
-            return Err(EngineError::Option {
-                option: "logprobs",
-                found: format!("a number, with num_beams {}", params.num_beams),
-                expected: "none with a beam search; its score says how likely a sequence is".into(),
-            });
+            let found = format!("a number, with num_beams {}", params.num_beams);
+            let expected = "none with a beam search; its score says how likely a sequence is";
+            return Err(EngineError::option("logprobs", found, expected));
         }
         let limit = params.max_new_tokens.min(decoder.config().context_length() - prompt.len());
         let count = params.num_return_sequences;
@@ -219,11 +217,8 @@ impl EngineHandle {
     }
 
     fn model(&self, submit: Submit) -> Result<&Arc<AutoModel>, EngineError> {
-        self.models.get(submit.model).ok_or_else(|| EngineError::Option {
-            option: "model",
-            found: submit.model.to_string(),
-            expected: format!("below {}, the number of the engine's models", self.models.len()),
-        })
+        let expected = || format!("below {}, the number of the engine's models", self.models.len());
+        self.models.get(submit.model).ok_or_else(|| EngineError::option("model", submit.model, expected()))
     }
 
     fn values(&self, prompt: Vec<u32>, task: EngineTask, submit: Submit) -> Result<Vec<f32>, EngineError> {
@@ -270,6 +265,7 @@ fn scheduler(
         matches!(rope.scaling, RopeScaling::Dynamic { .. } | RopeScaling::LongRope { .. })
     });
     let least = pools.iter().map(|pool| pool.blocks).min().unwrap_or(0);
+    let policy = policy(&config.policy)?;
     let batch = BatchConfig {
         models: pools,
         max_running: config.max_running,
@@ -279,11 +275,12 @@ fn scheduler(
         watermark: (least / 16).min(8),
         preemption: config.preemption,
         prefix_caching: config.prefix_caching && !by_length,
-        lookahead: 8,
+        // The bounds of policies that share among tenants hold only where no request is passed over.
+        lookahead: if policy.by_tenant() { 0 } else { 8 },
         hash_seed: SamplingParams::default().seed_or_random(),
         ..BatchConfig::default()
     };
-    Ok(BatchScheduler::new(batch, policy(&config.policy)?)?)
+    Ok(BatchScheduler::new(batch, policy)?)
 }
 
 /// The engine's thread.

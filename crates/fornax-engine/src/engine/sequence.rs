@@ -26,6 +26,24 @@ pub(crate) struct Limits {
     pub(crate) limit: usize,
 }
 
+impl Limits {
+    /// Why a sequence ends after this token, if it does.
+    pub(crate) fn end_by(&self, token: u32) -> Option<FinishReason> {
+        if self.params.stop_token_ids.contains(&token) {
+            Some(FinishReason::StopToken(token))
+        } else if self.eos.contains(&token) {
+            Some(FinishReason::EndOfSequence)
+        } else {
+            None
+        }
+    }
+
+    /// Why a sequence ends that has as many tokens as it may.
+    pub(crate) fn end_by_length(&self) -> FinishReason {
+        if self.limit < self.params.max_new_tokens { FinishReason::Context } else { FinishReason::Length }
+    }
+}
+
 impl Sequence {
     pub(crate) fn new(model: &AutoModel, prompt: &[u32], limits: &Limits, index: usize) -> Result<Self, EngineError> {
         let vocab_size = model.network().vocab_size();
@@ -47,15 +65,8 @@ impl Sequence {
     }
 
     fn emit(&mut self, sampled: Sampled, limits: &Limits) -> Result<Chunk, EngineError> {
-        let Limits { params, eos, limit } = limits;
         let token = sampled.token;
-        let ends_by_token = if params.stop_token_ids.contains(&token) {
-            Some(FinishReason::StopToken(token))
-        } else if eos.contains(&token) {
-            Some(FinishReason::EndOfSequence)
-        } else {
-            None
-        };
+        let ends_by_token = limits.end_by(token);
         let mut text = String::new();
         let mut finish_reason = ends_by_token;
         if let Some(decoder) = &mut self.decoder {
@@ -70,14 +81,13 @@ impl Sequence {
                 finish_reason = output.stopped.map(FinishReason::StopString);
             }
         }
-        if finish_reason.is_none() && self.history.generated().len() >= *limit {
-            let full = *limit < params.max_new_tokens;
-            finish_reason = Some(if full { FinishReason::Context } else { FinishReason::Length });
+        if finish_reason.is_none() && self.history.generated().len() >= limits.limit {
+            finish_reason = Some(limits.end_by_length());
         }
         if finish_reason.is_some() && !matches!(finish_reason, Some(FinishReason::StopString(_))) {
             self.flush(&mut text, &mut finish_reason)?;
         }
-        let logprobs = if params.logprobs.is_some() { vec![sampled] } else { Vec::new() };
+        let logprobs = if limits.params.logprobs.is_some() { vec![sampled] } else { Vec::new() };
         Ok(Chunk { sequence: self.index, text, token_ids: vec![token], logprobs, finish_reason })
     }
 

@@ -45,7 +45,7 @@ fn requests() {
     let submit = Submit::default();
     assert!(matches!(engine.score(Vec::new(), submit), Err(EngineError::EmptyPrompt)));
     assert!(matches!(engine.embed(Vec::new(), Pooling::Last, submit), Err(EngineError::EmptyPrompt)));
-    assert!(matches!(engine.score(vec![1; 65], submit), Err(EngineError::PromptTooLong { found: 65, context: 64 })));
+    assert!(matches!(engine.score(vec![1; 65], submit), Err(EngineError::TextTooLong { found: 65, context: 64 })));
     assert!(matches!(engine.score(vec![1; 64], submit), Err(EngineError::Refused(_))));
     assert!(matches!(engine.embed(vec![99], Pooling::Cls, submit), Err(EngineError::TokenOutOfVocabulary { .. })));
     let tenant = Submit { tenant: TenantId(u32::MAX), ..submit };
