@@ -15,7 +15,7 @@ pub mod protocol;
 mod timing;
 
 pub use case::{Case, Run};
-pub use models::models;
+pub use models::{half_models, models};
 pub use operations::operations;
 pub use timing::{Timing, time};
 

@@ -44,6 +44,8 @@ const LARGE: &[Held] = &[
 enum Held {
     /// As f32, on every device.
     Dense,
+    /// As bf16 tensors, which is how GPUs have them.
+    Half,
     /// Packed, on the processor.
     Packed(WeightType),
 }
@@ -53,6 +55,7 @@ impl Held {
     fn bytes(self, weights: usize) -> usize {
         match self {
             Self::Dense => 4 * weights,
+            Self::Half => 2 * weights,
             // Of whole blocks, which every row of these models is made of.
             Self::Packed(weight_type) => weight_type.row_bytes(weights.next_multiple_of(weight_type.block())),
         }
@@ -62,13 +65,15 @@ impl Held {
     fn key_bytes(self) -> usize {
         match self {
             Self::Dense => 4,
-            Self::Packed(_) => 2,
+            Self::Half | Self::Packed(_) => 2,
         }
     }
 
     fn name(self) -> String {
         match self {
             Self::Dense => "f32".into(),
+            // Not to be taken for the packed weights of that type.
+            Self::Half => "bf16-tensors".into(),
             Self::Packed(weight_type) => weight_type.to_string(),
         }
     }
@@ -77,6 +82,7 @@ impl Held {
     fn on(self, case: Case) -> Case {
         match self {
             Self::Dense => case,
+            Self::Half => case.arithmetic(Arithmetic::Bf16),
             Self::Packed(weight_type) => {
                 let arithmetic = if weight_type.is_float() { Arithmetic::Bf16 } else { Arithmetic::Int8 };
                 case.arithmetic(arithmetic).only(Backend::Cpu)
@@ -87,7 +93,20 @@ impl Held {
 
 /// Every model's cases.
 pub fn models() -> Vec<Case> {
-    let llamas = [
+    let mut list: Vec<Case> = llamas().into_iter().flat_map(Llama::cases).collect();
+    list.extend([Held::Dense, Held::Packed(WeightType::BF16)].map(|held| embed(32, 32, held)));
+    list
+}
+
+/// The decoders held as bf16 tensors, for devices that compute with these; the processor's kernels do not.
+pub fn half_models() -> Vec<Case> {
+    let half = |llama: Llama| Llama { held: &[Held::Half], ..llama };
+    llamas().into_iter().map(half).flat_map(Llama::cases).collect()
+}
+
+/// The decoders' shapes.
+fn llamas() -> [Llama; 2] {
+    [
         Llama {
             name: "smollm2-135m",
             config: LlamaConfig {
@@ -117,10 +136,7 @@ pub fn models() -> Vec<Case> {
             held: LARGE,
             quick: false,
         },
-    ];
-    let mut list: Vec<Case> = llamas.into_iter().flat_map(Llama::cases).collect();
-    list.extend([Held::Dense, Held::Packed(WeightType::BF16)].map(|held| embed(32, 32, held)));
-    list
+    ]
 }
 
 impl Llama {
@@ -356,6 +372,7 @@ fn load(folder: &std::path::Path, device: &Device, held: Held) -> anyhow::Result
     let folder = folder.to_str().ok_or_else(|| anyhow::anyhow!("{} is not UTF-8", folder.display()))?;
     let (dtype, weights) = match held {
         Held::Dense => (Some(FloatDtype::F32), WeightFormat::Dense),
+        Held::Half => (Some(FloatDtype::Bf16), WeightFormat::Dense),
         Held::Packed(weight_type) => (None, WeightFormat::Packed(weight_type)),
     };
     let options = LoadOptions { dtype, weights, repacked: PackedCache::Off, ..LoadOptions::default() };

@@ -6,6 +6,7 @@
 
 mod bench;
 mod ci;
+mod device;
 mod examples;
 mod layers;
 mod new;
@@ -55,6 +56,8 @@ enum Chore {
     /// Measure Fornax on this machine: against its limits, an earlier run, and other libraries
     // Boxed, as it has many options and the others few.
     Bench(Box<bench::Options>),
+    /// Pack tests and benches for a machine with a GPU, with a script that runs them there in 8 minutes
+    Device(device::Options),
     /// Print the crates by layer, and check that each depends on lower layers only
     Layers,
     /// Check the house rules that no compiler holds
@@ -105,6 +108,7 @@ fn run(chore: Chore) -> Result<()> {
             ci::run(&workspace, &ci::Options { only, skip, keep_going })
         }
         Chore::Bench(options) => bench::run(&workspace, &options),
+        Chore::Device(options) => device::run(&workspace, &options),
         Chore::Layers => {
             let crates = layers::read(&workspace);
             print!("{}", layers::table(&crates));

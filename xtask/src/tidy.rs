@@ -92,7 +92,10 @@ pub fn check(workspace: &Workspace) -> Result<(Vec<Finding>, usize)> {
 }
 
 /// The files of the checkout, without those that `.gitignore` names.
-fn listed(workspace: &Workspace) -> Result<BTreeSet<String>> {
+///
+/// # Errors
+/// When git does not list them.
+pub fn listed(workspace: &Workspace) -> Result<BTreeSet<String>> {
     let output = Command::new("git")
         // A checkout that another user made is refused otherwise, and CI often has one.
         .args(["-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard"])

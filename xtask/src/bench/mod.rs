@@ -28,6 +28,7 @@ use serde_json::json;
 
 use self::baseline::Comparison;
 use self::contestant::{Absent, Contestant, Launch};
+pub use self::machine::commit;
 use self::measure::Effort;
 pub use self::options::Options;
 use self::progress::{Progress, minutes};

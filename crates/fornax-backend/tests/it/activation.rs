@@ -6,7 +6,7 @@ use burn::tensor::Tensor;
 use fornax_backend::ops::cases::activation::TESTS;
 use fornax_backend::ops::{Activation, activate, gated, reference};
 
-use crate::common::*;
+use super::common::*;
 
 /// The complement of the error function, to about 1e-15.
 fn erfc(x: f64) -> f64 {

@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 use fornax_backend::ops::{WeightRef, embedding, rows};
 use fornax_cpu::{PackedWeight, WeightType};
 
-use crate::common::*;
+use super::common::*;
 
 /// Rows of a table, one below the other.
 fn naive(table: &Array<2>, ids: &[u32]) -> Array<2> {

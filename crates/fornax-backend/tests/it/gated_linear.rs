@@ -5,7 +5,7 @@ use fornax_backend::ops::cases::gated_linear::TESTS;
 use fornax_backend::ops::{Activation, LinearRef, WeightRef, activate, gated, gated_linear, linear};
 use fornax_cpu::{PackedWeight, WeightType};
 
-use crate::common::*;
+use super::common::*;
 
 /// `x Wᵀ + b`.
 fn product(x: &Array<2>, weight: &Array<2>, bias: &Array<1>) -> Array<2> {

@@ -5,7 +5,7 @@ use burn::tensor::Tensor;
 use fornax_backend::ops::cases::layer_norm::{Case, TESTS};
 use fornax_backend::ops::{layer_norm, reference};
 
-use crate::common::*;
+use super::common::*;
 
 const EPSILON: f64 = 1e-5;
 

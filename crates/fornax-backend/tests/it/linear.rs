@@ -6,7 +6,7 @@ use fornax_backend::ops::cases::linear::{Case, PACKED_TESTS, TESTS};
 use fornax_backend::ops::{LinearRef, WeightRef, linear, linear_add, linears, reference};
 use fornax_cpu::{PackedWeight, WeightType};
 
-use crate::common::*;
+use super::common::*;
 
 /// Numbers of rows around which the CPU switches to other kernels.
 const ROWS: usize = 40;

@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 use fornax_backend::ops::cases::rms_norm::{Case, TESTS};
 use fornax_backend::ops::{RmsNormOptions, reference, rms_norm};
 
-use crate::common::*;
+use super::common::*;
 
 const EPSILON: f64 = 1e-5;
 

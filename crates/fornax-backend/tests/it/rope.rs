@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 use fornax_backend::ops::cases::rope::{Case, TESTS};
 use fornax_backend::ops::rope;
 
-use crate::common::*;
+use super::common::*;
 
 /// Dimension `i` of the first half of what turns is rotated against dimension `i` of the second half.
 fn naive(x: &Array<4>, cos: &Array<2>, sin: &Array<2>) -> Array<4> {

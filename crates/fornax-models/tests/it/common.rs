@@ -42,8 +42,11 @@ pub const DECODERS: &[&str] = &[
     "qwen3_tied",
 ];
 
+/// The folder of a case. `FORNAX_TEST_FIXTURES` names the folder of all cases where the tests run on another machine
+/// than the one that built them.
 pub fn folder(case: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(case)
+    let fixtures = std::env::var_os("FORNAX_TEST_FIXTURES").map(PathBuf::from);
+    fixtures.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")).join(case)
 }
 
 /// Loads a case in f32, whatever it is stored in: the expectations were computed so.

@@ -1,6 +1,6 @@
 //! BERT with texts of different lengths and token types, and each of its heads.
 
-use crate::common::{Expected, assert_close, batch, device, folder, load, tolerance, values};
+use super::common::{Expected, assert_close, batch, device, folder, load, tolerance, values};
 
 /// The numbers of a tensor `[batch, length, …]` at tokens, without the padding.
 pub fn seen(expected: &Expected, name: &str) -> Vec<f32> {

@@ -7,7 +7,7 @@ use fornax_models::{AutoModel, NetworkConfig};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::common::{Expected, assert_close, device, folder, load, logits, tolerance};
+use super::common::{Expected, assert_close, device, folder, load, logits, tolerance};
 
 /// A copy of a case whose configuration was changed.
 fn changed(case: &str, change: impl FnOnce(&mut Value)) -> TempDir {

@@ -1,7 +1,7 @@
 //! The same models as GGUF files, whose heads of the `llama` architecture are ordered otherwise.
 
-use crate::common::{DECODERS, Expected, assert_close, device, folder, load, logits, tolerance, values};
-use crate::encoders::seen;
+use super::common::{DECODERS, Expected, assert_close, device, folder, load, logits, tolerance, values};
+use super::encoders::seen;
 
 #[test]
 fn logits_of_gguf_files() {

@@ -4,7 +4,7 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Gradients, Int, Tensor};
 use fornax_models::Network;
 
-use crate::common::{Expected, assert_close, batch, device, folder, load, values};
+use super::common::{Expected, assert_close, batch, device, folder, load, values};
 
 #[test]
 fn loss_and_gradients() {

@@ -3,7 +3,7 @@
 
 use burn::tensor::Tensor;
 
-use crate::common::{DECODERS, Expected, assert_close, device, folder, in_pieces, load, logits, tolerance, values};
+use super::common::{DECODERS, Expected, assert_close, device, folder, in_pieces, load, logits, tolerance, values};
 
 #[test]
 fn prefill() {

@@ -8,7 +8,7 @@ use fornax_backend::Device;
 use fornax_cpu::WeightType;
 use fornax_models::{AutoModel, LoadOptions, ModelError, WeightFormat};
 
-use crate::common::{DECODERS, Expected, batch, device, folder, in_pieces, load, logits, values};
+use super::common::{DECODERS, Expected, batch, device, folder, in_pieces, load, logits, values};
 
 fn load_packed(path: &Path, weight_type: WeightType) -> Result<AutoModel, ModelError> {
     let options = LoadOptions { weights: WeightFormat::Packed(weight_type), ..LoadOptions::default() };

@@ -8,7 +8,7 @@ use fornax_cpu::WeightType;
 use fornax_models::families::llama::LlamaConfig;
 use fornax_models::{AutoModel, LoadOptions, Network, PackedCache, WeightFormat};
 
-use crate::common::{batch, values};
+use super::common::{batch, values};
 
 /// Large enough to be worth a file: 27 million parameters.
 fn model() -> AutoModel {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use fornax_checkpoint::Checkpoint;
 
-use crate::common::{DECODERS, Expected, assert_close, device, folder, load, logits, tolerance};
+use super::common::{DECODERS, Expected, assert_close, device, folder, load, logits, tolerance};
 
 #[test]
 fn saved_tensors_are_the_loaded_ones() {

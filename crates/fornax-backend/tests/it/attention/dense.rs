@@ -3,8 +3,8 @@
 use burn::tensor::Tensor;
 use fornax_backend::ops::{AttentionOptions, Mask, reference};
 
+use super::super::common::*;
 use super::{score, sees, weighed};
-use crate::common::*;
 
 /// The last query stands at the last key.
 #[derive(Debug, Clone, Copy)]

@@ -11,7 +11,7 @@ use fornax_backend::kv::{BLOCK_TOKENS, CacheType, KvFormat, KvLayer};
 use fornax_backend::ops::cases::attention::Case;
 use fornax_backend::ops::{AttentionOptions, HeadNorms, Mask, RopeTables, Sequences, attention};
 
-use crate::common::*;
+use super::common::*;
 
 const EPSILON: f64 = 1e-5;
 
