@@ -36,6 +36,9 @@ pub struct Request {
     pub sequences: u32,
     /// The higher, the more urgent.
     pub priority: i32,
+    /// When it came, for policies that look at the time that it has waited: it may have waited for the step that takes it
+    /// in. Without one, and if it is later, the time of that step.
+    pub arrival: Option<Time>,
     /// When it is to be done, if ever.
     pub deadline: Option<Time>,
     /// An estimate of the number of tokens put out; without one, `max_new_tokens`.
@@ -65,6 +68,7 @@ impl Request {
             max_new_tokens,
             sequences: 1,
             priority: 0,
+            arrival: None,
             deadline: None,
             predicted_new_tokens: None,
             cache_group: None,
