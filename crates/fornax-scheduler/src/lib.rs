@@ -10,6 +10,7 @@
 //!   else a user names.
 //! * [`BatchScheduler`] batches language-model requests: continuous batching, chunked prompts, paged KV memory with shared
 //!   prefixes, forks, preemption, draft tokens.
+//! * [`ServingLoop`] is the loop around it: events in, a client told, one plan after another.
 //! * [`Router`] spreads requests over replicas.
 //! * [`policy()`] gives the order among those who wait; [`POLICIES`] lists what there is.
 //! * [`simulate`] lets traffic meet them in made-up time.
@@ -49,8 +50,9 @@ mod tournament;
 mod wait;
 
 pub use batch::{
-    Admission, BatchConfig, BatchEvent, BatchScheduler, BatchStats, CopyBlock, EndReason, Finished, Item, ModelConfig,
-    Output, OutputStatus, PENDING, Plan, PlanStatus, Preempted, Preemption, Request, Swap, Token,
+    Admission, BatchConfig, BatchEvent, BatchScheduler, BatchStats, Client, CopyBlock, EndReason, Finished, Item,
+    ModelConfig, Output, OutputStatus, PENDING, Plan, PlanResults, PlanStatus, Preempted, Preemption, Request,
+    ServingLoop, Swap, Token,
 };
 pub use error::SchedulerError;
 pub use id::{AdapterId, BlockId, ModelId, PlanId, RequestId, SequenceId, TaskId, TenantId};

@@ -26,7 +26,7 @@
 //! `config.rs` what can be chosen, `request.rs` requests and events, `plan.rs` plans, `sequence.rs` what is known of a
 //! sequence, `running.rs` the decoding and the deferred ones, `id_map.rs` which slot is whose, `scheduler.rs` the step,
 //! `events.rs`, `results.rs`, `decode.rs`, `prompt.rs` and `memory.rs` its parts, `explain.rs` reasons, `audit.rs` the
-//! invariants.
+//! invariants. `serving.rs` is the loop around all of it, which engines and the simulator run.
 
 mod audit;
 mod config;
@@ -43,6 +43,7 @@ mod results;
 mod running;
 mod scheduler;
 mod sequence;
+mod serving;
 #[cfg(test)]
 mod small_world;
 
@@ -50,3 +51,4 @@ pub use config::{Admission, BatchConfig, ModelConfig, Preemption};
 pub use plan::{CopyBlock, EndReason, Finished, Item, Plan, PlanStatus, Preempted, Swap};
 pub use request::{BatchEvent, Output, OutputStatus, PENDING, Request, Token};
 pub use scheduler::{BatchScheduler, BatchStats};
+pub use serving::{Client, PlanResults, ServingLoop};
