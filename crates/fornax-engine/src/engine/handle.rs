@@ -12,7 +12,8 @@ use fornax_scheduler::{
 };
 
 use super::config::EngineConfig;
-use super::core::{Answer, Core, EngineStats, EngineTask, Submission};
+use super::core::{Core, EngineStats, Submission};
+use super::requests::{Answer, EngineTask};
 use crate::executor::{Executor, ModelExecutor};
 use crate::sampling::SamplingParams;
 use crate::{EngineError, Pooling, Prompt, Score, Stream};
