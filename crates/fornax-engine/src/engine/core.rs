@@ -260,6 +260,8 @@ fn message(panic: &(dyn Any + Send)) -> &str {
 }
 
 #[cfg(test)]
+mod arrivals;
+#[cfg(test)]
 mod mock;
 #[cfg(test)]
 mod schedules;

@@ -22,7 +22,7 @@ use crate::sampling::SamplingParams;
 use crate::{EngineError, Generation, Pooling};
 
 /// A model for its vocabulary and context; it computes nothing.
-fn model() -> Arc<AutoModel> {
+pub(super) fn model() -> Arc<AutoModel> {
     let device = Device::cpu();
     let config = LlamaConfig {
         vocab_size: VOCAB as usize,
