@@ -1,7 +1,7 @@
 //! The operations on the shapes of real models, by criterion. The throughput in elements is that of operations (one
 //! `elem` is a FLOP), the one in bytes is to be read against the machine's memory bandwidth.
 //!
-//! `FORNAX_BENCH_DEVICE` names the device, of those whose features are enabled (`--features cuda`). To see several
+//! `FORNAX_BENCH_DEVICE` names the device, whose feature has to be enabled (`--features cuda`). To see several
 //! devices and other libraries side by side, with the machine's limits: `cargo xtask bench`.
 
 #![allow(missing_docs, reason = "criterion's macros make undocumented functions")]

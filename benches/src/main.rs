@@ -26,7 +26,7 @@ fn main() -> anyhow::Result<()> {
         println!("{:#}", limits::processor(&Limits::measure(threads)));
         return Ok(());
     }
-    // Whoever started it reads its answers, and what it says here is the first.
+    // The process that started this one reads its answers; this is the first.
     let device = match start(&what, threads) {
         Ok(device) => device,
         Err(error) => {

@@ -296,7 +296,7 @@ fn embed(batch: usize, tokens: usize, held: Held) -> Case {
         let model = load(&checkpoint::folder("minilm-l6", &config.to_json(), &bert_tensors(&config))?, device, held)?;
         let ids = token_ids(batch * tokens, config.vocab_size);
         let texts = Batch::uncached(&ids.chunks(tokens).collect::<Vec<_>>());
-        // As the engine does it: on the processor each thread takes some texts through all layers.
+        // As in the engine: on the processor, each thread takes some texts through all layers.
         let parts = if device.is_plain_cpu() { texts.split(160) } else { vec![texts] };
         let failed = AtomicBool::new(false);
         Ok(Box::new(move || {

@@ -133,13 +133,13 @@ pub fn operations() -> Vec<Case> {
     list
 }
 
-/// A case of attention. All of its sequences are of one shape, which is how other libraries know it.
+/// A case of attention. All of its sequences have one shape, as other libraries need it.
 fn attention(case: cases::attention::Case<'static>, cache: Option<CacheType>) -> Case {
     let cases::attention::Case { sequences, heads, kv_heads, head_dim, mask, .. } = case;
     let (batch, [queries, past]) = (sequences.len(), sequences[0]);
     let keys = queries + past;
     let kind = cache.map_or_else(String::new, |cache| format!(" {cache}"));
-    // In decoding the keys and values are those of one layer of many; in prefill they were just made.
+    // In decoding, the keys and values of one of many layers are read; in prefill, they were just computed.
     let bytes = |cache| case.blocks() * KvFormat::Arena(cache).block_bytes(kv_heads, head_dim);
     let copies = if past > 0 { copies(cache.map_or(0, bytes)) } else { 1 };
     let name = format!("{batch}×{heads}/{kv_heads}×{queries}×{keys}×{head_dim}{kind}");
@@ -263,7 +263,7 @@ fn packed(weight_type: WeightType, [rows, columns]: [usize; 2], copies: usize) -
     (0..copies.max(1)).map(copy).collect()
 }
 
-/// Operands taken in turn, so that the one that is read next was not read for long.
+/// Operands that are used in turn, so that the next one was not read for a while.
 struct Ring<T> {
     items: Vec<T>,
     next: usize,
@@ -289,7 +289,7 @@ impl<T> Ring<T> {
         &mut self.items[index]
     }
 
-    /// The number of the next.
+    /// The index of the next operand.
     fn advance(&mut self) -> usize {
         self.next = (self.next + 1) % self.items.len();
         self.next

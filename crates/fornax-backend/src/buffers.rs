@@ -1,20 +1,20 @@
-//! Memory for results on the CPU that goes from one operation to a later one, so that a pass through a model neither asks
-//! the system for pages nor clears them again and again. Each thread keeps its own.
+//! Reuses the memory of results on the CPU for later results, so that a pass through a model does not ask the system
+//! for new pages each time. Each thread keeps its own buffers.
 
 use std::cell::RefCell;
 
 use crate::Values;
 
-/// Smaller results are left to the allocator, which has them at hand.
+/// The least size of a result that is kept; the allocator is fast for smaller ones.
 const SMALL: usize = 16 << 10;
-/// Buffers that a thread keeps at most.
+/// The most buffers that a thread keeps.
 const KEPT: usize = 12;
 
 thread_local! {
     static BUFFERS: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// `len` numbers of any value, to be overwritten.
+/// A buffer of `len` numbers of any value, to be overwritten.
 pub(crate) fn take(len: usize) -> Vec<f32> {
     if len < SMALL {
         return vec![0.0; len];
@@ -29,7 +29,7 @@ pub(crate) fn take(len: usize) -> Vec<f32> {
     buffer
 }
 
-/// Keeps the memory of numbers that nobody needs any more. What others hold too is let go.
+/// Keeps the memory of a tensor that is no longer needed, unless others hold it too.
 pub(crate) fn recycle(values: Values) {
     if values.len() < SMALL {
         return;

@@ -137,7 +137,7 @@ impl Device {
         Backend::ALL.into_iter().filter_map(|backend| Self::open(backend, None).ok()).collect()
     }
 
-    /// Opens a device and computes a sum on it, so that one that is not there is known here and not later.
+    /// Opens a device and computes a sum on it, so that a missing device is an error here and not later.
     ///
     /// # Errors
     /// [`DeviceError`], as its variants say.

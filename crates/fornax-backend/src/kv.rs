@@ -1,19 +1,19 @@
-//! Memory for one layer's keys and values, in blocks that sequences name by number: an arena of the CPU, or tensors on any
-//! device. Which block is whose is not known here.
+//! Memory for one layer's keys and values, in numbered blocks: an arena on the CPU, or tensors on any device. The
+//! owners of blocks are not known here.
 
 use burn::tensor::{Bytes, DType, Device, Int, Tensor, TensorData};
 use fornax_cpu::attention::Sequences;
 pub use fornax_cpu::cache::{BLOCK_TOKENS, CacheType};
 use fornax_cpu::cache::{KvArena, KvShape};
 
-/// Why memory for keys and values could not be had.
+/// Why memory for keys and values cannot be allocated or restored.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum KvError {
     /// The system refused it.
     #[error(transparent)]
     Memory(#[from] fornax_cpu::CpuError),
-    /// The type is not kept on this device.
+    /// This device cannot keep the type.
     #[error("keys and values as {found}: on {device} they can be kept as f32, f16 or bf16")]
     Type {
         /// The type asked for.
@@ -21,17 +21,17 @@ pub enum KvError {
         /// The device.
         device: String,
     },
-    /// What was saved of a block does not fit another.
+    /// The saved contents of a block do not fit this memory's blocks.
     #[error("kv block: expected {expected} bytes, found {found}")]
     Block {
         /// Bytes of a block of this memory.
         expected: usize,
-        /// Bytes that were given.
+        /// Bytes given.
         found: usize,
     },
 }
 
-/// In which form a layer keeps keys and values.
+/// The form in which a layer keeps keys and values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KvFormat {
     /// In an arena of main memory, for the CPU's kernels.
@@ -54,7 +54,7 @@ impl KvFormat {
 #[derive(Debug)]
 pub struct KvLayer(pub(crate) Store);
 
-// One for each layer of a model, so the size of the larger kind is no matter.
+// There is one for each layer of a model, so the size of the larger variant does not matter.
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant)]
 pub(crate) enum Store {
@@ -66,7 +66,7 @@ impl KvLayer {
     /// Memory for `blocks` blocks of [`BLOCK_TOKENS`] tokens.
     ///
     /// # Errors
-    /// [`KvError`] when there is not that much.
+    /// [`KvError`] when there is not that much memory.
     pub fn new(
         format: KvFormat,
         [kv_heads, head_dim]: [usize; 2],
@@ -123,7 +123,7 @@ impl KvLayer {
         }
     }
 
-    /// Puts back what was saved of a block, from the start of `bytes`, and returns what lies behind it.
+    /// Restores the saved contents of a block from the start of `bytes`, and returns the bytes after them.
     ///
     /// # Errors
     /// [`KvError::Block`] when there are too few bytes for a block.
@@ -165,7 +165,7 @@ impl TensorBlocks {
         self.key.dtype()
     }
 
-    /// Checks that it holds keys of this many numbers, and the blocks that the sequences name; these must be enough.
+    /// Checks that keys have this many numbers, that the sequences' blocks exist, and that they are enough.
     pub(crate) fn check(&self, sequences: &Sequences, columns: usize) {
         let [slots, own] = self.key.dims();
         assert_eq!(own, columns, "attention: numbers of a kept key, and of the batch's");
@@ -181,7 +181,8 @@ impl TensorBlocks {
         BLOCK_TOKENS * self.key.dims()[1] * self.key.dtype().size()
     }
 
-    /// Writes rows from `at` on. In place, because nobody else holds the buffers: views given out before are gone by then.
+    /// Writes rows from `at` on, in place: nobody else holds the buffers, as views given out before are dropped by
+    /// then.
     fn write(&mut self, at: usize, key: Tensor<2>, value: Tensor<2>) {
         let [rows, columns] = key.dims();
         self.key.inplace(|buffer| buffer.slice_assign([at..at + rows, 0..columns], key));

@@ -21,7 +21,7 @@ pub fn values<const D: usize>(tensor: &Tensor<D>) -> Option<Values> {
     cpu::into_values(tensor.clone()).ok()
 }
 
-/// As [`values`] of a tensor that is not needed any more; any other tensor comes back as it was.
+/// As [`values`], for a tensor that is no longer needed; a tensor without readable values comes back unchanged.
 #[allow(clippy::result_large_err, reason = "the tensor goes on to another implementation")]
 pub(crate) fn into_values<const D: usize>(tensor: Tensor<D>) -> Result<Values, Tensor<D>> {
     cpu::into_values(tensor)
@@ -58,7 +58,7 @@ mod cpu {
     }
 
     impl Values {
-        /// The tensor again, for operands that another operand keeps from the kernels.
+        /// The tensor again, where another operand rules out the kernels.
         pub(crate) fn into_tensor<const D: usize>(self) -> Tensor<D> {
             Tensor::from_primitive::<Flex>(self.0)
         }

@@ -257,9 +257,9 @@ pub enum CheckpointError {
     },
 
     /// A file of repacked weights cannot be used: it is damaged, cut short, of another version, or no such file at all.
-    /// It is made anew from the model's own files.
+    /// It is rewritten from the model's own files.
     #[error(
-        "{} cannot be used as repacked weights: {what}: expected {expected}, found {found}; it will be made anew from the model's files",
+        "{} cannot be used as repacked weights: {what}: expected {expected}, found {found}; it will be rewritten from the model's files",
         path.display()
     )]
     UnusableCache {

@@ -27,7 +27,7 @@ pub struct CommonArgs {
     pub dtype: Option<String>,
 
     /// How to hold matrices on the cpu: auto (what a file holds in 16 bits or fewer as it is), dense (numbers of the dtype),
-    /// or packed as f16, bf16, q8_0, q4_0, q4_k or q6_k, rounding what is held in another type [default: auto]
+    /// or packed as f16, bf16, q8_0, q4_0, q4_k or q6_k, rounding matrices of another type [default: auto]
     #[arg(long, global = true, value_name = "TYPE")]
     pub weights: Option<String>,
 

@@ -1,5 +1,5 @@
-//! Results of inputs from a file: one JSON object a line in the order of the input, an error object where an input failed, and
-//! at the end an error that counts them.
+//! The results of inputs from a file: JSON objects, one a line, in the order of the inputs. A failed input has an error
+//! object in its place, and at the end an error counts the failed inputs.
 
 use anyhow::{Result, bail};
 use serde::Serialize;
@@ -7,12 +7,12 @@ use serde_json::Value;
 
 use crate::output::Output;
 
-/// Which input a result is of.
+/// The input that a result belongs to.
 #[derive(Debug, Clone, Serialize)]
 pub struct Place {
     /// The line, counted from 0.
     pub index: usize,
-    /// What the input gave to be known by.
+    /// The input's own id, if it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<Value>,
 }
@@ -42,17 +42,17 @@ pub struct BatchOutput {
 }
 
 impl BatchOutput {
-    /// On standard output.
+    /// Writes to standard output.
     pub fn stdout() -> Self {
         Self { out: Output::stdout(), inputs: 0, failed: 0 }
     }
 
-    /// The result of an input, or why there is none.
+    /// Writes the result of an input, or its error.
     pub fn write<T: Serialize>(&mut self, place: &Place, result: Result<T, &String>) -> Result<()> {
         self.write_all(place, result.map(|result| [result]))
     }
 
-    /// The results of an input, or why there are none. They are sent on at once.
+    /// Writes the results of an input, or its error, and flushes the output.
     pub fn write_all<T: Serialize>(&mut self, place: &Place, results: Result<impl AsRef<[T]>, &String>) -> Result<()> {
         self.inputs += 1;
         match results {
@@ -65,7 +65,7 @@ impl BatchOutput {
         self.out.flush()
     }
 
-    /// An error if any input failed.
+    /// Returns an error if any input failed.
     pub fn finish(self) -> Result<()> {
         let Self { inputs, failed, .. } = self;
         if failed > 0 {

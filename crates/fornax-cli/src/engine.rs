@@ -13,18 +13,18 @@ pub struct KvArgs {
     #[arg(long, value_name = "BYTES", value_parser = bytes, allow_negative_numbers = true)]
     kv_memory: Option<usize>,
 
-    /// What keys and values are kept as: f32, f16, bf16 or i8 (half of f16's memory, less exact) [default: what suits the
-    /// model's weights]
+    /// The type to keep keys and values in: f32, f16, bf16 or i8 (half of f16's memory, less exact) [default: what
+    /// suits the model's weights]
     #[arg(long, value_name = "TYPE", value_parser = cache_type)]
     kv_type: Option<CacheType>,
 
-    /// Compute every prompt from its beginning, also where an earlier one began alike (the results are the same)
+    /// Compute every prompt from its beginning, even if an earlier prompt had the same one (the results are the same)
     #[arg(long)]
     no_prefix_cache: bool,
 }
 
 impl KvArgs {
-    /// As the engine takes them.
+    /// The engine's configuration with these arguments.
     pub fn config(&self) -> EngineConfig {
         EngineConfig {
             kv_memory: self.kv_memory,
@@ -35,12 +35,12 @@ impl KvArgs {
     }
 }
 
-/// How many sequences run side by side where nothing is asked for: as many as usual, and all of a request.
+/// The default of `--max-running`: the engine's default, or more if a request has more sequences.
 pub fn default_max_running(params: &SamplingParams) -> usize {
     EngineConfig::default().max_running.max(sequences(params).1)
 }
 
-/// Whether the sequences of a request can run side by side.
+/// Checks that all sequences of a request can run at once.
 pub fn check_sequences(params: &SamplingParams, max_running: usize) -> Result<(), String> {
     match sequences(params) {
         (name, count) if count > max_running => {
@@ -50,7 +50,7 @@ pub fn check_sequences(params: &SamplingParams, max_running: usize) -> Result<()
     }
 }
 
-/// How many sequences a request has, and what says so.
+/// The number of a request's sequences, and the parameter that sets it.
 fn sequences(params: &SamplingParams) -> (&'static str, usize) {
     match params.num_beams {
         1 => ("num_return_sequences", params.num_return_sequences),

@@ -1,5 +1,5 @@
-//! Files of many inputs, one a line: read ahead on a thread, never whole, so that a file may be longer than memory. What a
-//! line holds is its reader's matter (`requests`, `texts`).
+//! Files of many inputs, one a line. A thread reads ahead, but never the whole file, so that a file may be larger than
+//! memory. `requests` and `texts` parse the lines.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -9,10 +9,10 @@ use std::thread::{self, JoinHandle};
 
 use anyhow::{Context, Result, anyhow, bail};
 
-/// The longest line that is taken; a file of another kind may have no line breaks at all.
+/// The most bytes of a line; a file of another kind may have no line breaks at all.
 const LONGEST: usize = 64 << 20;
 
-/// The most lines that are read ahead, whatever is asked for.
+/// The most lines that are read ahead, whatever the caller asks for.
 const FURTHEST: usize = 1 << 16;
 
 /// A line of a file.
@@ -20,11 +20,11 @@ const FURTHEST: usize = 1 << 16;
 pub struct Line {
     /// Its place in the file, counted from 0, empty lines included.
     pub index: usize,
-    /// What it holds, without its line break, or why that cannot be taken.
+    /// Its text without the line break, or an error message.
     pub text: Result<String, String>,
 }
 
-/// The lines of a file, without those that are empty.
+/// The lines of a file. Empty lines are skipped.
 pub struct Lines<R = Box<dyn BufRead + Send>> {
     reader: R,
     path: PathBuf,
@@ -42,9 +42,9 @@ impl Lines {
         Ok(Self { reader, path: path.to_owned(), index: 0 })
     }
 
-    /// How many lines there are, where that can be known beforehand.
+    /// The number of lines of a file that are not empty; `None` for standard input and pipes.
     pub fn count(path: &Path) -> Option<u64> {
-        // Whatever is no plain file can be read only once.
+        // Only a plain file can be read twice.
         let is_file = path.as_os_str() != "-" && path.metadata().is_ok_and(|metadata| metadata.is_file());
         let lines = is_file.then(|| Self::open(path).ok()).flatten()?;
         Some(lines.take_while(Result::is_ok).count() as u64)
@@ -52,7 +52,7 @@ impl Lines {
 }
 
 impl<R: BufRead> Lines<R> {
-    /// The next line's bytes up to the longest length, with its break, and how many bytes it really has.
+    /// The next line's bytes with its break, cut to the longest length, and the full number of its bytes.
     fn read(&mut self) -> io::Result<(Vec<u8>, usize)> {
         let mut bytes = Vec::new();
         let mut len = self.reader.by_ref().take(LONGEST as u64).read_until(b'\n', &mut bytes)?;
@@ -80,7 +80,7 @@ impl<R: BufRead> Iterator for Lines<R> {
             } else {
                 String::from_utf8(bytes).map_err(|error| format!("the line is not UTF-8 text: {error}"))
             };
-            // Some editors begin a file with a mark of its encoding.
+            // Some editors begin a file with a byte order mark.
             let text = text.map(|text| match index {
                 0 => trimmed(text.strip_prefix('\u{feff}').unwrap_or(&text)),
                 _ => trimmed(&text),
@@ -93,25 +93,25 @@ impl<R: BufRead> Iterator for Lines<R> {
     }
 }
 
-/// Without the line break.
+/// The line without its break.
 fn trimmed(line: &str) -> String {
     let line = line.strip_suffix('\n').unwrap_or(line);
     line.strip_suffix('\r').unwrap_or(line).to_owned()
 }
 
-/// What is made of a file's lines, on a thread that is at most so many lines ahead.
+/// The parsed lines of a file, from a thread that reads a bounded number of lines ahead.
 pub struct Ahead<T> {
     items: Receiver<Result<T>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl<T: Send + 'static> Ahead<T> {
-    /// Makes something of each line, at most `count` lines ahead of who takes it.
+    /// Starts a thread that calls `make` for each line, at most `count` lines ahead of the receiver.
     ///
-    /// The thread ends with the lines, or with the first line whose result nobody wants; it is not waited for where it
-    /// waits for input itself.
+    /// The thread ends after the last line, or at the next line after this value is dropped. Dropping does not wait for
+    /// the thread, which may be waiting for input.
     pub fn new(lines: Lines, count: usize, mut make: impl FnMut(Line) -> T + Send + 'static) -> Result<Self> {
-        // One is in the hands of who took it, and one waits for room.
+        // Besides the items in the channel, the receiver has one, and the thread has one that waits for room.
         let (sender, items) = sync_channel(count.min(FURTHEST).saturating_sub(2));
         let work = move || {
             for line in lines {
@@ -133,7 +133,7 @@ impl<T: Send + 'static> Ahead<T> {
         }
     }
 
-    /// The next items: at least one if there is one, and up to `limit` of those that are there already.
+    /// Waits for the next item, and takes up to `limit` items in all if more are ready. Empty at the end of the file.
     pub fn next_some(&mut self, limit: usize) -> Result<Vec<T>> {
         let mut items = Vec::from_iter(self.next_one()?);
         while !items.is_empty() && items.len() < limit {
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn reading_is_only_so_far_ahead_and_in_order() {
+    fn lines_come_in_order_and_the_thread_stays_within_its_limit() {
         let made = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
         let counter = std::sync::Arc::clone(&made);
         let mut ahead = Ahead::new(lines(&b"x\n".repeat(100)), 8, move |line| {

@@ -81,7 +81,7 @@ fn main() -> ExitCode {
     };
     match panics::guarded(|| run(&cli)) {
         Ok(()) => ExitCode::SUCCESS,
-        // Whoever read the results has seen enough, as `head` does.
+        // The reader of standard output has left, as `head` does.
         Err(error) if error.is::<output::Closed>() => ExitCode::SUCCESS,
         Err(error) => {
             report::error(&error);
@@ -92,7 +92,7 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> anyhow::Result<()> {
     let common = &cli.common;
-    // Before anything else, for the first tensor starts the threads.
+    // Set before anything else, as the first tensor starts the threads.
     if let Some(count) = common.threads {
         backend::set_threads(count)?;
     }

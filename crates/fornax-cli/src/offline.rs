@@ -1,5 +1,6 @@
-//! `fornax generate --prompts`: the prompts of a file, computed together and answered in the order of the file. Lines are read
-//! and submitted on a thread of their own, so many ahead of the answer that is next that the engine never runs dry, and no more.
+//! `fornax generate --prompts`: the prompts of a file, computed together and answered in the order of the file. A
+//! thread of its own reads the lines and submits them. It is far enough ahead of the answers to keep the engine busy,
+//! and no further.
 
 use anyhow::Result;
 use fornax::engine::{EngineHandle, Stream};
@@ -13,11 +14,11 @@ use crate::progress::Inputs;
 use crate::requests::{Request, RequestReader};
 use crate::sequences::JsonSequence;
 
-/// Requests that are read ahead, in times of those that run side by side: a long one keeps the short ones behind it from
-/// being written, but not from being computed.
+/// How many requests are read ahead, as a multiple of the sequences that run at once. So while a long request delays
+/// the output of the requests behind it, these are computed.
 const AHEAD: usize = 4;
 
-/// A request that the engine has taken.
+/// A request that was submitted to the engine.
 struct Submitted {
     stream: Stream,
     logprobs: bool,

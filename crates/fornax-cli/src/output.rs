@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::table::harmless;
 
-/// Whoever read standard output has closed it. Not a failure: nobody wants the rest.
+/// The reader of standard output has closed it. This is not a failure: nobody wants the rest.
 #[derive(Debug)]
 pub struct Closed;
 

@@ -1,5 +1,5 @@
-//! Bars on standard error: for files that are being fetched, one a file, and for inputs that are being answered. Where there
-//! is no terminal nothing is drawn, and what the user should know is written as lines.
+//! Progress bars on standard error: one for each file that is fetched, and one for the inputs of a file. Without a
+//! terminal no bar is drawn, and notices are written as lines.
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -46,7 +46,7 @@ impl Downloads {
         change(bar);
     }
 
-    /// Above the bars where there are any.
+    /// Writes a line above the bars.
     fn line(&self, write: impl FnOnce(Notices, &dyn Display), text: &dyn Display) {
         self.bars.suspend(|| write(self.notices, text));
     }
@@ -63,7 +63,7 @@ impl Progress for Downloads {
             Event::Started { file, total, resumed } => {
                 self.with_bar(file, *total, |bar| {
                     bar.set_position(*resumed);
-                    // What an earlier run fetched is not this one's speed.
+                    // The bytes that an earlier run fetched do not count for the speed.
                     bar.reset_eta();
                 });
                 if *resumed > 0 {
@@ -99,19 +99,20 @@ impl Progress for Downloads {
     }
 }
 
-/// Shows how many inputs of a file have been answered, and how fast.
+/// Shows how many inputs of a file have been answered, and the speed.
 #[derive(Debug)]
 pub struct Inputs {
     notices: Notices,
     bar: ProgressBar,
     since: Instant,
-    /// What is counted beside the inputs, and how much of it there was.
+    /// The unit of `count`: `tokens` or `vectors`.
     unit: &'static str,
+    /// How many units were computed so far.
     count: usize,
 }
 
 impl Inputs {
-    /// Nothing has been answered yet.
+    /// Begins with no input answered. `total` is the number of inputs, if it is known.
     pub fn new(notices: Notices, total: Option<u64>, unit: &'static str) -> Self {
         let bar = match total {
             _ if !notices.shows_info() => ProgressBar::hidden(),
@@ -124,7 +125,7 @@ impl Inputs {
         Self { notices, bar, since: Instant::now(), unit, count: 0 }
     }
 
-    /// So much more was computed.
+    /// Counts `count` more computed units.
     pub fn advance(&mut self, count: usize) {
         self.count += count;
         if !self.bar.is_hidden() {
@@ -132,14 +133,14 @@ impl Inputs {
         }
     }
 
-    /// An input has been answered: writes the answer, beside the bar.
+    /// Writes the answer of an input while the bar is hidden, and counts the input.
     pub fn finished<T>(&self, write: impl FnOnce() -> T) -> T {
         let written = self.bar.suspend(write);
         self.bar.inc(1);
         written
     }
 
-    /// All inputs have been answered.
+    /// Removes the bar, and reports the totals and the speed.
     pub fn report(&self) {
         self.bar.finish_and_clear();
         let (inputs, seconds) = (self.bar.position(), self.since.elapsed().as_secs_f64());
@@ -157,7 +158,7 @@ impl Inputs {
 }
 
 fn style(template: &'static str) -> ProgressStyle {
-    // A template that does not parse would leave a plain bar; the test below holds that they parse.
+    // A template that does not parse would give a plain bar; the test below checks that all parse.
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
 }
 

@@ -107,7 +107,7 @@ pub fn run(args: &QuickstartArgs, common: &CommonArgs) -> Result<()> {
     Ok(())
 }
 
-/// The default folder is ours to replace; another one that holds something is somebody's.
+/// The default folder may be replaced; any other folder that is not empty may hold a user's files.
 fn refuse_to_overwrite(args: &QuickstartArgs) -> Result<()> {
     if args.steps == 0 {
         bail!("--steps: found 0, expected at least 1");

@@ -1,4 +1,4 @@
-//! A line of `fornax generate --prompts`: a JSON object with a prompt, and what is to be different for it.
+//! A line of `fornax generate --prompts`: a JSON object with a prompt and its own parameters.
 
 use fornax::prelude::*;
 use serde::de::DeserializeOwned;
@@ -10,32 +10,32 @@ use crate::lines::Line;
 /// The keys of which a line has exactly one.
 const PROMPTS: [&str; 3] = ["prompt", "token_ids", "messages"];
 
-/// What a line asks for.
+/// The request of a line.
 #[derive(Debug)]
 pub struct Request {
-    /// What to continue.
+    /// The prompt.
     pub prompt: Prompt,
-    /// How.
+    /// Its parameters.
     pub params: SamplingParams,
 }
 
 /// Reads requests.
 #[derive(Debug)]
 pub struct RequestReader {
-    /// What holds where a line says nothing else.
+    /// The parameters that a line does not set.
     defaults: SamplingParams,
-    /// The same, by the names that lines use.
+    /// The same as JSON, with the keys that lines use.
     defaults_json: Map<String, Value>,
 }
 
 impl RequestReader {
-    /// A reader of requests that are like `defaults` unless they say otherwise.
+    /// A reader of requests whose parameters are `defaults` unless a line sets them.
     pub fn new(defaults: SamplingParams) -> serde_json::Result<Self> {
         let defaults_json = serde_json::from_value(serde_json::to_value(&defaults)?)?;
         Ok(Self { defaults, defaults_json })
     }
 
-    /// What a line asks for, or what is wrong with it.
+    /// The place of a line, and its request or an error message.
     pub fn read(&self, line: Line) -> (Place, Result<Request, String>) {
         let (place, object) = object(line);
         let request = object.and_then(|object| self.request(object));
@@ -55,7 +55,7 @@ impl RequestReader {
         }
         let mut params = self.defaults_json.clone();
         for (key, value) in object {
-            // Each by itself, so that an error names it.
+            // Parsed one by one, so that an error names the key.
             let alone = Map::from_iter([(key.clone(), value.clone())]);
             parsed::<SamplingParams>(&key, alone.into())?;
             params.insert(key, value);
@@ -76,7 +76,7 @@ pub fn object(line: Line) -> (Place, Result<Map<String, Value>, String>) {
     let object = line.text.and_then(|text| match serde_json::from_str(&text) {
         Ok(Value::Object(object)) => Ok(object),
         Ok(other) => Err(format!("expected a JSON object a line, found {}", kind(&other))),
-        // Each line is a text of its own, so that its number would mislead.
+        // serde counts lines within this one, so that its number would mislead.
         Err(error) => Err(format!("not a JSON object: {error}").replace(" at line 1 column ", " at column ")),
     });
     let object = object.and_then(|mut object| {
@@ -90,7 +90,7 @@ pub fn object(line: Line) -> (Place, Result<Map<String, Value>, String>) {
     (place, object)
 }
 
-/// Takes the one prompt out of an object.
+/// Takes the prompt out of an object, which must have exactly one.
 fn prompt(object: &mut Map<String, Value>) -> Result<Prompt, String> {
     let found: Vec<&str> = PROMPTS.into_iter().filter(|key| object.contains_key(*key)).collect();
     let [key] = found.as_slice() else {
@@ -108,12 +108,12 @@ fn prompt(object: &mut Map<String, Value>) -> Result<Prompt, String> {
     })
 }
 
-/// A value of a type, with the key's name in what is wrong with it.
+/// Parses a value; an error message names the key.
 pub fn parsed<T: DeserializeOwned>(key: &str, value: Value) -> Result<T, String> {
     T::deserialize(value).map_err(|error| format!("{key}: {error}"))
 }
 
-/// What a JSON value is, in words.
+/// The kind of a JSON value, in words.
 fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",

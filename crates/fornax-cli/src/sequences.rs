@@ -1,4 +1,4 @@
-//! Generated sequences as JSON, wherever their prompt came from.
+//! Generated sequences as JSON.
 
 use fornax::engine::sampling::Sampled;
 use fornax::prelude::*;
@@ -7,7 +7,7 @@ use serde::Serialize;
 /// One sequence as JSON.
 #[derive(Serialize)]
 pub struct JsonSequence<'a> {
-    /// Which of several.
+    /// Its number, if the prompt has several sequences.
     #[serde(skip_serializing_if = "Option::is_none")]
     sequence: Option<usize>,
     text: &'a str,
@@ -24,7 +24,7 @@ pub struct JsonSequence<'a> {
 struct JsonToken<'a> {
     token_id: u32,
     logprob: f32,
-    /// The likeliest tokens, as pairs of id and log-probability.
+    /// The most likely tokens, as pairs of id and log-probability.
     top_logprobs: &'a [(u32, f32)],
 }
 
@@ -41,7 +41,7 @@ impl<'a> JsonSequence<'a> {
         }
     }
 
-    /// The sequences of one prompt; where there are several, with their numbers.
+    /// The sequences of one prompt, numbered if there are several.
     pub fn all(generations: &'a [Generation], logprobs: bool) -> Vec<Self> {
         let sequence = |(index, generation)| Self {
             sequence: (generations.len() > 1).then_some(index),

@@ -11,7 +11,7 @@ use crate::lines::{Ahead, Line, Lines};
 use crate::notices::Notices;
 use crate::requests::{object, parsed};
 
-/// A text with its place, or what is wrong with its line.
+/// The place of a line, and its text or an error message.
 type Text = (Place, Result<Prompt, String>);
 
 /// Reads the texts of a file, at most `count` ahead.
@@ -20,7 +20,7 @@ pub fn open(path: &Path, jsonl: bool, count: usize) -> Result<Ahead<Text>> {
     Ahead::new(Lines::open(path)?, count, move |line| if is_json { json(line) } else { plain(line) })
 }
 
-/// Refuses `--jsonl` where there is no file that it could speak of: arguments that exclude each other keep clap from it.
+/// Refuses `--jsonl` without `--texts`. clap's `requires` does not, as `--texts` conflicts with other arguments.
 pub fn check_jsonl(jsonl: bool, texts: Option<&Path>) -> Result<()> {
     if jsonl && texts.is_none() {
         bail!("--jsonl says what the file of --texts holds; give --texts, or leave it out");
@@ -28,12 +28,12 @@ pub fn check_jsonl(jsonl: bool, texts: Option<&Path>) -> Result<()> {
     Ok(())
 }
 
-/// How many there are, where somebody wants to know and it can be known.
+/// The number of texts, if progress is shown and the file is a plain file.
 pub fn count(path: &Path, notices: Notices) -> Option<u64> {
     if notices.shows_info() { Lines::count(path) } else { None }
 }
 
-/// Computes the texts, up to `together` at once, and hands out the results in their order.
+/// Computes the texts, up to `together` at once, and writes the results in their order.
 pub fn answer_each<T>(
     texts: &mut Ahead<Text>,
     together: usize,

@@ -25,7 +25,7 @@ pub enum Isa {
     Avx2,
     /// x86-64 with AVX-512 F, BW, DQ, VL and VNNI.
     Avx512,
-    /// As `Avx512`, with the tiles of AMX for int8 and bf16.
+    /// As `Avx512`, with GFNI and the tiles of AMX for int8 and bf16.
     Amx,
 }
 
@@ -104,7 +104,7 @@ fn detect() -> Isa {
     if !avx512 {
         return Isa::Avx2;
     }
-    if amx::usable() { Isa::Amx } else { Isa::Avx512 }
+    if is_x86_feature_detected!("gfni") && amx::usable() { Isa::Amx } else { Isa::Avx512 }
 }
 
 #[cfg(not(target_arch = "x86_64"))]

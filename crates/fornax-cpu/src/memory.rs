@@ -1,5 +1,5 @@
-//! Memory for what is read by the gigabyte: aligned to huge pages and asking for them, so that streaming through it does
-//! not stop at every 4 KiB for the page table. It holds bytes; what they mean is its users' matter.
+//! Memory that is read by the gigabyte: aligned to huge pages and asking for them, so that streaming through it does
+//! not stop at every 4 KiB for the page table. It holds bytes; its users interpret them.
 
 use std::ops::{Deref, DerefMut};
 

@@ -1,6 +1,6 @@
 //! Threads for many short parallel regions. A model's step is a few hundred regions of some microseconds, so waiting
 //! threads spin for a while before they sleep, and a region ends as soon as its tasks are done, whether or not every
-//! thread came to help. It has no queues and no work stealing; who has long or nested work wants another pool.
+//! thread came to help. It has no queues and no work stealing: long or nested work needs another pool.
 
 use std::any::Any;
 use std::cell::UnsafeCell;
@@ -40,7 +40,7 @@ impl Pool {
     /// system refuses to start is done without.
     pub fn new(threads: usize) -> Self {
         let shared = Arc::new(Shared::default());
-        // With more threads than processors, one that spins keeps one that works from running.
+        // With more threads than processors, a spinning thread keeps a working thread from running.
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let spin = if threads <= cores { SPIN } else { Duration::ZERO };
         let started = (1..threads).map_while(|index| {
@@ -126,7 +126,7 @@ const INSIDE: u64 = CLOSED - 1;
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// Held by whoever runs a region.
+    /// Held while a region runs.
     region: Mutex<()>,
     state: AtomicU64,
     job: Job,

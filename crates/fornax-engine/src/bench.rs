@@ -1,5 +1,5 @@
-//! How fast a model reads prompts and continues them on this machine: what llama-bench measures for llama.cpp. It samples
-//! nothing and needs no tokenizer; printing is its caller's matter.
+//! Measures how fast a model computes prompts and continues them on this machine, as llama-bench does for llama.cpp. It
+//! samples nothing and needs no tokenizer; printing is its caller's task.
 
 use std::time::Instant;
 
@@ -12,11 +12,11 @@ use crate::error::to_host;
 /// What to measure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BenchOptions {
-    /// Tokens of each prompt; of the longest where lengths are unequal.
+    /// Tokens of each prompt; with `unequal`, of the longest prompt.
     pub prompt_tokens: usize,
-    /// Tokens that each sequence grows by.
+    /// New tokens of each sequence.
     pub new_tokens: usize,
-    /// Sequences side by side.
+    /// Sequences in the batch.
     pub batch: usize,
     /// Whether the prompts are of evenly rising lengths: the first of `batch` prompts has `1 / batch` of `prompt_tokens`, the
     /// second `2 / batch`, the last all of them.
@@ -24,7 +24,7 @@ pub struct BenchOptions {
 }
 
 impl Default for BenchOptions {
-    /// A prompt of 512 tokens and 64 new ones, one sequence.
+    /// One sequence of 512 prompt tokens and 64 new tokens.
     fn default() -> Self {
         Self { prompt_tokens: 512, new_tokens: 64, batch: 1, unequal: false }
     }
@@ -33,25 +33,25 @@ impl Default for BenchOptions {
 /// One measurement.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BenchRun {
-    /// Prompt tokens read in a second, those of all sequences together.
+    /// Prompt tokens a second, of all sequences together.
     pub prefill_tokens_per_s: f64,
-    /// New tokens made in a second, those of all sequences together.
+    /// New tokens a second, of all sequences together.
     pub decode_tokens_per_s: f64,
-    /// Seconds from the prompts to the first logits after them.
+    /// Seconds until all prompts are computed, with the logits after them.
     pub first_token_s: f64,
-    /// Bytes of weights, keys and values that a new token makes the device read at the least, in the mean over the run;
-    /// the weights are read once for all sequences.
+    /// The least bytes of weights, keys and values that the device reads for a new token, in the mean over the run. A
+    /// step reads the weights once for all sequences.
     pub bytes_per_token: f64,
 }
 
 /// Tokens of each prompt that run through the layers at once.
 const PREFILL_CHUNK: usize = 512;
 
-/// More sequences than this are surely a mistake in the call.
+/// The most sequences of a batch; a larger number is taken for a mistake.
 const MAX_BATCH: usize = 4096;
 
-/// Measures once. The first measurement of a process is slower than those that follow, for memory is touched the first
-/// time; callers throw one away.
+/// Measures once. The first measurement of a process is slower than later ones, as it touches memory for the first
+/// time. Callers should discard it.
 ///
 /// # Errors
 /// [`EngineError`]: a model that is no causal language model, an option of 0, more tokens than the model's context.
@@ -137,7 +137,7 @@ impl BenchOptions {
     }
 }
 
-/// A sequence that is read and continued.
+/// A sequence of the measurement.
 struct BenchSequence {
     /// Tokens of its prompt.
     prompt: usize,
@@ -146,7 +146,7 @@ struct BenchSequence {
 }
 
 impl BenchSequence {
-    /// Some of its tokens, with the logits after them where the prompt has been read.
+    /// `len` of its tokens from position `from` on, with the logits after them once the prompt is computed.
     fn piece(&self, from: usize, len: usize) -> BatchSequence<'_> {
         let outputs = if from + len >= self.prompt { Outputs::Last } else { Outputs::None };
         BatchSequence {

@@ -25,7 +25,7 @@ use crate::{EngineConfig, EngineError, Generator, Prompt, Stream};
 pub struct Chat {
     generator: Generator,
     messages: Vec<Message>,
-    /// Asked and not answered yet.
+    /// The question that is not answered yet.
     question: Option<Message>,
 }
 
@@ -35,7 +35,7 @@ impl Chat {
         Self::with_config(model, EngineConfig::default())
     }
 
-    /// An empty conversation with this model, whose engine is to be as `config` says.
+    /// An empty conversation with this model, on an engine with this configuration.
     pub fn with_config(model: &AutoModel, config: EngineConfig) -> Self {
         Self { generator: Generator::with_config(model.clone(), config), messages: Vec::new(), question: None }
     }
@@ -52,12 +52,12 @@ impl Chat {
         &self.messages
     }
 
-    /// Streams the model's answer to the user's message. Both become part of the conversation by
-    /// [`answered`](Self::answered), so that an answer which was broken off can be kept as far as it went, or forgotten
-    /// with its question by asking another.
+    /// Streams the model's answer to the user's message. [`answered`](Self::answered) adds both to the conversation. So
+    /// an answer that was interrupted can be kept as far as it went; asking another question forgets the question and
+    /// its answer instead.
     ///
     /// # Errors
-    /// [`EngineError::NoChatTemplate`], a template that fails, and what [`Generator::stream`] says.
+    /// [`EngineError::NoChatTemplate`], a template that fails, and the errors of [`Generator::stream`].
     pub fn ask(&mut self, text: impl Into<String>, params: &SamplingParams) -> Result<Stream, EngineError> {
         self.question = None;
         let question = Message::new("user", text);

@@ -1,5 +1,4 @@
-//! Vectors that stand for whole texts, from an encoder's (or a decoder's) last layer.
-//! Searching among vectors is not done here.
+//! Vectors of whole texts, from the last layer of an encoder or a decoder. Search among vectors is not done here.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -18,15 +17,15 @@ pub enum Pooling {
     /// The mean over the tokens, special ones included, padding not.
     #[default]
     Mean,
-    /// The first token's state, which for BERT is that of `[CLS]`.
+    /// The first token's state; for BERT, the state of `[CLS]`.
     Cls,
-    /// The last token's state, which decoders that embed are trained for.
+    /// The last token's state, as decoders for embeddings are trained for.
     Last,
 }
 
 impl Pooling {
-    /// Adds the states of `rows` tokens from `start` on to the vector of a text of `len` tokens. The pieces come in order, or
-    /// all again from the beginning.
+    /// Adds the states of `rows` tokens from position `start` on to the vector of a text of `len` tokens. A text's
+    /// chunks come in order; after preemption they come again from the beginning.
     pub(crate) fn add(self, vector: &mut Vec<f32>, states: &[f32], [start, rows, len]: [usize; 3]) {
         let size = states.len() / rows;
         if start == 0 {
@@ -51,13 +50,13 @@ impl Pooling {
 /// Options of [`Embedder::embed`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EmbedOptions {
-    /// How tokens become one vector.
+    /// How the states of tokens become one vector.
     pub pooling: Pooling,
     /// Whether vectors are scaled to length 1.
     pub normalize: bool,
-    /// Texts that run through the model together, of whatever lengths. At least 1.
+    /// How many texts run through the model together, of any lengths. At least 1.
     pub batch_size: usize,
-    /// Longer texts are cut to this many tokens; to the model's own limit without.
+    /// Longer texts are cut to this many tokens. Without it, they are cut to the model's limit.
     pub max_length: Option<usize>,
 }
 
@@ -68,8 +67,8 @@ impl Default for EmbedOptions {
     }
 }
 
-/// Turns texts into vectors, those of decoders too. It needs no engine: texts run through the model together and nothing of
-/// them is kept, with threads that each take some texts through all layers.
+/// Turns texts into vectors, with encoders and with decoders. It needs no engine: texts run through the model in
+/// batches, each thread takes some texts through all layers, and no keys and values are kept.
 /// [`EngineHandle::embed`](crate::EngineHandle::embed) gives a decoder's vectors beside other requests.
 ///
 /// ```no_run
@@ -92,8 +91,8 @@ impl<'a> Embedder<'a> {
         Self { model }
     }
 
-    /// The default options, with the pooling that the model was trained for where it says so (as sentence-transformers'
-    /// models do in `1_Pooling/config.json`).
+    /// The default options, with the pooling that the model's files name (`1_Pooling/config.json` of
+    /// sentence-transformers' models).
     pub fn default_options(&self) -> EmbedOptions {
         let pooling = match self.model.pooling_mode() {
             Some("cls") => Pooling::Cls,
@@ -111,7 +110,7 @@ impl<'a> Embedder<'a> {
         self.embed_all(texts.iter().map(AsRef::as_ref), options)?.into_iter().collect()
     }
 
-    /// As [`embed`](Self::embed), of whatever a [`Prompt`] may be, token ids too. What is wrong with one is its result.
+    /// As [`embed`](Self::embed), for any [`Prompt`]s, token ids too. An error of one text is that text's result.
     ///
     /// # Errors
     /// [`EngineError`]: an option out of its range, a device that fails.
@@ -137,7 +136,7 @@ impl<'a> Embedder<'a> {
             }));
         }
 
-        // Texts of like length together, so that the threads have like amounts of work.
+        // Texts of similar lengths together, so that the threads have similar amounts of work.
         rows.sort_by_key(|(_, tokens)| tokens.len());
         for batch in rows.chunks(options.batch_size) {
             let tokens: Vec<&[u32]> = batch.iter().map(|(_, tokens)| tokens.as_slice()).collect();
@@ -165,7 +164,7 @@ impl<'a> Embedder<'a> {
         };
         ids.truncate(max_length);
         if ids.is_empty() {
-            // An empty text without special tokens still needs something to attend to.
+            // An empty text without special tokens still needs a token to attend to.
             let pad = self.model.tokenizer().and_then(Tokenizer::pad_id);
             ids.push(self.model.generation_defaults().bos_token_id.or(pad).ok_or(EngineError::EmptyPrompt)?);
         }
@@ -188,7 +187,7 @@ impl<'a> Embedder<'a> {
         };
         let pool = Pool::global();
         if parts.len() < pool.threads() {
-            // Too few for all threads: one after another, each layer's products on all of them.
+            // Fewer parts than threads: the parts run one after another, each on all threads.
             (0..parts.len()).for_each(run);
         } else {
             pool.run(parts.len(), run);
@@ -208,8 +207,9 @@ impl<'a> Embedder<'a> {
     }
 }
 
-/// Rows that a thread takes through all layers at once, unless a single sequence has more: with them the widest layer's values
-/// fit the second-level cache beside the weights that pass through, and tiles of 16 rows are mostly full.
+/// How many rows a thread takes through all layers at once, unless a single sequence has more. So the values of the
+/// widest layer fit the second-level cache beside the weights that stream through it, and tiles of 16 rows are mostly
+/// full.
 const PART_ROWS: usize = 160;
 
 /// The cosine of the angle between two vectors of the same length: 1 for the same direction. 0 if either is zero.

@@ -1,4 +1,4 @@
-//! What can go wrong when a model is run.
+//! The errors of running a model.
 
 use burn::tensor::{Tensor, TensorData};
 
@@ -16,7 +16,7 @@ pub enum EngineError {
         "the model has no chat template, so it was not trained for conversations; use `generate` with a prompt, or a model whose name ends in Instruct or Chat"
     )]
     NoChatTemplate,
-    /// A prompt without tokens, for a model that has no token to begin with.
+    /// A prompt without tokens, for a model without a begin-of-sequence token.
     #[error("the prompt is empty and the model has no begin-of-sequence token; give at least one token")]
     EmptyPrompt,
     /// A token id beyond the vocabulary.
@@ -69,7 +69,7 @@ pub enum EngineError {
     /// The engine is gone.
     #[error("the engine has ended")]
     Ended,
-    /// Computing the request failed; others go on.
+    /// Computing the request failed. Other requests go on.
     #[error("the request failed while it was computed: {reason}")]
     Failed {
         /// What happened.

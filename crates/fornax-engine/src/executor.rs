@@ -1,5 +1,5 @@
-//! Carrying out plans: moving blocks and computing tokens. A model does it here, and what tests and simulations put in its
-//! place is another [`Executor`]. Which tokens are computed, and what is made of the results, is decided elsewhere.
+//! Carrying out plans: moving blocks and computing tokens. [`ModelExecutor`] does it with models; tests and simulations
+//! have [`Executor`]s of their own. The scheduler chooses the tokens, and the engine's loop reads the results.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -19,58 +19,59 @@ use crate::score::logprobs_of;
 pub struct Work<'a> {
     /// The tokens.
     pub tokens: &'a [u32],
-    /// The position of the first; the keys and values before it are in the pool.
+    /// The position of the first token. The keys and values before it are in the pool.
     pub start: usize,
     /// The blocks of the sequence, in the order of positions.
     pub blocks: &'a [u32],
-    /// Tokens of the whole text that is known.
+    /// The number of tokens of the whole prompt.
     pub len: usize,
-    /// What is wanted of them.
+    /// The output wanted.
     pub wanted: Wanted<'a>,
 }
 
-/// What is wanted of computed tokens.
+/// The output wanted for computed tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wanted<'a> {
     /// Nothing but their keys and values.
     Nothing,
     /// The logits after the last token: `[vocab_size]` numbers.
     Logits,
-    /// The natural log-probability of these tokens, each given the tokens up to the row at its place: a number each.
+    /// The natural log-probability of each of these tokens, of which the first follows the first computed token: a
+    /// number each.
     Logprobs(&'a [u32]),
     /// The hidden states: `[tokens, hidden_size]` numbers.
     States,
 }
 
-/// What was computed.
+/// The output of computed work.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct StepOutput {
-    /// Numbers of all work.
+    /// The numbers of all work.
     pub values: Vec<f32>,
-    /// Which of them are whose, in the order of the work.
+    /// The range of `values` of each piece of work, in their order.
     pub ranges: Vec<Range<usize>>,
 }
 
 /// Carries out plans.
 pub trait Executor: Send {
-    /// Moves and copies blocks as a plan says, before anything of the plan is computed.
+    /// Moves and copies blocks as a plan says, before its items are computed.
     ///
     /// # Errors
-    /// [`EngineError`] when a device fails; nothing of the plan counts then.
+    /// [`EngineError`] when a device fails. Then the whole plan fails.
     fn move_blocks(&mut self, plan: &Plan) -> Result<(), EngineError>;
 
-    /// Computes some tokens of sequences of a model. May be called again for a part of the same work.
+    /// Computes tokens of a model's sequences. It may be called again with a part of the same work.
     ///
     /// # Errors
     /// [`EngineError`] when a device fails.
     fn compute(&mut self, model: ModelId, work: &[Work<'_>]) -> Result<StepOutput, EngineError>;
 }
 
-/// Models with a pool each.
+/// Carries out plans with models, each with a pool of keys and values.
 #[derive(Debug)]
 pub struct ModelExecutor {
     models: Vec<(Arc<AutoModel>, KvPool)>,
-    /// What blocks held that moved to host memory, by model and place.
+    /// The contents of blocks in host memory, by model and host block.
     host: HashMap<(ModelId, u32), Vec<u8>>,
 }
 

@@ -1,4 +1,4 @@
-//! Generation by one call: whole results, or a stream of pieces, from an engine that is started at the first call.
+//! Generation by one call: whole results, or a stream of chunks, from an engine that is started at the first call.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -44,19 +44,19 @@ impl fmt::Display for FinishReason {
 pub struct Generation {
     /// The text after the prompt, without special tokens and without the stop string. Empty for models without a tokenizer.
     pub text: String,
-    /// The tokens after the prompt, with the one that ended the sequence.
+    /// The tokens after the prompt, an end token included.
     pub token_ids: Vec<u32>,
     /// Why it ended.
     pub finish_reason: FinishReason,
-    /// Each token with its log-probability, and the likeliest others if they were asked for. Empty unless
+    /// Each token with its log-probability, and the most likely other tokens if they were asked for. Empty unless
     /// [`SamplingParams::logprobs`] is set.
     pub logprobs: Vec<Sampled>,
     /// The score that a beam search ranked it by.
     pub beam_score: Option<f32>,
 }
 
-/// Continues prompts. The first call starts an [engine](EngineHandle) on a thread of its own, which later calls share, from
-/// any thread, and which keeps the keys and values of prompts for those that begin alike.
+/// Continues prompts. The first call starts an [engine](EngineHandle) on a thread of its own. Later calls from any
+/// thread share it. The engine keeps the keys and values of prompts for later prompts with the same beginning.
 ///
 /// ```no_run
 /// use fornax_engine::{ModelExt, SamplingParams};
@@ -82,12 +82,12 @@ impl Generator {
         Self::with_config(model.clone(), EngineConfig::default())
     }
 
-    /// A generator whose engine is to be as `config` says.
+    /// A generator on an engine with this configuration.
     pub fn with_config(model: impl Into<Arc<AutoModel>>, config: EngineConfig) -> Self {
         Self { model: model.into(), config, engine: Arc::default() }
     }
 
-    /// The engine, which is started if it is not.
+    /// The engine; the first call starts it.
     ///
     /// # Errors
     /// As [`EngineHandle::start`].
@@ -107,8 +107,8 @@ impl Generator {
         self.stream(prompt, params)?.finish()
     }
 
-    /// Continues many prompts side by side, of whatever lengths; the results are in the order of the prompts. Each prompt gets
-    /// what it would get alone, and what is wrong with one is its result.
+    /// Continues many prompts of any lengths together. The results are in the order of the prompts. Each prompt gets
+    /// the same tokens as alone, and an error of one prompt is that prompt's result.
     ///
     /// # Errors
     /// As [`EngineHandle::start`].
@@ -122,12 +122,11 @@ impl Generator {
         Ok(streams.into_iter().map(|stream| stream.and_then(Stream::finish)).collect())
     }
 
-    /// Continues the prompt and yields the text as it is made. Sequences that run side by side are told apart by
-    /// [`Chunk::sequence`](crate::Chunk::sequence). A beam search yields whole sequences, for until its end it does not
-    /// know them.
+    /// Continues the prompt and yields the text as it is made. [`Chunk::sequence`](crate::Chunk::sequence) tells
+    /// several sequences apart. A beam search yields whole sequences at its end, as it does not know them before.
     ///
     /// # Errors
-    /// As [`generate`](Self::generate); errors of later steps come out of the stream, which ends with them.
+    /// As [`generate`](Self::generate). Errors of later steps are items of the stream, which ends with them.
     pub fn stream(&self, prompt: impl Into<Prompt>, params: &SamplingParams) -> Result<Stream, EngineError> {
         self.engine()?.stream(prompt, params)
     }

@@ -1,9 +1,9 @@
 //! Runs models: generation with a key/value cache, streaming, samplers and beam search, scores and embeddings.
 //!
-//! An engine ([`EngineHandle`]) computes the requests of many callers together on a thread of its own: who is computed next
-//! is the scheduler's matter, how the [`executor`]'s. [`Generator`], [`Chat`] and the rest are its clients. Work of any other
-//! kind runs as tasks (module `tasks`, of the feature with that name). Nothing here speaks HTTP, draws progress bars or reads
-//! files.
+//! An engine ([`EngineHandle`]) computes the requests of many callers together on a thread of its own. The scheduler
+//! decides which tokens are computed in a step, and the [`executor`] computes them. [`Generator`] and [`Chat`] are
+//! clients of an engine. Work of any other kind runs as tasks (module `tasks`, with the feature of that name). Nothing
+//! here speaks HTTP, draws progress bars or reads files.
 //!
 //! ```no_run
 //! use fornax_backend::Device;
@@ -48,15 +48,15 @@ pub use sampling::{Sampled, SamplingParams};
 pub use score::{Score, score, score_all};
 pub use stream::{Chunk, Stream};
 
-/// What a loaded model can be asked for.
+/// Generation, embeddings and scores as methods of a loaded model.
 pub trait ModelExt {
-    /// Text from prompts. Whether the model is one that generates is known at the first call.
+    /// Continues prompts. Its first call fails if the model does not generate text.
     fn generator(&self) -> Generator;
 
-    /// Vectors from texts.
+    /// Turns texts into vectors.
     fn embedder(&self) -> Embedder<'_>;
 
-    /// How likely the model finds a text.
+    /// The log-probabilities of a text.
     ///
     /// # Errors
     /// As [`score`].

@@ -1,18 +1,18 @@
-//! What generation starts from: text, text that holds its special tokens already, a conversation, or token ids.
+//! Prompts: plain text, text with its special tokens, a conversation, or token ids.
 
 use fornax_models::AutoModel;
 use fornax_text::{Message, TemplateOptions, Tokenizer};
 
 use crate::EngineError;
 
-/// The beginning that a model continues.
+/// A prompt.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Prompt {
-    /// Plain text; the tokenizer adds the special tokens that it adds to texts, such as a begin-of-sequence token.
+    /// Plain text. The tokenizer adds its special tokens, such as a begin-of-sequence token.
     Text(String),
     /// The output of a chat template, whose special tokens are written out in the text.
     Rendered(String),
-    /// A conversation, which the model's chat template writes up to where the next answer begins.
+    /// A conversation. The model's chat template renders it, up to where the next answer begins.
     Messages(Vec<Message>),
     /// Token ids, taken as they are.
     Tokens(Vec<u32>),

@@ -1,4 +1,4 @@
-//! How likely a model finds a text: the log-probability of each token given those before it, and the perplexity.
+//! How likely a model finds a text: the log-probability of each token given the tokens before it, and the perplexity.
 
 use std::ops::Range;
 
@@ -20,12 +20,13 @@ const BATCH_TOKENS: usize = 512;
 pub struct Score {
     /// The tokens.
     pub token_ids: Vec<u32>,
-    /// The natural log-probability of each token given those before it; `None` for the first, which nothing comes before.
+    /// The natural log-probability of each token given the tokens before it; `None` for the first token.
     pub logprobs: Vec<Option<f32>>,
 }
 
 impl Score {
-    /// `exp` of the mean negative log-probability over the tokens that have one; `None` when none has.
+    /// `exp` of the mean negative log-probability over the tokens that have a log-probability; `None` when no token
+    /// has.
     pub fn perplexity(&self) -> Option<f64> {
         let known: Vec<f64> = self.logprobs.iter().flatten().map(|&logprob| f64::from(logprob)).collect();
         (!known.is_empty()).then(|| (-known.iter().sum::<f64>() / known.len() as f64).exp())
@@ -34,8 +35,8 @@ impl Score {
 
 /// Scores a text or token ids.
 ///
-/// A text longer than the model's context is scored in windows of the context's length that overlap by half, so every
-/// token past the first window is given at least half a context.
+/// A text longer than the model's context is scored in windows of the context's length that overlap by half. So every
+/// token after the first window has at least half a context before it.
 ///
 /// # Errors
 /// [`EngineError`]: a model that is no causal language model, a token out of the vocabulary, no token at all.
@@ -43,8 +44,8 @@ pub fn score(model: &AutoModel, text: impl Into<Prompt>) -> Result<Score, Engine
     score_all(model, [text])?.pop().unwrap_or(Err(EngineError::EmptyPrompt))
 }
 
-/// Scores texts of whatever lengths, several at once; the results are in the order of the texts. Each text gets what
-/// [`score`] gives it, and what is wrong with one is its result.
+/// Scores texts of any lengths, several at once. The results are in the order of the texts. Each text gets the same
+/// result as from [`score`], and an error of one text is that text's result.
 ///
 /// # Errors
 /// [`EngineError`]: a model that is no causal language model, a device that fails.
@@ -90,17 +91,18 @@ fn unscored(model: &AutoModel, text: impl Into<Prompt>) -> Result<Score, EngineE
 struct Window {
     /// Which text.
     text: usize,
-    /// The tokens that are fed. The last token's successor is not asked for, so the text's last token is not among them.
+    /// The tokens that are computed. The text's last token is not among them, as nothing follows it.
     tokens: Range<usize>,
-    /// The first position that no earlier window gives a log-probability to.
+    /// The first position without a log-probability from an earlier window.
     first: usize,
 }
 
-/// The windows of a text of `len` tokens: what is fed, and the first position that is new.
+/// The windows of a text of `len` tokens: the tokens that are computed, and the first position without a
+/// log-probability from an earlier window.
 fn windows(len: usize, context: usize) -> impl Iterator<Item = (Range<usize>, usize)> {
     let (mut start, mut first) = (0, 1);
     std::iter::from_fn(move || {
-        // A context of one token gives nothing to go by.
+        // In a context of one token, no token has another before it.
         if first >= len || context < 2 {
             return None;
         }
@@ -118,7 +120,7 @@ fn score_batch(
     scores: &mut [Result<Score, EngineError>],
 ) -> Result<(), EngineError> {
     let mut fed: Vec<&[u32]> = Vec::with_capacity(windows.len());
-    // The rows whose logits are wanted, and whose they are: text, position and token.
+    // The rows whose logits are wanted, and the text, position and token that each is for.
     let (mut rows, mut wanted) = (Vec::new(), Vec::new());
     let mut row = 0;
     for window in windows {
@@ -147,8 +149,8 @@ fn score_batch(
     Ok(())
 }
 
-/// The natural log-probability of each of the tokens `next`, given the hidden state at its place in `hidden`, which may have
-/// more rows: `[rows, hidden_size]`.
+/// The natural log-probability of each of the tokens `next`, given the row of `hidden` at its place. `hidden` is
+/// `[rows, hidden_size]` and may have more rows than there are tokens.
 pub(crate) fn logprobs_of(decoder: &Decoder, hidden: Tensor<2>, next: &[u32]) -> Result<Vec<f32>, EngineError> {
     let mut logprobs = Vec::with_capacity(next.len());
     for (index, next) in next.chunks(ROWS).enumerate() {

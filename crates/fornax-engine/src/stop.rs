@@ -1,8 +1,8 @@
-//! Stop strings over streamed text: what may be shown already, and where the text ends.
+//! Stop strings over streamed text: which text may be shown already, and where the text ends.
 //!
-//! It sees text only; stop tokens are the generator's business. A stop string may span any number of pieces, and the
-//! outcome does not depend on how the text is cut into pieces: the stop string that ends first wins, the longest of
-//! those that end at the same place.
+//! It sees text only; a sequence checks stop tokens itself. A stop string may span any number of pieces, and the
+//! outcome does not depend on how the text is cut into pieces: the stop string that ends first wins, and of several
+//! that end at the same place the longest.
 
 use std::collections::VecDeque;
 

@@ -1,4 +1,4 @@
-//! What a caller reads of a generation: pieces as they are made, and at the end the whole sequences.
+//! The output of a generation: chunks as they are made, and at the end the whole sequences.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -10,18 +10,18 @@ use crate::engine::{Answer, EngineHandle};
 use crate::sampling::Sampled;
 use crate::{EngineError, FinishReason, Generation};
 
-/// A piece of a sequence. It displays as its text.
+/// A part of a sequence. It displays as its text.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Chunk {
-    /// Which of the sequences asked for.
+    /// The index of the sequence.
     pub sequence: usize,
-    /// The text that can be shown now; whole characters, possibly none.
+    /// The text that can be shown now: whole characters, possibly none.
     pub text: String,
-    /// The tokens since the last piece.
+    /// The tokens since the last chunk.
     pub token_ids: Vec<u32>,
     /// Their log-probabilities, if they were asked for.
     pub logprobs: Vec<Sampled>,
-    /// Set on the last piece of a sequence.
+    /// Set on the last chunk of a sequence.
     pub finish_reason: Option<FinishReason>,
 }
 
@@ -31,10 +31,10 @@ impl fmt::Display for Chunk {
     }
 }
 
-/// Pieces as they are generated, and at the end the whole sequences. Dropping it cancels the request.
+/// Chunks as they are generated, and at the end the whole sequences. Dropping it cancels the request.
 ///
-/// The engine does not wait for readers: pieces that are not read are kept, at most as many as tokens were asked for. A
-/// stream keeps its engine alive.
+/// The engine does not wait for readers: it keeps unread chunks, at most one for each new token. A stream keeps its
+/// engine alive.
 #[derive(Debug)]
 pub struct Stream {
     engine: EngineHandle,
@@ -58,7 +58,7 @@ impl Stream {
         Self { engine, request, answers, ready: VecDeque::new(), results: vec![empty; count], running: count }
     }
 
-    /// The sequences so far; whole once the stream has ended.
+    /// The sequences so far; complete once the stream has ended.
     pub fn into_generations(mut self) -> Vec<Generation> {
         std::mem::take(&mut self.results)
     }
@@ -66,7 +66,7 @@ impl Stream {
     /// Waits for the end and returns the sequences.
     ///
     /// # Errors
-    /// What went wrong on the way.
+    /// The error of the generation, if it failed.
     pub fn finish(mut self) -> Result<Vec<Generation>, EngineError> {
         self.by_ref().try_for_each(|chunk| chunk.map(drop))?;
         Ok(self.into_generations())

@@ -38,7 +38,7 @@ impl RepoCache {
         self.folder.join("blobs").join(etag)
     }
 
-    /// The file where a blob grows. Its name is the one that huggingface_hub used as long as it resumed.
+    /// The file of a partly fetched blob. huggingface_hub used the same name as long as it resumed transfers.
     pub fn partial(&self, etag: &str) -> PathBuf {
         self.folder.join("blobs").join(format!("{etag}.incomplete"))
     }

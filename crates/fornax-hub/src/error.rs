@@ -129,7 +129,7 @@ pub enum HubError {
         /// What is wrong with its certificate.
         reason: String,
     },
-    /// The server's answer is not one that a hub gives.
+    /// The server did not answer as a hub does.
     #[error("{url} did not answer as a hub does: expected {expected}, found {found}; check HF_ENDPOINT and any proxy")]
     BadAnswer {
         /// The address, without its query.

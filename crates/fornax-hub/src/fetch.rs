@@ -148,7 +148,7 @@ struct Partial {
 }
 
 impl Partial {
-    /// Opens the file, or continues the one that is there, whose bytes are hashed first.
+    /// Creates the file, or continues an existing one, whose bytes are hashed first.
     fn open(path: &Path, sha256: bool) -> Result<Self, HubError> {
         let file = File::options().create(true).truncate(false).read(true).write(true).open(path);
         let file = file.map_err(HubError::io("open", path))?;

@@ -63,7 +63,7 @@ pub(crate) enum Failure {
         cause: Cause,
         /// The pause that the server asks for.
         pause: Duration,
-        /// Whether the attempt brought the file forward, so that the count of failures starts anew.
+        /// Whether the attempt fetched more of the file, so that the count of failures is reset.
         progressed: bool,
     },
 }

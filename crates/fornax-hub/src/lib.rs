@@ -12,7 +12,7 @@
 //!
 //! # What is promised
 //! - A file appears in a snapshot only after its length and its hash (sha256 for large files, git's sha1 for small
-//!   ones) are those that the hub states. What fails the check is removed.
+//!   ones) agree with the hub's. A file that fails the check is removed.
 //! - A transfer that breaks off continues where it stopped, in the same call or in a later one.
 //! - Processes that fetch the same file wait for each other, huggingface_hub's among them.
 //! - Where the hub does not answer, refuses, or fails, a complete copy in the cache is used, and
@@ -21,7 +21,7 @@
 //! - A token goes to the endpoint's own scheme, host and port, and to no other.
 //!
 //! # Why the protocol is written here
-//! The hf-hub crate (1.0.0) starts a cut transfer anew, compares no hash, does not read `HF_HUB_OFFLINE`, and
+//! The hf-hub crate (1.0.0) restarts interrupted transfers, compares no hash, does not read `HF_HUB_OFFLINE`, and
 //! brings 235 crates with an async runtime, a second transfer protocol and aws-lc's C code. Its blocking
 //! version (0.5) resumes, and compares no hash either. The protocol itself is three requests, so that they are
 //! written here on ureq (blocking, rustls with ring: a C compiler is all that it needs).

@@ -28,7 +28,7 @@ pub struct LoadOptions<'a> {
     pub repacked: PackedCache,
     /// Where hub ids are fetched from and kept.
     pub hub: HubConfig,
-    /// Who is told how a download goes on.
+    /// Receives the progress of downloads.
     pub progress: &'a dyn Progress,
 }
 
@@ -65,8 +65,8 @@ pub struct GenerationDefaults {
     pub bos_token_id: Option<u32>,
     /// Fills up shorter sequences.
     pub pad_token_id: Option<u32>,
-    /// The whole of `generation_config.json`, for what it says beside the tokens (temperatures, penalties); it is kept when
-    /// the model is saved, and applied by whoever wants it.
+    /// The whole of `generation_config.json`, for its other settings (temperatures, penalties). It is kept when the
+    /// model is saved; callers may apply it.
     pub raw: Option<Value>,
 }
 

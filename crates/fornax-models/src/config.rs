@@ -51,7 +51,7 @@ fn in_one_spelling(value: &Value) -> Value {
     value
 }
 
-/// Checks that a size is one that a model can have.
+/// Checks that a size is in the range for models.
 pub(crate) fn check(key: &str, value: usize, range: RangeInclusive<usize>) -> Result<usize, ModelError> {
     if range.contains(&value) {
         return Ok(value);

@@ -1,5 +1,5 @@
 //! In which form a model's matrices are held: as numbers, or packed for the CPU's kernels; and the packing of one
-//! tensor of a checkpoint. When it is done, and for which parameters, is the loader's matter.
+//! tensor of a checkpoint. The loader decides when, and for which parameters.
 
 use std::fmt;
 use std::str::FromStr;
@@ -28,7 +28,7 @@ pub enum WeightFormat {
     Auto,
     /// Numbers of the dtype that the model computes in, which can be trained.
     Dense,
-    /// Packed as this type, rounding or quantizing what is held in another. For the CPU alone.
+    /// Packed as this type; weights of another type are rounded or quantized. For the CPU only.
     Packed(WeightType),
 }
 
@@ -139,7 +139,7 @@ pub(crate) fn pack(
                 return pack(&view.bytes[index * len..(index + 1) * len]);
             }
             Layout::PairedRows => return pack(&halved_rows(&view.bytes, row_bytes, head_dim)),
-            // Whose rows are not the file's, or not its numbers.
+            // The rows or the numbers of these tensors are not those of the file.
             Layout::Transposed | Layout::TransposedPart { .. } | Layout::OneAdded => {}
         }
     }

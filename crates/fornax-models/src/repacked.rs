@@ -63,7 +63,7 @@ impl Repacked {
                 return repacked;
             }
             Ok(None) => {}
-            Err(error) => repacked.warn("made anew", &error),
+            Err(error) => repacked.warn("rewritten", &error),
         }
         match cache.writer(&key) {
             Ok(writer) => repacked.writer = Some(writer),

@@ -73,7 +73,7 @@ impl AttentionConfig {
     }
 }
 
-/// Attention of sequences to themselves.
+/// Self-attention.
 #[derive(Module, Debug)]
 pub struct Attention {
     /// Hidden size to `heads · head_dim`.
@@ -107,7 +107,7 @@ impl Attention {
     /// - returns `[rows, hidden_size]`
     ///
     /// # Panics
-    /// When `sequences` have another number of rows than `x`, or continue without `kv`.
+    /// When `sequences` have another number of rows than `x`, or continue earlier tokens without `kv`.
     pub fn forward(
         &self,
         x: Tensor<2>,

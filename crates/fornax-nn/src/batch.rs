@@ -1,5 +1,5 @@
-//! The tokens that a pass through a model computes: several sequences one after the other, nothing padded. Who is in a batch
-//! and which blocks its keys and values take is decided by the caller.
+//! The tokens that a pass through a model computes: several sequences one after the other, without padding. The caller
+//! decides which sequences are in a batch and which blocks hold their keys and values.
 
 use std::ops::Range;
 
@@ -10,26 +10,26 @@ use fornax_backend::ops::Sequences;
 pub struct BatchSequence<'a> {
     /// The tokens to compute.
     pub tokens: &'a [u32],
-    /// How many tokens of the sequence come before them; their keys and values are in the pool.
+    /// How many tokens of the sequence come before `tokens`. Their keys and values are in the pool.
     pub past: usize,
     /// The blocks of the pool that hold the sequence, in the order of positions; none for a pass without a pool.
     pub blocks: &'a [u32],
-    /// Tokens of the whole text that is known, where `tokens` are a piece of it. Some scalings of rotary embeddings choose their
-    /// angles by it, and every piece must get the same ones.
+    /// The number of tokens of the whole known text, of which `tokens` may be a chunk. Some scalings of rotary
+    /// embeddings choose their angles by it, and all chunks of a text must get the same angles.
     pub len: usize,
-    /// Which of the tokens' states are wanted.
+    /// The tokens whose hidden states are wanted.
     pub outputs: Outputs,
 }
 
-/// Which rows of a sequence a pass returns.
+/// The rows of a sequence that a pass returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Outputs {
-    /// None: a piece of a prompt whose end comes later.
+    /// No row, for a chunk of a prompt that is not its last.
     None,
-    /// The last token's, from which the next is predicted.
+    /// The last token's row, from which the next token is predicted.
     #[default]
     Last,
-    /// All, as training, scores and embeddings want them.
+    /// All rows, for training, scores and embeddings.
     All,
 }
 
@@ -90,7 +90,7 @@ impl Batch {
         batch
     }
 
-    /// The same with these rows' states wanted, in this order.
+    /// The same batch with the states of these rows wanted, in this order.
     ///
     /// # Panics
     /// When there is no such row.
@@ -101,10 +101,10 @@ impl Batch {
         self
     }
 
-    /// The same with a segment for each token, for models that tell two texts of a pair apart.
+    /// The same batch with a segment for each token, for models that tell two texts of a pair apart.
     ///
     /// # Panics
-    /// When there is not one for each row.
+    /// When there is not one segment for each row.
     #[must_use]
     pub fn with_token_types(mut self, token_types: Vec<u32>) -> Self {
         assert_eq!(token_types.len(), self.rows(), "batch: a token type for each row");
@@ -127,17 +127,17 @@ impl Batch {
         &self.positions
     }
 
-    /// `[rows]`, the segment of each token; empty when all are of the first.
+    /// `[rows]`, the segment of each token; empty when all tokens are of the first segment.
     pub fn token_types(&self) -> &[u32] {
         &self.token_types
     }
 
-    /// How the rows fall into sequences, and where these are in a pool.
+    /// How the rows fall into sequences, and where the sequences are in a pool.
     pub fn sequences(&self) -> &Sequences {
         &self.sequences
     }
 
-    /// Tokens of the whole text of a sequence, as far as it is known.
+    /// The number of tokens of the whole known text of a sequence.
     pub fn len_of(&self, sequence: usize) -> usize {
         self.lens[sequence]
     }
@@ -152,8 +152,8 @@ impl Batch {
         self.outputs.as_ref().map_or(self.rows(), Vec::len)
     }
 
-    /// Cuts a batch without a pool, whose states are all wanted, into runs of whole sequences of at most `rows` tokens (or one
-    /// longer sequence), each a batch of its own: a thread that takes such a run through all layers keeps it in its cache.
+    /// Cuts a batch without a pool into batches of whole sequences, each of at most `rows` tokens or of one longer
+    /// sequence. A thread that takes such a batch through all layers keeps it in its cache.
     ///
     /// # Panics
     /// When the sequences are kept in a pool, or only some states are wanted.

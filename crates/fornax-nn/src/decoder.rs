@@ -38,7 +38,7 @@ pub struct DecoderConfig {
     pub mlp: MlpConfig,
     /// The norms of every layer and of the output.
     pub norm: NormConfig,
-    /// Whether attention and MLP are normed after they are computed too, before they are added (Gemma 2).
+    /// Whether the results of attention and MLP are normed too, before they are added (Gemma 2).
     pub post_norms: bool,
     /// Factor of the token vectors.
     pub embedding_scale: Option<f64>,
@@ -55,8 +55,8 @@ pub struct DecoderConfig {
 }
 
 impl DecoderConfig {
-    /// Longest sequence that the model can make sense of, in tokens: what it was configured for, and beyond it as far as
-    /// its rotary angles are stretched.
+    /// The longest sequence that the model supports, in tokens: its configured length, or more if its rotary angles are
+    /// stretched.
     pub fn context_length(&self) -> usize {
         let stretched = |positions: usize, factor: f64| (positions as f64 * factor).round() as usize;
         match &self.position {
@@ -125,7 +125,8 @@ pub struct DecoderLayer {
 }
 
 impl DecoderLayer {
-    /// `x: [rows, hidden_size]` → the same shape, or `[outputs, hidden_size]` where only some rows are needed any more.
+    /// `x: [rows, hidden_size]` → the same shape, or `[outputs, hidden_size]` where only some rows are needed from here
+    /// on.
     pub fn forward(
         &self,
         mut x: Tensor<2>,
@@ -183,8 +184,8 @@ impl Decoder {
         self.norm.dtype()
     }
 
-    /// What a pool for this model's keys and values has to hold. On the CPU they are kept in 16 bits where the weights are
-    /// packed (bf16 beside bf16 weights, else f16), and in `f32` where they are dense.
+    /// The shape of a pool for this model. On the CPU, keys and values are kept in 16 bits if the weights are packed
+    /// (bf16 for bf16 weights, else f16), and in `f32` if the weights are dense.
     pub fn kv_config(&self) -> KvPoolConfig {
         let plain = self.layers.first().is_some_and(|layer| layer.attention_norm.is_plain());
         let key = self.layers.first().map(|layer| &layer.attention.key.weight);
@@ -194,15 +195,15 @@ impl Decoder {
                 WeightType::BF16 => CacheType::BF16,
                 _ => CacheType::F16,
             }),
-            // Whoever holds weights in full asks for exactness.
+            // Dense weights are held for exactness.
             (true, _) => KvFormat::Arena(CacheType::F32),
         };
         let layers = self.config.attention.iter().map(|attention| [attention.kv_heads, attention.head_dim]);
         KvPoolConfig { layers: layers.collect(), format }
     }
 
-    /// Bytes of weights that a step reads at the least, however many tokens it computes: all of them but the embedding,
-    /// of which a token needs a row, unless it is the output layer too.
+    /// The least bytes of weights that a step reads, however many tokens it computes: all weights without the
+    /// embedding, of which a token needs only a row, unless the embedding is the output layer too.
     pub fn step_bytes(&self) -> usize {
         let bytes = |weight: &Weight| match weight {
             Weight::Dense(param) => param.lazy_shape().num_elements() * self.dtype().size(),
@@ -220,7 +221,7 @@ impl Decoder {
     /// Runs the layers.
     ///
     /// - `batch`: token ids below the vocabulary's size, at positions below the context length
-    /// - `kv`: the pool that the batch's blocks are of, for a batch that has some
+    /// - `kv`: the pool of the batch's blocks, if it has any
     /// - returns the normed hidden states of the rows that the batch wants, `[outputs, hidden_size]`
     ///
     /// # Panics
@@ -239,7 +240,7 @@ impl Decoder {
             Position::Learned { .. } => None,
         };
         for (index, layer) in self.layers.iter().enumerate() {
-            // Of the last layer's tokens, only the wanted ones go on once they have been attended to.
+            // After the last layer's attention, only the wanted rows go on.
             let outputs = batch.outputs().filter(|_| index + 1 == self.layers.len());
             let kv = kv.as_mut().map(|pool| pool.layer_mut(index));
             x = layer.forward(x, batch, rope.as_ref(), kv, outputs);

@@ -1,20 +1,20 @@
-//! The keys and values of all sequences of a model, in blocks that the layers share the numbers of. Blocks are copied and
-//! moved as told; nobody counts here who owns one, that is the scheduler's part alone.
+//! The keys and values of all sequences of a model, in blocks. A block has the same number in all layers. Blocks are
+//! copied and moved here; only the scheduler counts their owners.
 
 use burn::tensor::{DType, Device};
 use fornax_backend::kv::{BLOCK_TOKENS, CacheType, KvError, KvFormat, KvLayer};
 
-/// What a [`KvPool`] has to hold.
+/// The shape of a [`KvPool`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KvPoolConfig {
     /// `[kv_heads, head_dim]` of each layer, the first layer's first.
     pub layers: Vec<[usize; 2]>,
-    /// In which form keys and values are kept.
+    /// The form in which keys and values are kept.
     pub format: KvFormat,
 }
 
 impl KvPoolConfig {
-    /// Tokens of a block, which the scheduler has to be given too.
+    /// Tokens of a block. The scheduler needs the same number.
     pub const BLOCK_TOKENS: usize = BLOCK_TOKENS;
 
     /// Bytes of a block, in all layers together.
@@ -39,10 +39,10 @@ impl KvPoolConfig {
         Ok(Self { format, ..self })
     }
 
-    /// Takes memory for `blocks` blocks. On the CPU a page of it is taken when it is first written.
+    /// Takes memory for `blocks` blocks. On the CPU, a page of it is allocated when it is first written.
     ///
     /// # Errors
-    /// [`KvError::Memory`] when there is not that much.
+    /// [`KvError::Memory`] when there is not that much memory.
     pub fn init(&self, blocks: usize, device: &Device) -> Result<KvPool, KvError> {
         let layer = |&shape: &[usize; 2]| KvLayer::new(self.format, shape, blocks, device);
         Ok(KvPool { layers: self.layers.iter().map(layer).collect::<Result<_, _>>()? })
@@ -72,7 +72,7 @@ impl KvPool {
         self.layers.iter_mut().for_each(|layer| layer.copy_block(from, to));
     }
 
-    /// What a block holds in all layers, to be kept in host memory.
+    /// The contents of a block in all layers, to be kept in host memory.
     ///
     /// # Panics
     /// When there is no such block.
@@ -82,10 +82,10 @@ impl KvPool {
         bytes
     }
 
-    /// Puts back what was saved of a block, there or elsewhere in this pool.
+    /// Restores the saved contents of a block, to the same or another block of this pool.
     ///
     /// # Errors
-    /// [`KvError::Block`] when the bytes are not those of a block of this pool.
+    /// [`KvError::Block`] when the number of bytes is not that of a block of this pool.
     ///
     /// # Panics
     /// When there is no such block.

@@ -4,7 +4,7 @@
 //! A layer is made in one way: `XConfig { … }.init(&device)` gives an `X`, a burn module with a `forward`. Weights
 //! are made when they are first used, so a layer whose weights are loaded from a file never holds random ones too. Hidden states
 //! are `[rows, hidden_size]`: a row for each token of a [`Batch`], whose sequences may be of any lengths.
-//! The arithmetic is in `fornax_backend::ops`; which layers make up which published model is the next crate's matter.
+//! The arithmetic is in `fornax_backend::ops`; `fornax-models` combines the layers into published models.
 
 mod attention;
 mod batch;

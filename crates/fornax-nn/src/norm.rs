@@ -100,7 +100,7 @@ impl RmsNorm {
         Self::with_offset(features, epsilon, 0.0, device)
     }
 
-    /// A norm whose weights have this added to them; they start where the sum is 1.
+    /// A norm that adds `offset` to its weights, which start at `1 - offset`.
     pub fn with_offset(features: usize, epsilon: f64, offset: f64, device: &Device) -> Self {
         let value = 1.0 - offset;
         Self { weight: Initializer::Constant { value }.init([features], device), epsilon, offset }

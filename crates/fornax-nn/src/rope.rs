@@ -78,7 +78,7 @@ pub enum RopeScaling {
 }
 
 impl RopeConfig {
-    /// The angles of a batch's rows, each by its position and by the length of its text, by which some scalings choose them.
+    /// The angles of a batch's rows, by their positions and, for some scalings, by the lengths of their texts.
     pub fn tables(&self, batch: &Batch) -> RopeTables {
         let pairs = self.rotary_dim / 2;
         let (mut cos, mut sin) = (Vec::with_capacity(batch.rows() * pairs), Vec::with_capacity(batch.rows() * pairs));

@@ -1,12 +1,11 @@
 //! The time of one step: results of the last plan in, the next plan out.
 //!
-//! A step is one of a replica that has been busy for long: its cache is full, so that every new block makes another one go,
-//! and of a thousand sequences five end, five are taken on, five come and sixty fill a block.
+//! The replica has been busy for long. Its cache is full, so that every new block evicts another. In a step with a
+//! thousand running sequences five end, five are admitted, five requests come and sixty sequences fill a block.
 //!
-//! The sizes show that a step costs what the tasks cost that it touches: those that decode, those that end and those that are
-//! taken on; not those that wait. A second group, `decode`, is a step in which nobody comes and nobody ends, so that all it
-//! does is to give a thousand sequences a token and sixty a block: what a step costs most of the time in a replica whose
-//! sequences are long.
+//! The sizes show that the cost of a step depends on the sequences that it touches (decoding, ended and admitted ones),
+//! and not on the waiting requests. In a second group, `decode`, no request comes and no sequence ends: a step only
+//! gives a thousand sequences a token and sixty of them a block. Where outputs are long, most steps are like that.
 
 #![allow(missing_docs, reason = "criterion's macros make public functions")]
 
@@ -17,10 +16,11 @@ use fornax_scheduler::{
     BatchConfig, BatchEvent, BatchScheduler, ModelConfig, Output, Plan, Random, Request, Time, policy,
 };
 
-/// How many steps a replica that only decodes is asked for at a time: fewer than its sequences have left.
+/// How many steps of a replica that only decodes are timed at once: fewer than the remaining tokens of its sequences.
 const PLATEAU: u64 = 128;
 
-/// A replica in a steady state: `running` sequences decode, `waiting` wait, and for each that ends one comes.
+/// A replica in a steady state: `running` sequences decode, `waiting` requests wait, and a request comes for each that
+/// ends.
 #[derive(Clone)]
 struct Replica {
     scheduler: BatchScheduler,
@@ -29,7 +29,7 @@ struct Replica {
     next: u64,
     now: Time,
     waiting: usize,
-    /// The fewest and the most tokens that a sequence puts out.
+    /// The fewest and the most output tokens of a sequence.
     outputs: (u64, u64),
 }
 
@@ -50,7 +50,7 @@ impl Replica {
         replica
     }
 
-    /// As it is after 300 steps more.
+    /// The replica after 300 more steps.
     fn settled(mut self) -> Self {
         for _ in 0..300 {
             self.step();
@@ -58,8 +58,8 @@ impl Replica {
         self
     }
 
-    /// As it is when those that began together have made room for others, which are all past their prompts: for `PLATEAU`
-    /// steps and more nobody comes and nobody ends, and a new block still makes another one go.
+    /// The replica once the sequences that began together have ended and their successors have computed their prompts:
+    /// for at least `PLATEAU` steps no request comes and no sequence ends, while a new block still evicts another.
     fn decoding(mut self) -> Self {
         while self.plan.finished.is_empty() {
             self.step();
@@ -77,7 +77,7 @@ impl Replica {
         self.plan.finished.is_empty() && self.plan.items.iter().all(|item| item.tokens == 1)
     }
 
-    /// The events of the next step: the results, and requests in place of those that have ended.
+    /// The events of the next step: the results, and a new request for each that has ended.
     fn events(&mut self) -> Vec<BatchEvent> {
         let mut events = Vec::new();
         if let Some(plan) = self.plan.id {
@@ -99,7 +99,7 @@ impl Replica {
         events
     }
 
-    /// One step; gives the time that the scheduler took.
+    /// Makes one step and returns the time that the scheduler took.
     fn step(&mut self) -> Duration {
         let events = self.events();
         let start = Instant::now();
@@ -121,7 +121,7 @@ fn bench(criterion: &mut Criterion) {
     for (name, running, waiting) in sizes.into_iter().chain(policies) {
         let mut replica = Replica::new(name, running, waiting, (100, 300)).settled();
         group.bench_function(BenchmarkId::new(name, format!("{running} running, {waiting} waiting")), |bencher| {
-            // The median step, so that what else the machine does is left out.
+            // The median step, so that other work of the machine does not count.
             bencher.iter_custom(|steps| {
                 let mut times: Vec<Duration> = (0..steps).map(|_| replica.step()).collect();
                 times.sort_unstable();

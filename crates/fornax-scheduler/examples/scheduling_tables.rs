@@ -1,12 +1,13 @@
-//! Writes the tables and figures of docs/src/scheduling.md anew, from the scenarios and numbers of seeds that it names.
+//! Rewrites the tables and figures of docs/src/scheduling.md, from the scenarios and numbers of seeds that the page
+//! names.
 //!
 //! ```sh
 //! cargo run --release -p fornax-scheduler --features simulate --example scheduling_tables
 //! cargo run --release -p fornax-scheduler --features simulate --example scheduling_tables -- policies mixed
 //! ```
 //!
-//! A table stands between `<!-- simulate policies, 5 seeds: By class -->` and `<!-- end -->`. With names of scenarios, only
-//! theirs are written.
+//! A table stands between `<!-- simulate policies, 5 seeds: By class -->` and `<!-- end -->`. If scenarios are named,
+//! only their tables and figures are written.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command talks to its terminal")]
 
@@ -62,10 +63,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The scenario, how many seeds, and which table.
+/// The scenario, the number of seeds, and the title of the table.
 type Marker<'a> = (&'a str, u64, &'a str);
 
-/// What a line asks for, if it is a marker.
+/// The table that a line marks, if it is a marker.
 fn marker(line: &str) -> Result<Option<Marker<'_>>, Box<dyn Error>> {
     let Some(rest) = line.strip_prefix("<!-- simulate ").and_then(|rest| rest.strip_suffix(" -->")) else {
         return Ok(None);

@@ -1,8 +1,8 @@
-//! What can be wrong with what comes from outside, each with the next step.
+//! The errors: why something from outside was refused, each with what to do next.
 
 use crate::{RequestId, SequenceId, TaskId, TenantId};
 
-/// Why an event, a task, a configuration or a scenario was refused. What is refused changes nothing.
+/// Why an event, a task, a configuration or a scenario was refused. A refused event changes nothing.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SchedulerError {
@@ -84,7 +84,7 @@ pub enum SchedulerError {
         /// The id.
         id: RequestId,
     },
-    /// A swap was said to have failed that is not under way.
+    /// A sequence was said to have lost its blocks in host memory, and has none there.
     #[error("sequence {id} is not swapped out; only a sequence whose blocks lie in host memory can lose them")]
     NotSwapped {
         /// The sequence.
@@ -96,7 +96,7 @@ pub enum SchedulerError {
         /// The tenant.
         id: TenantId,
     },
-    /// A tenant's number is beyond what tables are made for.
+    /// A tenant's number is larger than the tables allow.
     #[error("tenant {id} is beyond the largest number of a tenant, {most}; number tenants from zero")]
     TenantTooLarge {
         /// The tenant.
@@ -138,7 +138,7 @@ pub enum SchedulerError {
         /// What is free.
         free: u64,
     },
-    /// An allocation that was released before, or never made.
+    /// An allocation that was released already, or never made.
     #[error("allocation {id} is not held; it was released already, or never made")]
     NotHeld {
         /// The allocation's number.
@@ -176,7 +176,7 @@ pub enum SchedulerError {
         /// The plan reported.
         found: u64,
     },
-    /// Results that do not match their plan; the plan stays in flight.
+    /// Results that do not match their plan. The plan stays in flight.
     #[error("the results of plan {plan} do not match it: {what}, expected {expected}, found {found}")]
     WrongOutputs {
         /// The plan.

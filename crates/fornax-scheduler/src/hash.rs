@@ -1,4 +1,4 @@
-//! The hasher of the crate's hash maps: fast for keys that are one or two numbers, and the same in every run.
+//! The hasher of the crate's hash maps: fast for keys of one or two numbers, and the same in every run.
 
 use std::hash::{BuildHasherDefault, Hasher};
 

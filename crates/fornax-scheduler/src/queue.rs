@@ -1,6 +1,6 @@
-//! The tasks that wait, kept in the order of a policy: the first is known at once, and a change costs `O(log n)`.
+//! The waiting tasks, kept in the order of a policy: the first is known at once, and a change costs `O(log n)`.
 //!
-//! It knows neither what the tasks need nor whether there is room; it is asked for the first, and told of changes.
+//! It knows neither the tasks' demands nor whether there is room; it is asked for the first task, and told of changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +8,8 @@ use crate::policy::{self, Candidate, Policy};
 use crate::tournament::Tournament;
 use crate::{TenantId, Time};
 
-/// Where a task stands in its queue: lower goes first. Keys of different queues of one policy can be compared.
+/// A task's place in the order of a policy: the lowest goes first. Keys from different queues with one policy can be
+/// compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Key {
     tenant: u64,
@@ -17,7 +18,7 @@ pub(crate) struct Key {
 }
 
 impl Key {
-    /// A key before those of all ranks.
+    /// A key before the keys of all ranks.
     pub(crate) fn before_ranks(number: u64) -> Self {
         Self { tenant: 0, rank: 0, number }
     }
@@ -34,7 +35,7 @@ pub(crate) fn key(policy: &dyn Policy, task: &Candidate, now: Time) -> Key {
 pub(crate) struct Queue {
     tasks: Vec<Option<(Candidate, u64)>>,
     lines: BTreeMap<TenantId, Line>,
-    /// The lines by rank, as far as it is known: those in `stale` are to be ranked again.
+    /// The lines by rank. Lines of tenants in `stale` have to be ranked again.
     order: BTreeSet<(u64, TenantId)>,
     stale: Vec<TenantId>,
     len: usize,
@@ -52,9 +53,9 @@ struct Line {
 /// The order within a line.
 #[derive(Clone, Debug)]
 enum Order {
-    /// Ranks that never change places.
+    /// No two tasks change places.
     Fixed(BTreeSet<(u64, u64, u32)>),
-    /// Ranks that do.
+    /// Tasks change places as time passes.
     Changing(Box<Tournament>),
 }
 
@@ -123,13 +124,13 @@ impl Queue {
         Some((Key { tenant: if policy.by_tenant() { tenant } else { 0 }, rank, number }, slot))
     }
 
-    /// The tenant at the front, where tenants have lines of their own.
+    /// The tenant at the front, if tenants have lines of their own.
     pub(crate) fn front(&mut self, policy: &dyn Policy, now: Time) -> Option<TenantId> {
         self.follow(policy, now);
         self.order.first().map(|&(_, name)| name).filter(|_| policy.by_tenant())
     }
 
-    /// Takes note that a tenant's rank may have changed.
+    /// Records that a tenant's rank may have changed.
     pub(crate) fn touch(&mut self, tenant: TenantId) {
         if let Some(line) = self.lines.get_mut(&tenant)
             && !line.stale
@@ -157,7 +158,7 @@ impl Queue {
         self.tasks.iter().enumerate().filter_map(|(at, task)| Some((at as u32, &task.as_ref()?.0)))
     }
 
-    /// Brings the order up to date with what the policy has learned.
+    /// Brings the order up to date with the policy's ranks.
     fn follow(&mut self, policy: &dyn Policy, now: Time) {
         if self.revision != policy.revision() {
             self.revision = policy.revision();

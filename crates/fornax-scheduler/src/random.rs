@@ -160,7 +160,7 @@ mod tests {
             // Logarithms and cosines may differ by a last bit from machine to machine.
             assert!((found - expected).abs() <= 1e-12 * expected.abs(), "{drawn:?}");
         }
-        // A log-normal number is e to the power of a normal one that the same bits give.
+        // A log-normal number is e to the power of the normal number from the same bits.
         let mut same = random.clone();
         for _ in 0..100 {
             let (normal, log_normal) = (random.normal(), same.log_normal(1.0, 1.0));

@@ -14,7 +14,7 @@ pub struct Resource {
     pub name: String,
     /// How much there is, in units of the caller's choice.
     pub capacity: u64,
-    /// How much the part of it that a demand takes counts in the demand's single number ([`ResourceManager::weigh`]).
+    /// The weight of this resource in a demand's single number ([`ResourceManager::weigh`]).
     pub weight: f64,
 }
 
@@ -156,8 +156,9 @@ impl ResourceManager {
         Ok(Amounts(amounts))
     }
 
-    /// A demand as one number without a unit: its dominant share, the largest part of a resource that it takes, each by its
-    /// resource's weight. With weights of 1 it lies between 0 and 1, whatever amounts are counted in.
+    /// A demand as one number: its dominant share. For each resource that is the demanded amount over the capacity,
+    /// times the resource's weight; the largest counts. With weights of 1 it lies between 0 and 1, whatever the units
+    /// of amounts.
     pub fn weigh(&self, amounts: &Amounts) -> f64 {
         let part = |(resource, &amount): (&Resource, &u64)| match amount {
             0 => 0.0,
@@ -182,7 +183,7 @@ impl ResourceManager {
     /// Whether `amounts` are free now.
     ///
     /// # Errors
-    /// [`SchedulerError::NotEnough`], naming the first resource that lacks.
+    /// [`SchedulerError::NotEnough`], naming the first resource of which there is not enough.
     pub fn check_free(&self, amounts: &Amounts) -> Result<(), SchedulerError> {
         match self.free.iter().zip(&amounts.0).position(|(free, amount)| amount > free) {
             None => Ok(()),
@@ -212,7 +213,8 @@ impl ResourceManager {
     /// Changes what `allocation` holds to `amounts`, all or nothing.
     ///
     /// # Errors
-    /// [`SchedulerError::NotHeld`], or [`SchedulerError::NotEnough`] for what it would hold more; then nothing changes.
+    /// [`SchedulerError::NotHeld`], or [`SchedulerError::NotEnough`] if the additional amounts are not free. Then
+    /// nothing changes.
     pub fn resize(&mut self, allocation: Allocation, amounts: &Amounts) -> Result<(), SchedulerError> {
         let held = self.held.get_mut(&allocation).ok_or(SchedulerError::NotHeld { id: allocation.0 })?;
         let short = (0..self.free.len()).find(|&at| amounts.0[at] > self.free[at] + held.0[at]);
@@ -242,7 +244,7 @@ impl ResourceManager {
         Ok(())
     }
 
-    /// Holds the books against each other: what is free and what is held make up the machine.
+    /// Checks that the free and the held amounts make up the machine.
     ///
     /// # Panics
     /// If they do not, which is a fault of this crate.

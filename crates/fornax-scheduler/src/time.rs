@@ -1,4 +1,4 @@
-//! Points in time as the caller gives them. There is no clock here: whoever calls `step` says what time it is.
+//! Points in time as the caller gives them. There is no clock here: the caller of `step` says what time it is.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,7 +10,7 @@ pub struct Time(u64);
 impl Time {
     /// The origin.
     pub const ZERO: Self = Self(0);
-    /// Later than every time that comes: a deadline that is none.
+    /// Later than every other time: it stands for no deadline.
     pub const NEVER: Self = Self(u64::MAX);
 
     /// `micros` microseconds after the origin.
@@ -18,8 +18,8 @@ impl Time {
         Self(micros)
     }
 
-    /// `seconds` after the origin, to the microsecond. What is negative or NaN gives the origin, what is too large
-    /// gives [`Time::NEVER`].
+    /// `seconds` after the origin, to the microsecond. Negative numbers and NaN give the origin; numbers that are too
+    /// large give [`Time::NEVER`].
     pub fn from_secs_f64(seconds: f64) -> Self {
         // `as` saturates, and takes NaN for zero.
         Self((seconds * 1e6).round() as u64)
@@ -45,7 +45,7 @@ impl Time {
         self.0.saturating_sub(earlier.0) as f64 * 1e-6
     }
 
-    /// Moves on to `now`, and never back. [`Time::NEVER`] is no time that comes: nothing would be in time after it.
+    /// Moves on to `now`, and never back. [`Time::NEVER`] is ignored: after it, every deadline would have passed.
     pub(crate) fn advance(&mut self, now: Self) {
         if now != Self::NEVER {
             *self = now.max(*self);

@@ -206,7 +206,7 @@ mod tests {
             }
             assert_eq!(tournament.is_empty(), tasks.is_empty());
         }
-        // Places are changed by time alone, not only by those who come and go.
+        // The order changes with time, not only as tasks come and go.
         assert!(changes > 100, "{changes}");
     }
 }

@@ -1,58 +1,58 @@
-//! Why a task waits, in data and in words.
+//! Why a task or request waits, as data and in words.
 
 use std::fmt;
 
 use crate::{AdapterId, TenantId};
 
-/// Why a task or request that waits does not run.
+/// Why a waiting task or request does not run.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Wait {
-    /// A named resource lacks.
+    /// There is not enough of a named resource.
     Resource {
         /// Its name.
         resource: String,
-        /// What is needed.
+        /// The amount needed.
         needed: u64,
-        /// What is free.
+        /// The amount free.
         free: u64,
     },
-    /// KV blocks lack.
+    /// There are not enough KV blocks.
     Blocks {
         /// How many are needed.
         needed: usize,
-        /// How many are free or can be freed by forgetting cached prefixes, less those that are set aside.
+        /// How many are free or cached, less the blocks that are set aside.
         free: usize,
     },
-    /// As many run as may.
+    /// There are not enough free running slots.
     Slots {
         /// How many running slots are needed.
         needed: usize,
         /// How many there are in all.
         most: usize,
     },
-    /// The step's tokens are used up by others.
+    /// Other sequences use up the step's tokens.
     Tokens {
         /// How many are needed.
         needed: usize,
         /// How many are left.
         left: usize,
     },
-    /// Other adapters are in use, as many as may.
+    /// The most adapters are in use, and not this one.
     Adapters {
         /// The adapter wanted.
         adapter: AdapterId,
         /// How many may be in use.
         most: usize,
     },
-    /// Another is first by the policy.
+    /// Another task or request is first by the policy.
     Behind {
-        /// The id of the first.
+        /// Its id.
         first: u64,
         /// The policy.
         policy: &'static str,
     },
-    /// The tenant has had more than another who waits.
+    /// The tenant has had more than another tenant that waits.
     Share {
         /// The tenant.
         tenant: TenantId,
@@ -67,9 +67,9 @@ pub enum Wait {
     NotReady,
     /// Its row was sampled without a token: it waits to be continued, forked or stopped.
     Deferred,
-    /// It had to make room for others in this step.
+    /// It was preempted in this step.
     Preempted,
-    /// It is looked at again when results of the plans in flight are in.
+    /// It is looked at again when the results of the plans in flight are in.
     NextStep,
 }
 

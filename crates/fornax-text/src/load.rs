@@ -81,7 +81,7 @@ pub(crate) fn parse(what: &str, bytes: &[u8]) -> Result<Value> {
 }
 
 /// Checks a parsed tokenizer.json and builds the tokenizer. Truncation and padding of the file are dropped:
-/// transformers sets both anew on every call, and they are options of a batch here.
+/// transformers sets both on every call, and they are options of a batch here.
 pub(crate) fn build(what: &str, mut json: Value) -> Result<tokenizers::Tokenizer> {
     check(&json)?;
     json["truncation"] = Value::Null;

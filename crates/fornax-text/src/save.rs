@@ -47,7 +47,7 @@ impl Tokenizer {
                 write(&folder.join("chat_template.jinja"), source.as_bytes())?;
             } else {
                 let more = folder.join("additional_chat_templates");
-                // A name is chosen by whoever made the model; it must not lead out of the folder.
+                // The name comes from the model's files; it must not lead out of the folder.
                 if name.is_empty()
                     || !name.chars().all(|c| c.is_alphanumeric() || "-_ .".contains(c))
                     || name.contains("..")

@@ -75,7 +75,7 @@ impl Tokenizer {
     /// Encodes one text.
     ///
     /// Special tokens that are written out in the text (such as `<|im_end|>`) become their ids; with
-    /// `add_special_tokens` those that the model expects around a text (such as BOS) are added too.
+    /// `add_special_tokens` the special tokens that the model expects around a text (such as BOS) are added too.
     ///
     /// # Errors
     /// [`TextError::Encode`] when the vocabulary cannot express the text, for example a character that is not in
@@ -177,7 +177,7 @@ impl Tokenizer {
         Ok(encodings)
     }
 
-    /// The text of tokens; with `skip_special_tokens` without those that are special.
+    /// The text of tokens; with `skip_special_tokens` without special tokens.
     ///
     /// Bytes that are not UTF-8 become U+FFFD, one for each broken character. A run of byte tokens with a broken
     /// character in it keeps its other characters, as in llama.cpp; transformers replaces the whole run.

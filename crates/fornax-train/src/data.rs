@@ -39,7 +39,7 @@ impl TokenWindows {
         self.tokens.iter().copied().max().unwrap_or(0)
     }
 
-    /// `batch` windows as inputs, and for each row of them the token after it.
+    /// `batch` windows as inputs, and for each of their rows the next token as its target.
     pub fn draw(&mut self, batch: usize) -> (Batch, Vec<u32>) {
         let starts: Vec<usize> =
             (0..batch).map(|_| self.rng.random_range(0..self.tokens.len() - self.length)).collect();

@@ -5,8 +5,8 @@ use burn::tensor::{DType, Int, Tensor};
 
 /// Mean negative log-likelihood of `targets`, in nats per token.
 ///
-/// - `logits`: `[rows, vocab]`, at each row the scores of the token that comes next
-/// - `targets`: `[rows]`, the tokens that do come next
+/// - `logits`: `[rows, vocab]`, for each row the scores of the next token
+/// - `targets`: `[rows]`, the true next tokens
 /// - returns `[1]`; half-precision logits are normalized in `f32`
 ///
 /// # Panics

@@ -21,7 +21,8 @@ type Job = fn(&AutoModel, &TaskContext) -> Result<String, EngineError>;
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let device = Device::best()?;
-    // Loaded once. The jobs share its weights, and each has keys and values of its own, which is what they compete for.
+    // Loaded once. The jobs share its weights. Each has keys and values of its own, and the jobs compete for their
+    // memory.
     let model = Arc::new(match std::env::args().nth(1) {
         Some(model) => AutoModel::load(&model, &device)?,
         None => untrained(&device)?,
@@ -88,7 +89,7 @@ fn write(model: &AutoModel, context: &TaskContext, seed: u64, prompt: &str) -> R
         text.push_str(&piece?.text);
     }
     let words: Vec<&str> = text.split_whitespace().take(12).collect();
-    // Escaped, for a model that has learned nothing writes anything.
+    // Escaped, as an untrained model may write any characters.
     Ok(format!("{prompt} … {:?} …", words.join(" ")))
 }
 

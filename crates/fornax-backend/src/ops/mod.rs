@@ -3,10 +3,10 @@
 //! A room holds the operation's contract (shapes, dtypes, what it panics on), a `reference` in burn's tensor operations that
 //! runs on every backend and records gradients, and `cases`: one table of shapes that drives the tests and the benches and
 //! knows each case's bytes and FLOPs. An operation looks at its operands: plain `f32` of the CPU and packed weights go to
-//! the kernels of `fornax-cpu`, everything else to the reference. A gradient of its own, written by hand, stands beside both.
+//! the kernels of `fornax-cpu`, everything else to the reference. A gradient written by hand stands beside both.
 //! There are no parameters here; a layer that owns weights belongs to the crate above.
 //!
-//! Operations take their operands by value where they can, and use their memory again.
+//! Operations take their operands by value where they can, and reuse their memory.
 //!
 //! Shapes are part of the contract: an operation panics on operands that do not fit, as burn's own do. What comes
 //! from a user (token ids, files, configurations) is checked before it gets here.

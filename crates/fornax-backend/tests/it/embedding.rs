@@ -15,7 +15,7 @@ const IDS: [u32; 7] = [3, 0, 8, 3, 3, 7, 1];
 
 #[test]
 fn rows_come_in_the_asked_order() {
-    // Larger than what is left to the allocator, and smaller.
+    // Results that are large enough for reused buffers, and smaller ones.
     for dim in [1, 5, 4096] {
         let table = Array::random([9, dim], &mut Random::new(dim as u64));
         let expected = naive(&table, &IDS);

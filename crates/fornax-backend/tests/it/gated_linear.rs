@@ -154,7 +154,7 @@ fn half_precision_is_close() {
         let y = gated_linear(x, Some(&gate), &up, Activation::Silu);
         assert_eq!(y.dtype(), dtype.into());
         let branches = [0, 1].map(|which| (&weights[which].1, &biases[which].1));
-        // Both branches are rounded before their product is.
+        // Both branches are rounded, and then their product.
         assert_close(dtype, y, &naive(&x_values, Some(branches[0]), branches[1]), 2.0 * HALF_UNIT);
     }
 }

@@ -1,5 +1,5 @@
-//! `layer_norm`: the definition with and without a bias, views as operands, the kernel beside the reference, and what half
-//! precision keeps.
+//! `layer_norm`: the definition with and without a bias, views as operands, the kernel against the reference, and half
+//! precision.
 
 use burn::tensor::Tensor;
 use fornax_backend::ops::cases::layer_norm::{Case, TESTS};

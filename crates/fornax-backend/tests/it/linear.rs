@@ -1,5 +1,5 @@
-//! `linear`, `linears` and `linear_add` with dense weights and with packed ones: the definition, views as operands, kernels
-//! beside the reference, and rows that do not know their company.
+//! `linear`, `linears` and `linear_add` with dense and packed weights: the definition, views as operands, kernels
+//! against the reference, and results that do not depend on the other rows.
 
 use burn::tensor::Tensor;
 use fornax_backend::ops::cases::linear::{Case, PACKED_TESTS, TESTS};
@@ -8,7 +8,7 @@ use fornax_cpu::{PackedWeight, WeightType};
 
 use crate::common::*;
 
-/// Around this many rows the CPU's kernels take other ways.
+/// Numbers of rows around which the CPU switches to other kernels.
 const ROWS: usize = 40;
 
 /// A map with a dense weight.
@@ -266,7 +266,7 @@ fn quantized(
     PackedWeight::quantize(weight_type, out_features, in_features, &values).ok()
 }
 
-/// Close enough for an input that is rounded to 8 bits: in relation to the result's usual size.
+/// Compares results of an input that is rounded to 8 bits, relative to the usual size of the results.
 #[track_caller]
 fn assert_near(case: &str, found: Tensor<2>, expected: Tensor<2>) {
     assert_eq!(found.dims(), expected.dims(), "{case}: the shape");

@@ -1,4 +1,4 @@
-//! `rms_norm`: the definition, with an offset and a residual, views as operands, and the kernel beside the reference.
+//! `rms_norm`: the definition, with an offset and a residual, views as operands, and the kernel against the reference.
 
 use burn::tensor::Tensor;
 use fornax_backend::ops::cases::rms_norm::{Case, TESTS};

@@ -135,7 +135,7 @@ impl RepackedCache {
     /// same, the hash is remembered in the cache's folder. Where that folder cannot be written, it is hashed every time.
     ///
     /// # Errors
-    /// [`CheckpointError::Io`] and [`CheckpointError::Unsupported`] for what is no readable file,
+    /// [`CheckpointError::Io`] and [`CheckpointError::Unsupported`] for a path that is no readable file,
     /// [`CheckpointError::SourceChanged`] for a file that is being written, [`CheckpointError::InvalidSetting`] for an
     /// empty list.
     pub fn key<P: AsRef<Path>>(&self, sources: &[P], variant: &str) -> Result<RepackedKey> {
@@ -147,7 +147,7 @@ impl RepackedCache {
     /// [`RepackedFile::verify`].
     ///
     /// # Errors
-    /// [`CheckpointError::UnusableCache`] for a file that is damaged or foreign: warn, and write it anew.
+    /// [`CheckpointError::UnusableCache`] for a file that is damaged or foreign: warn, and write it again.
     /// [`CheckpointError::Io`] where the system refuses to open it.
     pub fn open(&self, key: &RepackedKey) -> Result<Option<RepackedFile>> {
         let path = self.path_of(key);
@@ -175,7 +175,7 @@ impl RepackedCache {
     /// All files, the most recently used first. What cannot be used is listed too, without a variant.
     ///
     /// # Errors
-    /// [`CheckpointError::Io`] where the folder cannot be read; one that does not exist is empty.
+    /// [`CheckpointError::Io`] where the folder cannot be read. A folder that does not exist counts as empty.
     pub fn list(&self) -> Result<Vec<CachedFile>> {
         let mut files = self.candidates()?;
         files.reverse();

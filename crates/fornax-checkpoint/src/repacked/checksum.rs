@@ -9,7 +9,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 pub(crate) const CHUNK: usize = 1 << 20;
 /// How many checksums are made at once.
 pub(crate) const STREAMS: usize = 4;
-/// What one stream reads before it is the next one's turn. It asks for as much beforehand.
+/// How many bytes of a stream are read before the next stream's turn. The next turn of as many is prefetched.
 const TURN: usize = 1024;
 
 /// The XXH3 of 64 bits.
@@ -19,7 +19,7 @@ pub(crate) fn checksum(bytes: &[u8]) -> u64 {
 
 /// The checksum of each part; parts may differ in length.
 pub(crate) fn checksums_at_once(parts: [&[u8]; STREAMS]) -> [u64; STREAMS] {
-    // Where the streams run side by side; what is longer in some is read one after the other.
+    // The common length, over which the streams are read in turn. The longer parts are then read one after the other.
     let common = parts.iter().map(|part| part.len()).min().unwrap_or(0) / TURN * TURN;
     let mut states = [const { Xxh3::new() }; STREAMS];
     for at in (0..common).step_by(TURN) {

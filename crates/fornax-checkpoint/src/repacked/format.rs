@@ -1,6 +1,6 @@
 //! The format of a file of repacked weights: a preamble of fixed size, the entries' bytes, and a header in JSON behind
-//! them, so that the file can be written in one go without knowing what is to come. It deliberately reads no entry:
-//! what is wrong with their bytes is found by whoever reads them.
+//! them, so that the file can be written in one go, without knowing the later entries. It deliberately reads no entry:
+//! their readers find damaged bytes.
 //!
 //! ```text
 //! 0        magic, version, chunk size, place and checksum of the header, length of the file, checksum of the preamble
@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 /// The first bytes.
 const MAGIC: [u8; 8] = *b"FNXRPCK\n";
-/// What this code writes, and all that it reads: an older file is made anew.
+/// The version that this code writes, and the only one that it reads: an older file is rewritten.
 const VERSION: u32 = 1;
 /// Entries begin at multiples of this, the page size of most machines.
 pub(crate) const ALIGNMENT: u64 = 4096;
@@ -173,7 +173,7 @@ mod tests {
     }
 
     fn entry(name: &str, offset: u64, length: usize) -> RepackedEntry {
-        // Enough for every honest length here, for one that is not would take all memory.
+        // At most one checksum, which is enough for the valid lengths here: an invalid length would take all memory.
         let checksums = vec![0; length.div_ceil(CHUNK).min(1)];
         RepackedEntry { name: name.into(), metadata: serde_json::Value::Null, length, offset, checksums }
     }

@@ -1,5 +1,5 @@
 //! Reading a file of repacked weights: mapped as it lies, or copied to memory of the caller's. It deliberately rebuilds
-//! nothing; what is wrong with a file is an error, after which the caller makes it anew.
+//! nothing: a bad file is an error, after which the caller rewrites it.
 
 use std::{
     collections::HashMap,

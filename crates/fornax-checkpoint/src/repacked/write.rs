@@ -46,7 +46,7 @@ impl RepackedWriter {
         let blame = Blame { path: cache.folder() };
         fs::create_dir_all(cache.folder()).map_err(|error| blame.unwritable("create", error))?;
         let file = temporary(cache.folder(), PREFIX).map_err(|error| blame.unwritable("create a file in", error))?;
-        // Tells whoever clears leftovers away that this is none. Where there are no locks, its age tells.
+        // The lock keeps other processes from removing the file as a leftover. Without locks, its age does.
         let _ = file.as_file().try_lock();
         let header = Header {
             key: key.as_str().to_owned(),
@@ -109,7 +109,7 @@ impl RepackedWriter {
     /// the cache is within its limit; this file stays even where it is larger than that.
     ///
     /// # Errors
-    /// [`CheckpointError::SourceChanged`] where one of the model's files is no longer the one that the key was made for,
+    /// [`CheckpointError::SourceChanged`] where one of the model's files has changed since the key was made,
     /// [`CheckpointError::UnwritableCache`], [`CheckpointError::Limit`] for more metadata than a header holds,
     /// [`CheckpointError::WriteOrder`] after a failed write. Nothing is left behind.
     pub fn finish(mut self) -> Result<RepackedFile> {
@@ -138,7 +138,7 @@ impl RepackedWriter {
             },
         };
         sync_folder(self.cache.folder()).map_err(|error| blame.unwritable("write", error))?;
-        // From a writer's lock to a reader's. Whoever removes the file in between takes its name only.
+        // From a writer's lock to a reader's. If the file is removed in between, only its name is lost.
         let _ = file.unlock().and_then(|()| file.try_lock_shared().map_err(io::Error::from));
         let file = RepackedFile::of_file(file, &path)?;
         // The weights are there, whatever becomes of older ones; the next writer tries again.

@@ -43,7 +43,7 @@ pub(crate) fn parse(file: &Bytes, blame: Blame<'_>) -> Result<Parsed> {
 
 /// Checks that the tensors fill the data exactly, and cuts them out of it.
 fn place(mut tensors: Vec<Described>, file: &Bytes, start: usize, blame: Blame<'_>) -> Result<Vec<Entry>> {
-    // A stable sort: tensors without elements keep the header's order among those that start where they do.
+    // A stable sort: tensors that start at the same place, as empty ones do, keep the header's order.
     tensors.sort_by_key(|tensor| (tensor.begin, tensor.end));
     let available = (file.len() - start) as u64;
     let mut next = 0;

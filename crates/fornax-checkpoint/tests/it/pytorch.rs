@@ -111,7 +111,7 @@ fn hostile_pickles_end_in_errors() {
         (b"}(K\x01u.".to_vec(), "pairs of keys and values"),
         (many(b"N", 100_000), "on the pickle's stack"),
         (many(b"(", 100_000), "marks"),
-        // A list in a list in a list, then one that holds itself.
+        // A list in a list in a list, then a list that holds itself.
         ([b"}K\x00", &b"]".repeat(50)[..], &b"a".repeat(49), b"s."].concat(), "nested dictionaries"),
         (b"}q\x00K\x00h\x00s.".to_vec(), "nested dictionaries"),
     ];

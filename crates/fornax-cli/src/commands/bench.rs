@@ -18,12 +18,12 @@ use crate::table::table;
 
 /// Measure how fast a model loads, reads prompts and continues them, or turns texts into vectors
 ///
-/// Everything is measured several times after one run that does not count, and the median is given with the least and
-/// the most. A machine that does other work meanwhile is measured with it: watch the spread. The numbers of the
-/// prompts are made up, so a model without a tokenizer will do.
+/// Everything is measured several times after one run that does not count. The median is given with the least and the
+/// most. Other work on the machine slows the measurements: watch the spread. The token ids of the prompts are made up,
+/// so a model without a tokenizer will do.
 ///
-/// With several sequences (--batch) the same is measured in turn for prompts of unequal lengths, which rise evenly up to
-/// --prompt-tokens, and for one sequence alone, with which the others are compared.
+/// With several sequences (--batch), prompts of unequal lengths, which rise evenly up to --prompt-tokens, and one
+/// sequence alone are measured in turn too. The speed of the batch is compared with that of one sequence.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -34,10 +34,10 @@ Examples:
 
 With --json: {\"prefill_tokens_per_s\", \"decode_tokens_per_s\" (all sequences of the batch together), \"load_s\", \
 \"first_token_s\" (from the prompt to the first logits), \"peak_rss_bytes\" (null where the system does not say), \
-\"bytes_per_token\" (what a new token makes the machine read at the least)}, medians. With --batch above 1 also \
+\"bytes_per_token\" (the least that the machine reads for a new token)}, medians. With --batch above 1 also \
 {\"unequal_prefill_tokens_per_s\", \"unequal_decode_tokens_per_s\" (the same for prompts of unequal lengths), \
 \"one_decode_tokens_per_s\" (one sequence alone), \"decode_ratio\" and \"unequal_decode_ratio\" (how many times as fast as \
-that one)}. With --texts: \
+one sequence)}. With --texts: \
 {\"texts_per_s\", \"load_s\", \"peak_rss_bytes\"}.")]
 pub struct BenchArgs {
     /// A folder, a .gguf file or a hub id
@@ -48,11 +48,11 @@ pub struct BenchArgs {
     #[arg(long, short, value_name = "COUNT", default_value_t = 512)]
     prompt_tokens: usize,
 
-    /// Tokens that each sequence grows by
+    /// New tokens of each sequence
     #[arg(long, short, value_name = "COUNT", default_value_t = 64)]
     new_tokens: usize,
 
-    /// Sequences side by side
+    /// Sequences in the batch
     #[arg(long, short, value_name = "COUNT", default_value_t = 1)]
     batch: usize,
 
@@ -82,7 +82,7 @@ struct Medians {
     batch: Option<BatchMedians>,
 }
 
-/// Medians of sequences of unequal lengths and of one alone, as JSON.
+/// Medians of sequences of unequal lengths, and of one sequence alone, as JSON.
 #[derive(Serialize)]
 struct BatchMedians {
     unequal_prefill_tokens_per_s: f64,
@@ -92,10 +92,10 @@ struct BatchMedians {
     unequal_decode_ratio: f64,
 }
 
-/// What is measured in a round.
+/// The measurements of a round.
 struct Round {
     run: BenchRun,
-    /// Prompts of unequal lengths, and one sequence alone; where there are several.
+    /// With several sequences: prompts of unequal lengths, and one sequence alone.
     others: Option<(BenchRun, BenchRun)>,
 }
 
@@ -123,7 +123,7 @@ pub fn run(args: &BenchArgs, common: &CommonArgs) -> Result<()> {
     let (mut loads, mut model) = (Vec::new(), None);
     for _ in 0..=args.repeat {
         bar.set_message("loading");
-        // One at a time, so that the peak of memory is that of one.
+        // One model at a time, so that the peak of memory is that of one model.
         drop(model.take());
         let start = Instant::now();
         model = Some(common.load_quietly(&args.model)?);
@@ -150,7 +150,7 @@ pub fn run(args: &BenchArgs, common: &CommonArgs) -> Result<()> {
     }
     bar.finish_and_clear();
 
-    // The first of each touched what the others find ready.
+    // The first round warmed up memory and caches, and does not count.
     let rounds = &rounds[1..];
     let of = |figure: fn(&BenchRun) -> f64| Spread::of(rounds.iter().map(|round| figure(&round.run)));
     let prefill = of(|run| run.prefill_tokens_per_s);
@@ -196,12 +196,12 @@ pub fn run(args: &BenchArgs, common: &CommonArgs) -> Result<()> {
     out.flush()
 }
 
-/// Several sequences beside one alone.
+/// The figures of several sequences, compared with one sequence alone.
 struct Batch {
     unequal_prefill: Spread,
     unequal_decode: Spread,
     one_decode: Spread,
-    /// Of the measurements of each round, which lie close to each other in time.
+    /// Computed within each round, whose measurements are close to each other in time.
     ratio: Spread,
     unequal_ratio: Spread,
 }
@@ -293,7 +293,7 @@ fn row(name: String, spread: Spread, unit: &str, digits: usize) -> Vec<String> {
     vec![name, number(spread.median), number(spread.least), number(spread.most), unit.to_owned()]
 }
 
-/// What several measurements of a figure say.
+/// The median, the least and the most of several measurements.
 #[derive(Clone, Copy)]
 struct Spread {
     median: f64,
@@ -302,7 +302,7 @@ struct Spread {
 }
 
 impl Spread {
-    /// Of at least one value.
+    /// The spread of at least one value.
     fn of(values: impl Iterator<Item = f64>) -> Self {
         let mut values: Vec<f64> = values.collect();
         values.sort_by(f64::total_cmp);
@@ -315,7 +315,7 @@ impl Spread {
     }
 }
 
-/// The most memory that this process held at once, where the system says.
+/// The most memory that this process held at once; `None` where the system does not say.
 fn peak_rss_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

@@ -84,7 +84,7 @@ pub fn run(args: &ChatArgs, common: &CommonArgs) -> Result<()> {
                 let answered = answer(&mut chat, message, &params, &interrupt);
                 interrupt.end();
                 match answered {
-                    // One who sits there can shorten the message or clear the conversation and go on.
+                    // At a terminal, the user can shorten the message or clear the conversation and go on.
                     Err(error) if lines.is_terminal() && error.is::<EngineError>() => {
                         report::error(&error);
                         if matches!(error.downcast_ref(), Some(EngineError::PromptTooLong { .. })) {

@@ -10,8 +10,8 @@ use crate::progress::Downloads;
 
 /// Fetch a model of the Hugging Face hub and write where it lies
 ///
-/// A transfer that breaks off continues where it stopped when the command is run again. The cache is the one that
-/// Python's huggingface_hub uses.
+/// A transfer that breaks off continues where it stopped when the command is run again. The cache is shared with
+/// Python's huggingface_hub.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

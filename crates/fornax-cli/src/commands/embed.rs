@@ -1,4 +1,4 @@
-//! `fornax embed`: vectors of texts as JSON, or for people how alike the texts are; or the vectors of a whole file.
+//! `fornax embed`: the vectors of texts as JSON, a table of how similar the texts are, or the vectors of a whole file.
 
 use std::path::{Path, PathBuf};
 
@@ -14,20 +14,20 @@ use crate::progress::Inputs;
 use crate::table::{shortened, table};
 use crate::{input, texts};
 
-/// Batches that are read before the first is computed, for texts of like length are computed together.
+/// How many batches are read at once, so that texts of similar lengths can be computed together.
 const BATCHES: usize = 8;
 
-/// More texts than this make a table wider than a terminal.
+/// The most texts of a table; more would make it wider than a terminal.
 const WIDEST_TABLE: usize = 12;
-/// How many of the most alike texts are named of each where there is no table.
+/// How many of the most similar texts are listed for each text where there is no table.
 const NEAREST: usize = 3;
 /// Characters shown of a text.
 const SHOWN: usize = 60;
 
 /// Turn texts into vectors, or compare them
 ///
-/// With --json the vectors are written. Without, a table shows how alike the texts are: the cosine of the angle between
-/// their vectors, 1 for the same direction.
+/// With --json the vectors are written. Without it, a table shows how similar the texts are: the cosine of the angle
+/// between their vectors, 1 for the same direction.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -176,7 +176,8 @@ struct JsonEmbeddings<'a> {
     embeddings: &'a [Vec<f32>],
 }
 
-/// How alike the texts are: of one text its vector's beginning, of a few a table, of many each one's nearest.
+/// How similar the texts are: of one text the beginning of its vector, of a few texts a table, of many the nearest of
+/// each.
 fn comparison(texts: &[String], vectors: &[Vec<f32>]) -> Vec<String> {
     let label = |index: usize| format!("[{}]", index + 1);
     if let [vector] = vectors {

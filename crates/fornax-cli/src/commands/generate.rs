@@ -1,5 +1,4 @@
-//! `fornax generate`: continues a prompt, as a stream of text for people or as JSON for programs; or the prompts of a file,
-//! whose loop is in `offline`.
+//! `fornax generate`: continues a prompt, as a stream of text or as JSON, or the prompts of a file (`offline`).
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -20,14 +19,14 @@ use crate::sampling::SamplingArgs;
 use crate::sequences::JsonSequence;
 use crate::{input, offline, texts};
 
-/// New tokens when nothing else is asked for.
+/// The default of `--max-new-tokens`.
 const MAX_NEW_TOKENS: usize = 128;
 
 /// Continue a prompt, or all prompts of a file
 ///
 /// Without further arguments the model takes its most likely token each time, so the same prompt gives the same text.
-/// The text comes as it is made. The prompts of a file are computed together, which is several times faster than one after
-/// the other; each gets the tokens that it would get alone.
+/// The text is written as it is made. The prompts of a file are computed together, which is several times faster than
+/// one after the other; each prompt gets the same tokens as alone.
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("json_output").args(["json", "prompts"]).multiple(true), after_help = "\
 Examples:
@@ -51,12 +50,12 @@ A file of --prompts holds one JSON object a line (no plain text), such as
   {\"id\": 3, \"token_ids\": [1, 403, 407], \"max_new_tokens\": 16, \"stop\": [\"\\n\"]}
 
 with exactly one of \"prompt\" (a text), \"token_ids\" and \"messages\" (a conversation, which the model's chat template \
-writes out); an \"id\" if you like (a string or a number); and whatever is to differ from the arguments of the command: \
+writes out); an \"id\" if you like (a string or a number); and parameters that differ from the command's arguments: \
 temperature, top_k, top_p, min_p, repetition_penalty, frequency_penalty, presence_penalty, seed, max_new_tokens, \
 min_new_tokens, stop, stop_token_ids, ignore_eos, num_return_sequences, num_beams, length_penalty, early_stopping, logprobs, \
 logit_bias. Empty lines are skipped.
 
-Each sequence is one line, in the order of the file and as soon as all before it are written: \"index\" (the line, counted \
+Each sequence is one line, in the order of the file, once all lines before it are written: \"index\" (the line, counted \
 from 0) and the \"id\", then \"sequence\" where a prompt has several, then what --json writes. A line that cannot be \
 answered gets {\"index\", \"id\", \"error\"} in its place; the others are answered, and at the end the exit code is 1. Files \
 may be of any length: no more than 4 times --max-running lines are read ahead.")]
@@ -72,7 +71,7 @@ pub struct GenerateArgs {
     #[arg(long)]
     json: bool,
 
-    /// Report the log-probability of each token, and those of this many likeliest ones (with --json or
+    /// Report the log-probability of each token, and of this many most likely tokens at its place (with --json or
     /// --prompts)
     #[arg(long, value_name = "COUNT", requires = "json_output")]
     logprobs: Option<usize>,
@@ -129,7 +128,7 @@ struct SequenceArgs {
     #[arg(long, value_name = "WHEN", default_value = "false")]
     early_stopping: EarlyStopping,
 
-    /// The most sequences that are computed side by side, over all prompts of a file [default: 64]
+    /// The most sequences that run at once, over all prompts of a file [default: 64]
     #[arg(long, value_name = "COUNT", value_parser = at_least_one, allow_negative_numbers = true)]
     max_running: Option<usize>,
 }
@@ -141,7 +140,7 @@ pub fn run(args: &GenerateArgs, common: &CommonArgs) -> Result<()> {
     check_sequences(&params, max_running).map_err(Error::msg)?;
     let config = EngineConfig { max_running, ..args.kv.config() };
     if let Some(path) = &args.prompt.prompts {
-        // Before the model is loaded, which takes longer than to see that there is no such file.
+        // Opened before the model is loaded, so that a missing file is an error at once.
         let lines = Lines::open(path)?;
         let total = texts::count(path, common.notices());
         let reader = RequestReader::new(params).context("cannot write the parameters as JSON")?;
@@ -198,7 +197,7 @@ impl PromptArgs {
     }
 }
 
-/// Everything at the end, so that an error leaves no half of a result.
+/// Writes all sequences at the end, so that an error leaves no partial output.
 fn write_json(mut stream: Stream, out: &mut Output, speed: &mut Speed, logprobs: bool) -> Result<()> {
     for chunk in stream.by_ref() {
         speed.count(&chunk?);
@@ -209,7 +208,7 @@ fn write_json(mut stream: Stream, out: &mut Output, speed: &mut Speed, logprobs:
     Ok(())
 }
 
-/// The text as it is made.
+/// Writes the text as it is made.
 fn write_one(stream: Stream, out: &mut Output, speed: &mut Speed, ids_for_text: bool) -> Result<()> {
     let mut is_first = true;
     for chunk in stream {
@@ -225,7 +224,7 @@ fn write_one(stream: Stream, out: &mut Output, speed: &mut Speed, ids_for_text: 
     out.line("")
 }
 
-/// Each sequence when it is finished, for those that run side by side would mix.
+/// Writes each sequence when it is finished, as the texts of several running sequences would mix.
 fn write_each(stream: Stream, out: &mut Output, speed: &mut Speed, ids_for_text: bool, count: usize) -> Result<()> {
     let mut texts = vec![String::new(); count];
     for chunk in stream {
@@ -257,7 +256,7 @@ fn ids(token_ids: &[u32], is_first: bool) -> String {
 /// How fast it went.
 struct Speed {
     start: Instant,
-    /// When the first piece was there, and the tokens that it had; with beams, the whole search is over then.
+    /// When the first chunk came, and the number of its tokens. With beams, the whole search is over then.
     first: Option<(Instant, usize)>,
     tokens: usize,
 }

@@ -14,7 +14,7 @@ use crate::progress::Inputs;
 use crate::table::{printable, table};
 use crate::{input, texts};
 
-/// Texts of a file that are scored together at the most.
+/// The most texts of a file that are scored together.
 const TOGETHER: usize = 64;
 
 /// Show how likely a model finds a text, or each text of a file: log-probabilities and perplexity

@@ -1,4 +1,4 @@
-//! `fornax simulate`: what a way to schedule would do to traffic, tried in made-up time.
+//! `fornax simulate`: runs schedulers and routers on traffic in simulated time.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,8 +15,8 @@ use crate::table::{printable, table};
 
 /// Try schedulers and routers on made-up or recorded traffic
 ///
-/// A scenario says which requests come, how long a step of the model takes, and which ways to serve them are compared. The
-/// scheduler is the one that serves models; only time and texts are made up. The same seed gives the same output.
+/// A scenario gives the requests, the time of a model's step, and the variants to compare. The scheduler and the router
+/// are the ones that serve models; only time and texts are made up. The same seed gives the same output.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -60,11 +60,11 @@ pub struct SimulateArgs {
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
 
-    /// The unit of the trace's times: s, ms or us [default: s, and ms where they are called timestamp]
+    /// The unit of the trace's times: s, ms or us [default: s for arrival, ms for timestamp]
     #[arg(long, value_name = "UNIT", requires = "trace")]
     time_unit: Option<TimeUnit>,
 
-    /// Run with as many seeds, and show means and, after ±, standard deviations
+    /// Run with this many seeds, and show means and, after ±, standard deviations
     #[arg(long, value_name = "COUNT")]
     seeds: Option<u64>,
 
@@ -103,7 +103,7 @@ pub fn run(args: &SimulateArgs, common: &CommonArgs) -> Result<()> {
         scenario.compare(policies)?;
     }
     let trace = args.trace.as_deref().map(|path| read_trace(&scenario, path)).transpose()?;
-    // Before the work, so that a folder that cannot be is known at once.
+    // Made before the simulation, so that a folder that cannot be made is an error at once.
     if let Some(folder) = &args.plots {
         fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
     }
@@ -138,7 +138,7 @@ pub fn run(args: &SimulateArgs, common: &CommonArgs) -> Result<()> {
     out.flush()
 }
 
-/// What comes with fornax.
+/// Lists the scenarios that come with fornax.
 fn list(json: bool) -> Result<()> {
     let mut out = Output::stdout();
     let all = BUILT_IN.iter().map(|(name, text)| ((*name).to_owned(), summary(text)));
@@ -155,7 +155,7 @@ fn list(json: bool) -> Result<()> {
     out.flush()
 }
 
-/// The scenario of a name, or of a file.
+/// Reads the built-in scenario of this name, or a file.
 fn read(name: &str) -> Result<Scenario> {
     if let Some((_, text)) = BUILT_IN.iter().find(|(built_in, _)| *built_in == name) {
         return Ok(Scenario::parse(text)?);

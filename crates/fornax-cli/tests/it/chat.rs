@@ -32,7 +32,7 @@ fn the_conversation_is_kept() {
 }
 
 #[test]
-fn clearing_begins_anew_and_exit_ends() {
+fn clear_forgets_the_conversation_and_exit_ends() {
     let model = llama();
     let args = ["chat", &model, "--max-new-tokens", "10"];
     let found = stdout(&run_with_input(&args, "the cat?\n/clear\nthe cat?\n/exit\nthe sea?\n"));

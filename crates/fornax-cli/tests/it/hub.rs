@@ -1,5 +1,5 @@
-//! Models of the hub: those that are on this machine, and `fornax download` from a stand-in for the hub. What can happen
-//! to a transfer is the hub crate's matter.
+//! Models of the hub: from the cache on this machine, and by `fornax download` from a stand-in for the hub. The hub
+//! crate tests failing transfers.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};

@@ -1,5 +1,5 @@
 //! The command as a user runs it: the built program, its standard output, its standard error and its exit code.
-//! What the numbers should be is the libraries' matter; here the command must give what the library gives.
+//! The libraries' tests check the results themselves; here the command must give the same results as the library.
 
 mod chat;
 mod embed;

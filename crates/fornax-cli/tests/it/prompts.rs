@@ -15,13 +15,13 @@ fn lines(objects: &[Value]) -> String {
     objects.iter().map(|object| format!("{object}\n")).collect()
 }
 
-/// Runs the command on these lines, which must all be answered.
+/// Runs the command on these lines; all of them must be answered.
 fn answers(model: &str, input: &str, more: &[&str]) -> Vec<Value> {
     let file = file(".jsonl", input);
     json_lines(&[&["generate", model, "--prompts", arg(file.path())], more].concat())
 }
 
-/// What the library gives for one prompt alone, as the command writes it.
+/// The library's result for one prompt alone, in the form that the command writes.
 fn alone(model: &AutoModel, place: &Value, prompt: impl Into<Prompt>, params: &SamplingParams) -> Vec<Value> {
     let generations = model.generator().generate(prompt, params).expect("generated");
     let object = |(sequence, generation): (usize, &Generation)| {
@@ -38,14 +38,14 @@ fn alone(model: &AutoModel, place: &Value, prompt: impl Into<Prompt>, params: &S
 }
 
 #[test]
-fn each_prompt_gets_what_it_would_get_alone_in_the_order_of_the_file() {
+fn each_prompt_gets_the_same_answer_as_alone_in_the_order_of_the_file() {
     let model = load(&llama());
     let params = SamplingParams::default().max_new_tokens(12).temperature(0.9).seed(5);
     let words = ["the cat ", "a tale of ", "the sea ", "dog "];
     let (mut input, mut expected) = (Vec::new(), Vec::new());
     for index in 0..40 {
         let prompt = words[index % 4].repeat(1 + index % 5);
-        // The first are the longest, so that the others are done before them.
+        // The first requests are the longest, so that the others are done before them.
         let max_new_tokens = if index < 4 { 40 } else { 1 + index % 12 };
         input.push(json!({"prompt": prompt, "id": format!("n{index}"), "max_new_tokens": max_new_tokens}));
         let place = json!({"index": index, "id": format!("n{index}")});
@@ -56,7 +56,7 @@ fn each_prompt_gets_what_it_would_get_alone_in_the_order_of_the_file() {
         &[][..],
         &["--max-running", "1"],
         &["--max-running", "3", "--no-prefix-cache"],
-        // Room for two sequences or three: the others wait, or are computed again.
+        // The memory has room for two or three sequences: the others wait, or are preempted and computed again.
         &["--kv-memory", "60K"],
     ] {
         assert_eq!(answers(&llama(), &lines(&input), &[&sampling[..], more].concat()), expected, "{more:?}");
@@ -234,7 +234,7 @@ fn types_of_keys_and_values_can_be_chosen() {
     let with = |kv_type: &str| ok(&[&base[..], &["--kv-type", kv_type]].concat());
     let exact = with("f32");
     assert_eq!(with("f16"), exact);
-    // Rounded more, they may choose otherwise in time; the beginning is the same.
+    // With coarser types the tokens may differ after a while; the first ones are the same.
     for kv_type in ["bf16", "i8"] {
         assert_eq!(with(kv_type).chars().next(), exact.chars().next(), "{kv_type}");
     }

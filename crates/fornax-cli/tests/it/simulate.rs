@@ -1,5 +1,5 @@
-//! The simulator from the command line: the same seed gives the same output, plots lie where it says, and what cannot be
-//! read is named.
+//! The simulator from the command line: the same seed gives the same output, plots are written to the given folder, and
+//! errors name what cannot be read.
 
 use std::fs;
 
@@ -130,7 +130,7 @@ fn what_cannot_be_simulated_is_named() {
     fails(&["simulate", &scenario, "--plots", &scenario], &["small.toml", "folder"]);
     let error = error_of(&run(&["simulate", &scenario, "--compare", ""]));
     assert!(error.contains("there is no policy"), "{error}");
-    // Without a scenario nothing can be done, and a trace has as many requests as it has.
+    // A scenario is required, and --requests contradicts a trace.
     for args in [&["simulate"][..], &["simulate", &scenario, "--trace", "x", "--requests", "3"]] {
         assert_eq!(run(args).status.code(), Some(2), "{args:?}");
     }

@@ -42,7 +42,8 @@ pub fn run_with_input(args: &[&str], input: &str) -> Output {
         .stderr(Stdio::piped())
         .spawn()
         .expect("the command starts");
-    // Shorter than a pipe's buffer, so that nobody waits for anybody; a command that ends early reads none of it.
+    // The input is shorter than a pipe's buffer, so that writing it does not block. A command that ends early does not
+    // read it.
     let _ = child.stdin.take().expect("it is piped").write_all(input.as_bytes());
     child.wait_with_output().expect("it ends")
 }
@@ -171,7 +172,7 @@ fn make(folder: &Path) {
         let model = AutoModel::from_parts(json, network, tokenizer, &device).expect("parts that fit");
         model.save(folder.join(name)).expect("saved");
     };
-    // The first to be saved, for weights are drawn when they are first read.
+    // Saved first, as weights are drawn when they are first read.
     save("llama", config.to_json(), network.clone(), Some(tokenizer(Some(template.into()))));
     save("bare", config.to_json(), network, None);
 

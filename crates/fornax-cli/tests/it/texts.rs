@@ -22,7 +22,7 @@ fn texts_are_scored_as_each_is_alone() {
         lines[0].as_object().expect("an object").keys().collect::<Vec<_>>(),
         ["index", "token_ids", "logprobs", "perplexity"]
     );
-    // Some of them longer than the context.
+    // Some texts are longer than the context.
     for index in [0, 1, 2, 50, 98, 99] {
         assert_eq!(lines[index]["index"], index);
         let alone = json_lines(&["score", &llama(), "--text", &texts[index], "--json"]);
@@ -80,7 +80,7 @@ fn objects_have_texts_or_tokens_and_ids() {
             assert!(names.iter().all(|name| error.contains(name)), "{error}");
         }
     }
-    // Token ids need no tokenizer, and a flag says what a pipe's name does not.
+    // Token ids need no tokenizer. --jsonl tells the format of a pipe, which has no file name.
     let piped =
         run_with_input(&["score", &bare(), "--texts", "-", "--jsonl"], "{\"token_ids\": [3, 14]}\n{\"text\": \"x\"}\n");
     let found = partly(&piped, 1, 2);
@@ -90,7 +90,7 @@ fn objects_have_texts_or_tokens_and_ids() {
     );
 }
 
-/// An empty text may have a token to stand for it, so that how many fail is the model's matter.
+/// Whether the empty text fails depends on the model, which may have a token for it. So five or six inputs fail.
 fn embedded(output: &std::process::Output, inputs: usize) -> Vec<Value> {
     let text = String::from_utf8(output.stdout.clone()).expect("UTF-8");
     let failed = text.lines().filter(|line| line.contains("\"error\"")).count();

@@ -1,5 +1,5 @@
-//! Attention for a block of query rows over the key/value blocks of one head, with the softmax kept up as keys come (Dao et al.,
-//! 2022, <https://arxiv.org/abs/2205.14135>). Threads are not its matter.
+//! Attention for a block of query rows over the key/value blocks of one head, with a running softmax (Dao et al., 2022,
+//! <https://arxiv.org/abs/2205.14135>). It knows nothing of threads.
 //!
 //! What a row gets is fixed by the row and the keys it sees alone. Keys come block by block, and blocks in spans of
 //! [`SPAN`] tokens whose sums are merged in order; blocks and spans begin at fixed positions. A row whose keys begin or
@@ -15,11 +15,11 @@ use super::{HeadNorm, Mask, Rope, Rows, heads};
 use crate::cache::{BLOCK_TOKENS, CacheType, KvArena};
 use crate::simd::{Element, Kernel, Simd, exp2, tanh};
 
-/// Tokens whose keys may be summed apart from the others', by another thread.
+/// The number of tokens of a span; different threads may sum different spans.
 pub(super) const SPAN: usize = 512;
-/// How far, as a power of two, scores may exceed what they are compared with before sums are scaled down.
+/// How far, as a power of two, scores may exceed the running maximum before it grows and sums are scaled down.
 const SLACK: f32 = 8.0;
-/// Rows from which on it pays to convert a block of keys and values to `f32` once.
+/// The least number of rows for which a block of keys and values is converted to `f32` once.
 const CONVERT_ROWS: usize = 16;
 
 /// What all blocks of a call have in common.
@@ -62,12 +62,12 @@ pub(super) struct QueryBlock<'a> {
     pub keys: Keys<'a>,
 }
 
-/// Where the keys and values of a sequence are.
+/// The place of a sequence's keys and values.
 #[derive(Clone, Copy)]
 pub(super) enum Keys<'a> {
     /// In these blocks.
     Arena(&'a KvArena, &'a [u32]),
-    /// In `f32`, block after block, one head alone.
+    /// In `f32`, block after block, for one head.
     Packed(*const f32),
 }
 
@@ -349,21 +349,23 @@ unsafe fn convert<S: Simd, T: Element>(s: S, from: *const T, to: *mut f32, len: 
     }
 }
 
-/// A block of keys and values that brings something to a block of rows. All it names is there, as for [`attend_span`].
+/// A block of keys and values that some row of a block of rows sees. All its pointers are valid, as for
+/// [`attend_span`].
 struct OnBlock<'a> {
     queries: &'a Queries<'a>,
     block: &'a QueryBlock<'a>,
     layout: Layout,
     scratch: *mut f32,
     index: usize,
-    /// From this block to the next one in bytes.
+    /// The distance from this block to the next in bytes.
     ahead: isize,
-    /// Those of the keys, then those of the values; null where there are none.
+    /// The scales of the keys, then those of the values; null for types without scales.
     scales: *const f32,
     sums: Sums,
 }
 
-/// Adds what the keys of a block bring to each row; the pointer is to its head, of numbers of this type.
+/// Adds the contribution of a block's keys to each row. The pointer is to the head of the block, with numbers of this
+/// type.
 struct OfType<'a, T>(OnBlock<'a>, *const T);
 
 impl<T: Element> Kernel for OfType<'_, T> {
@@ -394,7 +396,7 @@ impl<T: Element> Kernel for OfType<'_, T> {
             if any == 0 {
                 continue;
             }
-            // SAFETY: promised by whoever made this.
+            // SAFETY: promised by the code that made this.
             unsafe {
                 let q = scratch.add(first / S::TILE_ROWS * layout.tile);
                 tile::multiply::<S, T, false>(
@@ -442,9 +444,9 @@ impl<T: Element> Kernel for OfType<'_, T> {
     }
 }
 
-/// Turns a row of scores of a block into weights: powers of two of what they exceed the row's comparison by, zero for
-/// tokens that are not seen. Scales the row's sums down where the comparison has to grow. Where keys and values have
-/// scales, scores are multiplied by those of the keys before, and weights by those of the values in the end.
+/// Turns a row of scores of a block into weights: two to the power of the score less the row's running maximum, and
+/// zero for masked tokens. If the maximum grows, the row's sums are scaled down. Where keys and values have scales,
+/// scores are first multiplied by the scales of the keys, and weights in the end by those of the values.
 ///
 /// # Safety
 /// `scores` are those of a block, `scales` are null or those of a block, `sums` is a row of sums.

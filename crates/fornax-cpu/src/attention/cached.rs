@@ -1,5 +1,5 @@
-//! Attention over an arena: puts the new keys and values into their blocks, then attends block of queries by block of
-//! queries. How the work is cut into tasks is decided here, and changes no result.
+//! Attention over an arena: writes the new keys and values to their blocks, then attends, one block of queries after
+//! another. This file decides how the work is cut into tasks, which changes no result.
 
 use std::ops::Range;
 
@@ -13,7 +13,7 @@ use crate::cache::{CacheType, KvArena, KvShape};
 use crate::simd::{Element, Kernel, Simd, dispatch};
 use crate::{Isa, Pool};
 
-/// Tokens whose keys and values one task puts into the arena.
+/// The number of tokens whose keys and values one task writes to the arena.
 const APPEND_TOKENS: usize = 64;
 
 /// Some queries of a sequence that are computed together: `first..first + tokens` of its rows.
@@ -23,7 +23,7 @@ struct Piece {
     tokens: usize,
 }
 
-/// As [`super::attend`] with an arena; what is asked for was checked.
+/// [`super::attend`] with an arena. The caller has checked the arguments.
 pub(super) fn attend(
     pool: &Pool,
     isa: Isa,
@@ -61,7 +61,7 @@ pub(super) fn attend(
         dispatch(isa, Append { arena, sequences, keys, sequence, head, tokens });
     };
     let serial = pool.threads() == 1 || work < WORTH_THREADS;
-    // The pieces that see most come first, so that no thread is left with a long one.
+    // The pieces with the most keys come first, so that no thread has a long one left at the end.
     let seen = |piece: &Piece| query_block(piece, 0).all_visible(queries);
     if pieces.len() > 1 {
         pieces.sort_by_key(|piece| std::cmp::Reverse(seen(piece).len()));
@@ -98,7 +98,7 @@ pub(super) fn attend(
         });
         return;
     }
-    // Too few pairs for all threads: spans of keys are summed apart.
+    // Fewer pairs than threads: spans of keys are summed by different tasks.
     for pair in 0..pairs {
         let piece = &pieces[pair / kv_heads];
         append(piece.sequence, pair % kv_heads, 0..piece.tokens);
@@ -134,7 +134,7 @@ pub(super) fn attend(
     });
 }
 
-/// Puts the keys and values of one head of some new tokens of a sequence into their blocks.
+/// Writes the keys and values of one head of some new tokens of a sequence to their blocks.
 struct Append<'a> {
     arena: &'a KvArena,
     sequences: &'a Sequences,

@@ -8,7 +8,7 @@ use crate::simd::{Element, Simd};
 /// How many tokens ahead memory is asked for. A head of the next token lies too far off for the processor to guess.
 pub(super) const AHEAD: usize = 8;
 
-/// Asks for the head that lies `ahead` numbers behind the one that begins `row`.
+/// Prefetches the head that lies `ahead` numbers after the beginning of `row`.
 #[inline(always)]
 pub(super) fn prefetch<S: Simd>(s: S, row: &[f32], ahead: usize, head_dim: usize) {
     for at in (0..head_dim).step_by(16) {
@@ -16,7 +16,7 @@ pub(super) fn prefetch<S: Simd>(s: S, row: &[f32], ahead: usize, head_dim: usize
     }
 }
 
-/// The keys and values of a batch's rows, and what happens to a key before it is kept.
+/// The keys and values of a batch's rows, and the norm and rotation of keys.
 #[derive(Clone, Copy)]
 pub(super) struct NewKeys<'a> {
     pub k: Rows<'a>,
@@ -108,7 +108,7 @@ pub(crate) unsafe fn rotate<S: Simd>(s: S, head: *mut f32, cos: &[f32], sin: &[f
     }
 }
 
-/// Puts a key and a value in their places in a head of a block, as numbers of type `T`.
+/// Writes a key and a value to their places in a head of a block, as numbers of type `T`.
 ///
 /// # Safety
 /// `block` is the head of such a block with values `value_stride` apart; `key` has `head_dim` readable values, rounded up

@@ -1,8 +1,9 @@
-//! Attention of a ragged batch: of each sequence's new tokens to themselves and to what the cache holds of the sequence, or
-//! of whole sequences to themselves. The linear maps around it, and the angles of rotary embeddings, are not here.
+//! Attention of a ragged batch: each sequence's new tokens attend to each other and to the sequence's tokens in the
+//! cache, or whole sequences to themselves. The linear maps around it, and the angles of rotary embeddings, are not
+//! here.
 //!
-//! A token's result is the same bit for bit whatever is computed beside it: which sequences, on how many threads, and in how
-//! many pieces a prompt comes.
+//! A token's result is the same bit for bit whichever other sequences are computed, on any number of threads, and in
+//! however many chunks a prompt comes.
 
 mod block;
 mod cached;
@@ -25,10 +26,10 @@ pub use sequences::Sequences;
 /// Query rows (tokens times heads that share keys) that are computed together, so that they stay in the fastest cache
 /// with a block of keys and values.
 const TILE_ROWS: usize = 48;
-/// Below this many multiplications everything runs on one thread: waking another would take longer than the work.
+/// Below this many multiplications one thread does all: waking another would take longer than the work.
 const WORTH_THREADS: usize = 1 << 17;
 
-/// How a layer attends, and what its batch brings.
+/// The parameters of a layer's attention, and the angles of its batch.
 #[derive(Debug, Clone, Copy)]
 pub struct Attention<'a> {
     /// Query heads, a multiple of `kv_heads`.
@@ -77,11 +78,11 @@ pub struct Rope<'a> {
 pub enum Mask {
     /// All of them.
     Full,
-    /// Its own and the ones before it.
+    /// Its own key and those before it.
     Causal,
-    /// Its own and the ones before it, this many in all.
+    /// Its own key and those before it, this many in all.
     Window(usize),
-    /// The ones at most this far from its own on either side.
+    /// The keys at most this far from its own on either side.
     Local(usize),
 }
 
@@ -102,8 +103,8 @@ impl Mask {
 ///
 /// - `qkv`: queries `[rows, heads · head_dim]`, keys and values `[rows, kv_heads · head_dim]`, before norms and rotation.
 ///   Query head `h` reads head `h / (heads / kv_heads)` of keys and values.
-/// - `arena`: where the sequences' earlier keys and values are, and where those of these rows are put; they are rounded to the
-///   arena's type before anything is made of them. Without an arena nothing is kept, and nothing is rounded.
+/// - `arena`: holds the sequences' earlier keys and values; the keys and values of these rows are written to it. They
+///   are rounded to the arena's type before they are used. Without an arena nothing is kept, and nothing is rounded.
 /// - `out`: `[rows, heads · head_dim]`
 ///
 /// ```

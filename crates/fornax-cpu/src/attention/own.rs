@@ -1,5 +1,5 @@
-//! Attention of whole sequences to themselves, as encoders, training and scoring do it: nothing is kept. A task packs the
-//! keys and values of one head of a sequence into blocks of its thread's scratch memory.
+//! Attention of whole sequences to themselves, for encoders, training and scoring: no keys and values are kept. A task
+//! packs the keys and values of one head of a sequence into blocks of its thread's scratch memory.
 
 use super::block::{Keys, Queries, QueryBlock, Whole};
 use super::heads::NewKeys;
@@ -8,10 +8,10 @@ use super::{BLOCK_TOKENS, Sequences, TILE_ROWS, WORTH_THREADS, heads, run};
 use crate::simd::{Kernel, Simd, dispatch};
 use crate::{Isa, Pool};
 
-/// Tokens whose queries one task takes.
+/// The number of queries of a task.
 const TASK_TOKENS: usize = 512;
 
-/// As [`super::attend`] without an arena; what is asked for was checked.
+/// [`super::attend`] without an arena. The caller has checked the arguments.
 pub(super) fn attend(
     pool: &Pool,
     isa: Isa,
@@ -21,7 +21,7 @@ pub(super) fn attend(
     queries: &Queries<'_>,
 ) {
     let head_dim = keys.head_dim;
-    // Long sequences are cut for the threads' sake; what a token gets does not depend on it.
+    // Long sequences are cut so that all threads have work; a token's result does not depend on it.
     let (mut work, mut tasks) = (0, Vec::new());
     for sequence in 0..sequences.len() {
         let (rows, past) = (sequences.rows_of(sequence), sequences.past(sequence));

@@ -7,7 +7,7 @@
 /// ```
 /// use fornax_cpu::attention::Sequences;
 ///
-/// // Three tokens of a new sequence, and one that is at position 40.
+/// // Three tokens of a new sequence, and the token at position 40 of another.
 /// let sequences = Sequences::cached([(3, 0, &[5][..]), (1, 40, &[2, 9])]);
 /// assert_eq!((sequences.len(), sequences.rows()), (2, 4));
 /// assert_eq!((sequences.past(1), sequences.blocks(1)), (40, &[2, 9][..]));
@@ -16,12 +16,12 @@
 pub struct Sequences {
     /// `[sequences + 1]`, the row at which each begins.
     starts: Vec<usize>,
-    /// `[sequences]`, tokens of each whose keys and values are in the cache.
+    /// `[sequences]`, the number of tokens of each sequence whose keys and values are in the cache.
     past: Vec<usize>,
     blocks: Vec<u32>,
     /// `[sequences + 1]` into `blocks`.
     block_starts: Vec<usize>,
-    /// One more than the highest block that is named.
+    /// One more than the highest block number.
     arena_blocks: usize,
 }
 
@@ -32,7 +32,7 @@ impl Default for Sequences {
 }
 
 impl Sequences {
-    /// Whole sequences of these lengths; nothing of them is in a cache or goes there.
+    /// Whole sequences of these lengths, without a cache.
     pub fn uncached(lengths: &[usize]) -> Self {
         let mut sequences = Self::default();
         for &rows in lengths {
@@ -41,8 +41,8 @@ impl Sequences {
         sequences
     }
 
-    /// Sequences with a cache: for each its new rows, its tokens before them, and the blocks of all of these in order, so that
-    /// position `p` lies in block `p / BLOCK_TOKENS`. Blocks beyond those needed are ignored.
+    /// Sequences with a cache: for each, the number of its new rows, the number of tokens before them, and the blocks
+    /// of all its tokens, so that position `p` lies in block `p / BLOCK_TOKENS`. Further blocks are ignored.
     ///
     /// # Panics
     /// When a sequence has too few blocks, or a block that one sequence writes to is named by another.
@@ -66,7 +66,8 @@ impl Sequences {
         self.arena_blocks = self.arena_blocks.max(highest);
     }
 
-    /// Threads write to the blocks of different sequences at once, so nobody else may name a block that is written.
+    /// Threads write to the blocks of different sequences at once, so no other sequence may name a block that is
+    /// written.
     fn check(&self) {
         const READ: u8 = 1;
         const WRITTEN: u8 = 2;
@@ -122,7 +123,7 @@ impl Sequences {
         !self.blocks.is_empty()
     }
 
-    /// How many blocks an arena must have for all that are named.
+    /// How many blocks an arena needs for these sequences.
     pub fn arena_blocks(&self) -> usize {
         self.arena_blocks
     }
@@ -140,13 +141,13 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "block 1 is written")]
-    fn two_do_not_write_to_one_block() {
+    fn two_sequences_do_not_write_to_one_block() {
         Sequences::cached([(1, 40, &[7, 1][..]), (1, 33, &[8, 1])]);
     }
 
     #[test]
     #[should_panic(expected = "block 1 is written")]
-    fn nobody_reads_what_another_writes() {
+    fn no_sequence_reads_a_block_that_another_writes() {
         Sequences::cached([(1, 40, &[7, 1][..]), (1, 64, &[8, 1, 2])]);
     }
 

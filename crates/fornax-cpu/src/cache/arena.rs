@@ -39,7 +39,7 @@ impl KvArena {
     /// An arena of zeros. Memory is taken when it is first written.
     ///
     /// # Errors
-    /// [`CpuError::NoMemory`] when the system does not give that much address space.
+    /// [`CpuError::NoMemory`] when the system refuses that much address space.
     pub fn new(shape: KvShape, blocks: usize) -> Result<Self> {
         let bytes = blocks.checked_mul(shape.block_bytes()).ok_or(CpuError::NoMemory { bytes: usize::MAX })?;
         let mut memory = Buffer::try_zeroed(bytes)?;
@@ -47,7 +47,7 @@ impl KvArena {
         Ok(Self { shape, blocks, start, memory })
     }
 
-    /// What its blocks hold.
+    /// The shape of its blocks.
     pub fn shape(&self) -> KvShape {
         self.shape
     }
@@ -95,7 +95,7 @@ impl KvArena {
         block * bytes..(block + 1) * bytes
     }
 
-    /// Where the keys of a head of a block are. Whoever writes there holds `&mut` of the arena.
+    /// The place of the keys of a head of a block. Only a holder of `&mut` of the arena may write there.
     #[inline(always)]
     pub(crate) fn head(&self, block: u32, head: usize) -> *mut u8 {
         debug_assert!((block as usize) < self.blocks && head < self.shape.kv_heads);
@@ -103,7 +103,7 @@ impl KvArena {
         self.start.as_ptr().wrapping_add(offset)
     }
 
-    /// Key and value of a token of a block, as they are kept, into slices of `head_dim`.
+    /// Reads the key and the value of a token of a block, as they are kept, into slices of `head_dim`.
     ///
     /// # Panics
     /// When there is no such block, token or head, or a slice has another length.

@@ -1,5 +1,5 @@
-//! Memory for keys and values: an arena of equal blocks a layer. It keeps numbers; what is put in and what is made of it is
-//! [`attention`](crate::attention)'s matter, and which block belongs to whom is decided above, by the scheduler alone.
+//! Memory for keys and values: an arena of equal blocks for each layer. It only stores numbers:
+//! [`attention`](crate::attention) writes and reads them, and the scheduler alone decides which sequence owns a block.
 
 mod arena;
 
@@ -70,7 +70,7 @@ impl FromStr for CacheType {
     }
 }
 
-/// What the blocks of a layer hold.
+/// The shape and type of a layer's blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct KvShape {
     /// Heads of keys and of values.

@@ -16,7 +16,7 @@ pub struct MemoryLimit {
     pub streams: usize,
     /// Bytes that were read from end to end.
     pub bytes: usize,
-    /// Bytes of the largest cache, as the operating system tells; on a virtual machine often one that others share.
+    /// Bytes of the largest cache, as the operating system tells. A virtual machine often shares it with others.
     pub caches: Option<usize>,
     /// Whether the bytes were flushed from every cache before each reading, so that no cache, however large, can
     /// have held them. Otherwise only their number speaks for it.
@@ -72,7 +72,7 @@ pub(super) fn measure(isa: Isa, one: &Pool, all: &Pool) -> MemoryLimit {
 
 /// Reads all of `bytes`, each thread at `streams` places at a time.
 fn read(bytes: &[u8], isa: Isa, pool: &Pool, streams: usize) {
-    // Several tasks a thread, so that one that is interrupted does not hold up the others' end.
+    // Several tasks a thread, so that an interrupted task does not delay the end.
     let tasks = 16 * pool.threads();
     let chunk = (bytes.len() / tasks) & !(STREAMS[STREAMS.len() - 1] * LINE - 1);
     pool.run(tasks, |task| {

@@ -151,7 +151,7 @@ pub fn activate(pool: &Pool, isa: Isa, x: &mut [f32], activation: Activation) {
     in_pieces(pool, pieces, columns, &|parts| {
         for part in parts {
             let part = part * columns..len.min((part + 1) * columns);
-            // SAFETY: this task's alone; what is read comes to be overwritten in its place.
+            // SAFETY: the range is this task's alone, and each number is overwritten in its place after it is read.
             dispatch(isa, InPlace { x: unsafe { x.0.add(part.start) }, len: part.len(), activation });
         }
     });

@@ -1,5 +1,5 @@
-//! What is done to each row of activations by itself: norms, activations, rotation. A row's result is the same bit
-//! for bit whatever rows are beside it. Products of rows with weights are [`linear`](crate::linear)'s matter.
+//! Operations on each row of activations by itself: norms, activations, rotation. A row's result is the same bit
+//! for bit whatever rows are beside it. Products of rows with weights are in [`linear`](crate::linear).
 
 mod activation;
 mod in_place;

@@ -7,7 +7,7 @@ use super::{SharedRows, in_pieces};
 use crate::simd::{Kernel, Simd, dispatch};
 use crate::{Isa, Pool};
 
-/// What normed rows are multiplied with, and what is added then.
+/// The weights and biases of a norm.
 #[derive(Debug, Clone, Copy)]
 pub struct NormWeights<'a> {
     /// `[columns]`

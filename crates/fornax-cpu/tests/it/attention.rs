@@ -10,7 +10,7 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-/// What a cache of this type makes of the numbers of a head.
+/// The numbers of a head after rounding to a cache's type.
 fn rounded(head: &[f64], cache_type: CacheType) -> Vec<f64> {
     let scale = head.iter().fold(0.0f32, |largest, &x| largest.max((x as f32).abs())) / 127.0;
     let factor = if scale > 0.0 { 1.0 / scale } else { 0.0 };
@@ -85,7 +85,7 @@ impl Data {
         1.0 / (self.case.head_dim as f32).sqrt()
     }
 
-    /// An arena that holds all sequences, in blocks that lie in no order.
+    /// An arena with room for all sequences, whose blocks are in no order.
     fn arena(&self) -> KvArena {
         KvArena::new(self.shape(), self.case.sequences * self.tokens.div_ceil(BLOCK_TOKENS) + 3).expect("memory")
     }
@@ -220,7 +220,7 @@ fn assert_same(found: &[f32], expected: &[f32], what: &str) {
     }
 }
 
-/// What a key that is rounded the other way may do to a result.
+/// The error allowed in a result where a key may be rounded the other way.
 fn tolerance(case: &Case) -> f64 {
     let tolerance = match case.cache_type {
         CacheType::F32 => 2e-5,
@@ -265,8 +265,8 @@ fn attention_follows_its_definition() {
     }
 }
 
-/// The same bits for a prompt at once, in pieces and token by token, for sequences alone and together at different places,
-/// on one thread and on several.
+/// Results are the same bit for bit for a prompt at once, in chunks and token by token, for sequences alone and
+/// together, and on one thread and several.
 #[test]
 fn results_do_not_depend_on_company() {
     let (alone, many) = (Pool::new(1), Pool::new(4));
@@ -332,7 +332,8 @@ fn results_do_not_depend_on_company() {
     }
 }
 
-/// Blocks hold what was put there, rounded as their type says; copies go their own way, and blocks can be kept elsewhere.
+/// Blocks hold the keys and values written to them, rounded to their type. A copy is independent, and blocks can be
+/// saved.
 #[test]
 fn blocks_hold_and_move_what_was_put_there() {
     let pool = Pool::new(2);
@@ -379,7 +380,7 @@ fn blocks_hold_and_move_what_was_put_there() {
     }
 }
 
-/// Half of f16's memory, but for the scales.
+/// Integers take half of f16's memory, and a little for the scales.
 #[test]
 fn types_take_the_memory_they_say() {
     let bytes = |cache_type| KvShape { kv_heads: 4, head_dim: 64, cache_type }.block_bytes();

@@ -27,14 +27,14 @@ pub(crate) struct Beams {
     ends: Vec<u32>,
 }
 
-/// What a step of the search asks for.
+/// The result of a step of the search.
 #[derive(Debug)]
 pub(crate) enum BeamsStep {
     /// Other beams have not been computed yet.
     Waiting,
-    /// The beams go on so.
+    /// The beams go on by these events.
     GoOn(Vec<BatchEvent>),
-    /// The search has ended.
+    /// The search has ended with these sequences.
     Done(Vec<Generation>),
 }
 
@@ -66,7 +66,7 @@ impl Beams {
         self.logits.remove(&index);
     }
 
-    /// Goes on once the logits of all beams are there.
+    /// Makes a step of the search once the logits of all beams are there.
     pub(crate) fn step(
         &mut self,
         request: RequestId,
@@ -103,7 +103,7 @@ impl Beams {
             let (from, history) = &self.beams[parent];
             let mut history = history.clone();
             history.push(token);
-            // The first child goes on in its parent's place, once the others have been forked off.
+            // The first child continues its parent's sequence, after its siblings were forked from it.
             let index = if std::mem::replace(&mut taken[parent], true) {
                 let index = self.next_index;
                 self.next_index += 1;

@@ -1,29 +1,29 @@
-//! What can be chosen about an engine, and how much memory it takes for keys and values.
+//! The configuration of an engine, and how much memory it takes for keys and values.
 
 use fornax_nn::{CacheType, KvPoolConfig};
 use fornax_scheduler::{Admission, Preemption};
 
 use crate::EngineError;
 
-/// What can be chosen about an engine.
+/// The configuration of an engine.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EngineConfig {
-    /// The most sequences that are computed side by side.
+    /// The most sequences that run at once.
     pub max_running: usize,
     /// The most tokens of a step, over all sequences.
     pub max_step_tokens: usize,
-    /// Bytes for the keys and values of each model; without, the models share a half of what is free. No more is taken than
-    /// `max_running` sequences of the model's context need.
+    /// Bytes for the keys and values of each model. Without it, the models share a half of the free memory. A model
+    /// never takes more than `max_running` sequences of its full context need.
     pub kv_memory: Option<usize>,
-    /// What keys and values are kept as; what suits the model's weights without.
+    /// The type in which keys and values are kept. Without it, the type that suits the model's weights.
     pub kv_type: Option<CacheType>,
-    /// Whether the keys and values of prompts are kept for later requests that begin alike.
+    /// Whether the keys and values of prompts are kept for later requests with the same beginning.
     pub prefix_caching: bool,
-    /// Who is next, by the name of a policy of [`fornax_scheduler::POLICIES`].
+    /// The order of requests: the name of a policy of [`fornax_scheduler::POLICIES`].
     pub policy: String,
     /// When a request is admitted.
     pub admission: Admission,
-    /// What becomes of a sequence for whose growth there is no memory.
+    /// What happens to the blocks of a preempted sequence.
     pub preemption: Preemption,
     /// Bytes of host memory for blocks that are swapped out.
     pub swap_memory: usize,
@@ -46,16 +46,16 @@ impl Default for EngineConfig {
     }
 }
 
-/// Without knowing what is free, no more than this is taken.
+/// The memory that is assumed to be free where the system does not say.
 const UNKNOWN_FREE: usize = 4 << 30;
 
-/// More are of no use, and counts of tokens stay small enough.
+/// The largest `max_running` and `max_step_tokens`, so that counts of tokens do not overflow.
 const MOST_TOKENS: usize = 1 << 30;
-/// So many have numbers.
+/// The most blocks of a pool that the scheduler can number.
 const MOST_BLOCKS: usize = u32::MAX as usize - 2;
 
 impl EngineConfig {
-    /// Whether the choices are in their ranges.
+    /// Checks that the settings are in their ranges.
     pub(crate) fn check(&self) -> Result<(), EngineError> {
         let refuse = |option, found: usize, expected: &str| {
             Err(EngineError::Option { option, found: found.to_string(), expected: expected.into() })
@@ -72,7 +72,7 @@ impl EngineConfig {
         Ok(())
     }
 
-    /// Blocks of the pool of one of so many models.
+    /// The number of blocks of a model's pool, in an engine of `models` models.
     pub(crate) fn blocks(&self, kv: &KvPoolConfig, context: usize, models: usize) -> Result<usize, EngineError> {
         let block = kv.block_bytes().max(1);
         let wanted = context.div_ceil(KvPoolConfig::BLOCK_TOKENS).saturating_mul(self.max_running).max(1);
@@ -87,11 +87,11 @@ impl EngineConfig {
         }
         let blocks = blocks.min(wanted).min(MOST_BLOCKS);
         match (self.kv_memory, free_memory()) {
-            // The system would promise it, and end the program that takes it.
+            // The system would grant the memory, and kill the program when it uses it.
             (Some(bytes), Some(free)) if blocks.saturating_mul(block) > free / models => Err(EngineError::Option {
                 option: "kv_memory",
                 found: format!("{bytes} bytes"),
-                expected: format!("at most {} bytes, what is free of main memory for each model", free / models),
+                expected: format!("at most {} bytes, the free main memory for each model", free / models),
             }),
             _ => Ok(blocks),
         }

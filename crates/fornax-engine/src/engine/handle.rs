@@ -39,21 +39,21 @@ use crate::{EngineError, Pooling, Prompt, Score, Stream};
 pub struct EngineHandle {
     models: Arc<Vec<Arc<AutoModel>>>,
     commands: Sender<Command>,
-    /// The number of the next request. Callers take it themselves: one who waited for the engine's thread to give it would
-    /// submit one request a step.
+    /// The id of the next request. Callers take ids themselves: waiting for the engine's thread would allow a caller
+    /// only one request a step.
     next: Arc<AtomicU64>,
 }
 
-/// How a request is to be treated beside others.
+/// The model of a request, and how it is scheduled beside others.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Submit {
-    /// Which of the engine's models.
+    /// The index of one of the engine's models.
     pub model: usize,
-    /// Whose it is, for policies that share.
+    /// The tenant, for policies that share.
     pub tenant: TenantId,
-    /// The higher, the more urgent, for policies that look at it.
+    /// The higher, the more urgent, for policies that use priorities.
     pub priority: i32,
-    /// When it ends at the latest, from the call that submits it on; a request that is not done by then fails.
+    /// The time from the call by which it has to be done; a request that is not done by then fails.
     pub deadline: Option<Duration>,
 }
 
@@ -130,7 +130,7 @@ impl EngineHandle {
         self.stream_with(prompt, params, Submit::default())
     }
 
-    /// As [`stream`](Self::stream), beside others as `submit` says.
+    /// As [`stream`](Self::stream), scheduled as `submit` says.
     ///
     /// # Errors
     /// As [`stream`](Self::stream).
@@ -163,7 +163,7 @@ impl EngineHandle {
     /// Continues a prompt and returns all sequences.
     ///
     /// # Errors
-    /// As [`stream`](Self::stream), and what goes wrong on the way.
+    /// As [`stream`](Self::stream), and the errors of the generation itself.
     pub fn generate(
         &self,
         prompt: impl Into<Prompt>,
@@ -172,7 +172,7 @@ impl EngineHandle {
         self.stream(prompt, params)?.finish()
     }
 
-    /// How likely the model finds a text of at most its context's length.
+    /// The log-probabilities of a text that fits the model's context.
     ///
     /// # Errors
     /// As [`stream`](Self::stream).
@@ -184,7 +184,7 @@ impl EngineHandle {
         Ok(Score { token_ids, logprobs })
     }
 
-    /// One vector for a text, from the states of a decoder.
+    /// One vector for a text, from the states of a decoder. It is not normalized.
     ///
     /// # Errors
     /// As [`stream`](Self::stream).
@@ -193,11 +193,11 @@ impl EngineHandle {
         self.values(tokens, EngineTask::Embed(pooling), submit)
     }
 
-    /// Gives a tenant a weight, for policies that share: with twice the weight, it gets twice as much. A tenant that was given
-    /// none has 1.
+    /// Gives a tenant a weight, for policies that share: with twice the weight, it gets twice as much. Other tenants
+    /// have a weight of 1.
     ///
     /// # Errors
-    /// [`EngineError::Refused`] for a weight that is not above zero and for a tenant beyond the largest number;
+    /// [`EngineError::Refused`] for a weight that is not above zero or a tenant beyond the largest number;
     /// [`EngineError::Ended`].
     pub fn declare_tenant(&self, tenant: TenantId, weight: f64) -> Result<(), EngineError> {
         let (answer, answers) = channel();
@@ -205,7 +205,7 @@ impl EngineHandle {
         answers.recv().map_err(|_| EngineError::Ended)?
     }
 
-    /// Counts of the engine, after the step that it is at.
+    /// Counts of the engine, taken after its present step.
     ///
     /// # Errors
     /// [`EngineError::Ended`].
@@ -216,7 +216,7 @@ impl EngineHandle {
     }
 
     pub(crate) fn cancel(&self, id: RequestId) {
-        // An engine that has ended has nothing left to cancel.
+        // The error means that the engine has ended, and the request with it.
         let _ = self.commands.send(Command::Cancel(id));
     }
 
@@ -266,7 +266,8 @@ fn scheduler(
     pools: Vec<ModelConfig>,
     config: &EngineConfig,
 ) -> Result<BatchScheduler, EngineError> {
-    // Angles that depend on a text's length make keys that other texts cannot use, and that cannot be computed again later.
+    // With rotary angles that depend on a text's length, keys cannot be used for other texts, nor be computed again
+    // later.
     let by_length = models.iter().filter_map(|model| model.decoder().ok()).any(|decoder| {
         let Position::Rope(rope) = &decoder.config().position else { return false };
         matches!(rope.scaling, RopeScaling::Dynamic { .. } | RopeScaling::LongRope { .. })
@@ -277,7 +278,7 @@ fn scheduler(
         max_running: config.max_running,
         max_tokens: config.max_step_tokens.max(config.max_running),
         admission: if by_length { Admission::Reserved } else { config.admission },
-        // A small pool is not kept free for growth that it has no room for.
+        // A small pool keeps fewer blocks free for growth.
         watermark: (least / 16).min(8),
         preemption: config.preemption,
         prefix_caching: config.prefix_caching && !by_length,
@@ -294,8 +295,8 @@ fn run(mut core: Core<impl Executor>, commands: &Receiver<Command>) {
     let time = |at: Instant| Time::from_micros(at.saturating_duration_since(start).as_micros() as u64);
     let mut busy = false;
     loop {
-        // As long as there is work, what comes is only looked at between steps.
-        // Without work there are no requests, and so no deadline to be kept.
+        // With work to do, commands are only polled between steps. Without work there are no requests, and so no
+        // deadlines: wait for a command.
         let mut next = if busy { commands.try_recv() } else { commands.recv().map_err(|_| TryRecvError::Disconnected) };
         loop {
             match next {
@@ -308,7 +309,7 @@ fn run(mut core: Core<impl Executor>, commands: &Receiver<Command>) {
                     let _ = answer.send(core.stats());
                 }
                 Err(TryRecvError::Empty) => break,
-                // Nobody is left who could read an answer.
+                // No handle and no stream is left.
                 Err(TryRecvError::Disconnected) => return,
             }
             next = commands.try_recv();

@@ -1,5 +1,6 @@
-//! An engine: requests from any thread, computed together on one. [`EngineHandle`] is what callers hold; a step is in
-//! `core.rs`, what is kept of requests in `requests.rs` and of their sequences in `sequence.rs`, beam searches in `beams.rs`.
+//! An engine: requests from any thread, computed together on one. Callers hold an [`EngineHandle`]. A step is in `core.rs`,
+//! the state of requests in `requests.rs` and of their sequences in `sequence.rs`, beam searches in `beams.rs`, the times of
+//! steps in `pace.rs`.
 
 mod beams;
 mod config;

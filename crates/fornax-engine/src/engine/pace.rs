@@ -1,20 +1,20 @@
-//! How fast steps are, and so how much of a prompt fits into a step without keeping running sequences waiting.
+//! Measures how fast steps are, and limits the tokens of prompts in a step so that decoding sequences do not wait long.
 
 use std::time::Duration;
 
 use fornax_scheduler::Plan;
 
-/// How much of a step's time prompts may take beside running sequences, as a multiple of their usual step.
+/// The time that prompts may add to a step with decoding sequences, as a multiple of a step that only decodes.
 const PROMPT_SHARE: f64 = 2.0;
-/// Fewer tokens of a prompt than this are not worth a step.
+/// The least limit, as fewer tokens of a prompt are not worth a step.
 const LEAST_CHUNK: usize = 16;
 
-/// How long steps take, by which prompts are cut so that running sequences are not kept waiting.
+/// Running means of the times of steps.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     /// Seconds of a step that only decodes.
     decode: Option<f64>,
-    /// Seconds of a prompt's token.
+    /// Seconds for a token of a prompt.
     prompt: Option<f64>,
 }
 
@@ -32,7 +32,7 @@ impl Pace {
         }
     }
 
-    /// Tokens of prompts for which running sequences may wait in a step.
+    /// The limit on the tokens of prompts beside decoding sequences; none before both times are known.
     pub(super) fn prompt_tokens(&self) -> Option<usize> {
         let tokens = PROMPT_SHARE * self.decode? / self.prompt?;
         Some((tokens as usize).max(LEAST_CHUNK))

@@ -1,4 +1,4 @@
-//! A sequence that is generated: it chooses tokens from logits, makes text of them, and knows when it ends.
+//! A generated sequence: it samples tokens from logits, decodes them to text, and knows when it ends.
 
 use fornax_models::AutoModel;
 use fornax_text::{StreamDecoder, TextError};
@@ -17,12 +17,12 @@ pub(crate) struct Sequence {
     stop: StopChecker,
 }
 
-/// What the sequences of a request have in common.
+/// The parameters that all sequences of a request share.
 #[derive(Debug)]
 pub(crate) struct Limits {
     pub(crate) params: SamplingParams,
     pub(crate) eos: Vec<u32>,
-    /// New tokens that fit request and context.
+    /// The most new tokens, by the request and by the context.
     pub(crate) limit: usize,
 }
 
@@ -38,7 +38,8 @@ impl Sequence {
         })
     }
 
-    /// Chooses the next token: the piece that it makes, whose text is as far as it is certain, and whether the sequence ends.
+    /// Samples the next token, and gives a chunk with the text that is certain by now and, at the end, the finish
+    /// reason.
     pub(crate) fn advance(&mut self, logits: &mut [f32], limits: &Limits) -> Result<Chunk, EngineError> {
         let sampled = self.sampler.sample(logits, &self.history)?;
         self.history.push(sampled.token);
@@ -80,7 +81,7 @@ impl Sequence {
         Ok(Chunk { sequence: self.index, text, token_ids: vec![token], logprobs, finish_reason })
     }
 
-    /// Gives out what was held back for half a character or half a stop string.
+    /// Adds the text that was held back: an incomplete character, or the beginning of a stop string.
     fn flush(&mut self, text: &mut String, finish_reason: &mut Option<FinishReason>) -> Result<(), EngineError> {
         let Some(decoder) = &mut self.decoder else { return Ok(()) };
         if let Some(piece) = decoder.finish()? {
@@ -96,7 +97,8 @@ impl Sequence {
     }
 }
 
-/// The text of a token. Embeddings are often padded to a round number of rows; a row past the tokenizer's ids says nothing.
+/// The text of a token. Embeddings are often padded to a round number of rows; a token beyond the tokenizer's ids has
+/// none.
 fn text_of(piece: Result<Option<String>, TextError>) -> Result<Option<String>, EngineError> {
     match piece {
         Err(TextError::UnknownId { .. }) => Ok(None),

@@ -32,7 +32,7 @@ use crate::stop;
 pub struct SamplingParams {
     /// Divides the logits before the draw; 0 takes the most likely token instead of drawing. 0 to 100; default 0.
     pub temperature: f32,
-    /// Draws from the this many most likely tokens (and those that tie with the last); 0 from all. Default 0.
+    /// Draws from this many most likely tokens (and from tokens that tie with the last of them); 0 from all. Default 0.
     pub top_k: usize,
     /// Draws from the fewest most likely tokens whose probabilities reach this sum; 1 from all. 0 to 1; default 1.
     pub top_p: f32,

@@ -1,4 +1,4 @@
-//! What whoever submitted a task holds of it.
+//! The handle of a submitted task.
 
 use std::fmt;
 use std::future::Future;

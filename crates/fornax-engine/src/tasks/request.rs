@@ -43,7 +43,8 @@ impl TaskRequest {
         }
     }
 
-    /// The same of another tenant, one that [`TaskRunner::declare_tenant`](super::TaskRunner::declare_tenant) knows.
+    /// The same request of another tenant, which
+    /// [`TaskRunner::declare_tenant`](super::TaskRunner::declare_tenant) has declared.
     #[must_use]
     pub fn tenant(mut self, tenant: TenantId) -> Self {
         self.tenant = tenant;

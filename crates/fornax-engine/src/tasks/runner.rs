@@ -32,7 +32,7 @@ impl TaskRunner {
         Self::with_scheduler(TaskScheduler::new(machine, policy))
     }
 
-    /// A runner that asks this scheduler, which must be idle: one that looks ahead, or keeps what is late.
+    /// A runner with this scheduler, which must be idle; for a scheduler that looks ahead, or keeps late tasks.
     ///
     /// # Panics
     /// As [`new`](Self::new).
@@ -90,13 +90,13 @@ impl TaskRunner {
         self.shared().idle().await;
     }
 
-    /// Takes no more tasks, but for those that tasks submit, and waits until every one has ended.
+    /// Takes no more tasks, except from tasks themselves, and waits until all have ended.
     pub async fn drain(&self) {
         self.shared().close(Gate::Draining);
         self.shared().idle().await;
     }
 
-    /// Takes no more tasks, cancels every one, and waits until those that run have ended.
+    /// Takes no more tasks, cancels all tasks, and waits until the running ones have ended.
     pub async fn shutdown(&self) {
         self.shared().close(Gate::Shut);
         self.shared().idle().await;

@@ -1,7 +1,7 @@
 //! What the runner, its handles and its tasks share: the books behind a lock, and the carrying out of what they say.
 //!
-//! Whoever brings an event brings the books up to date, under the lock and at once, and then carries out the actions
-//! without it, unless somebody is at that already. So actions are carried out one after the other, in the order of the
+//! A thread with an event updates the books at once, under the lock. It then carries out the actions without the lock,
+//! unless another thread is doing so already. So actions are carried out one after the other, in the order of the
 //! plans; code of tasks never runs under the lock; and a task that ends while another is started makes no recursion.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -30,7 +30,7 @@ pub(super) enum Origin {
 pub(super) struct Shared {
     runtime: Handle,
     start: Instant,
-    /// Rung when the alarm is to be set anew.
+    /// Rung when the alarm has to be set again.
     pub(super) bell: Arc<Notify>,
     /// Told when the last task has answered.
     quiet: Notify,

@@ -16,7 +16,7 @@ use super::run::Launch;
 use super::snapshot::{ResourceUse, RunningTask, Snapshot, WaitingTask};
 use super::{TaskError, TaskRequest, TaskState};
 
-/// How often the order of those who wait is looked over, for it means to look at all of them.
+/// The least time between two checks of the order of the waiting tasks, as a check looks at all of them.
 const LOOK_OVER: Duration = Duration::from_millis(10);
 
 /// Why a task is to stop.
@@ -56,7 +56,7 @@ pub(super) enum Action {
     Stop(watch::Sender<Option<Stop>>, Stop),
     /// The task is forgotten; who listens to it is told.
     Forget(watch::Sender<Option<Stop>>),
-    /// The alarm is to be set anew.
+    /// The alarm has to be set again.
     Ring,
 }
 
@@ -91,7 +91,7 @@ pub(super) struct State {
     submitted: u64,
     records: BTreeMap<TaskId, Record>,
     deadlines: BTreeSet<(Time, TaskId)>,
-    /// When the order of those who wait is to be looked over, since time alone may have changed it.
+    /// When to check the order of the waiting tasks, since time alone may have changed it.
     look_over: Time,
     /// The most that was in use, a resource.
     most: Vec<u64>,
@@ -189,7 +189,7 @@ impl State {
         let _ = self.step([TaskEvent::Ended(id)], now);
     }
 
-    /// The units that a task may use, those that it was asked for being given back.
+    /// The units that a task may use. Units that it was asked to give back are given back by this call.
     pub(super) fn units(&mut self, id: TaskId, now: Time) -> u32 {
         let Some(record) = self.records.get_mut(&id) else { return 0 };
         if record.wanted < record.units {
@@ -339,8 +339,8 @@ impl State {
         }
     }
 
-    /// Finds out when time alone may let a task that the step did not look at come before one that did not fit. No event
-    /// will tell of that, and what comes to the front may fit.
+    /// Finds out when time alone may move a task that the step did not look at before a task that did not fit. No event
+    /// comes then, and the task at the front may fit.
     fn watch_order(&mut self, plan: &TaskPlan) {
         let policy = self.scheduler.policy();
         if !policy.changes() || plan.waiting.len() == self.scheduler.waiting() {

@@ -27,7 +27,7 @@ fn log_probabilities() {
     }
 }
 
-/// A text longer than the context: every token is scored, the first window as if it stood alone.
+/// In a text longer than the context every token is scored, and the first window as if it were the whole text.
 #[test]
 fn windows_over_a_long_text() {
     let model = load(&fixture("gpt2"));
@@ -48,7 +48,7 @@ fn a_single_token_has_no_perplexity() {
     assert_eq!((found.logprobs.as_slice(), found.perplexity()), ([None].as_slice(), None));
 }
 
-/// Texts of all lengths together, two of them wrong: each has what it has alone.
+/// Texts of all lengths together, two of them bad: each gets the same result as alone.
 #[test]
 fn texts_together_are_scored_as_alone() {
     let model = load(&fixture("llama"));

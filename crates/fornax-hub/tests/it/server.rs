@@ -22,7 +22,7 @@ pub enum Fault {
     Status(u16, &'static str),
     /// The whole file, whatever range was asked for.
     IgnoreRange,
-    /// `206` with another part than the one that was asked for, as its Content-Range says.
+    /// `206` with another range than the requested one, as its Content-Range says.
     OtherRange,
     /// Other bytes of the same length.
     WrongBytes,

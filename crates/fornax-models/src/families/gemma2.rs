@@ -132,7 +132,7 @@ impl Gemma2Config {
     /// The network that it describes.
     ///
     /// # Errors
-    /// [`ModelError::Config`] naming the value that makes no sense.
+    /// [`ModelError::Config`] naming the invalid value.
     pub fn decoder(&self) -> Result<DecoderConfig, ModelError> {
         if self.use_bidirectional_attention == Some(true) {
             return Err(ModelError::config("use_bidirectional_attention", "false; a causal model is supported", true));
@@ -201,7 +201,8 @@ fn positive(key: &str, value: Option<f64>) -> Result<Option<f64>, ModelError> {
 
 fn gguf_config(gguf: &GgufModel) -> Result<Value, ModelError> {
     let mut config = rotary_config(gguf)?;
-    // The file does not say what scores are divided by; the converter knows the one model where it is not the head's size.
+    // The file does not give the divisor of the scores; the converter knows the one model where it is not the head's
+    // size.
     const LAYERS_OF_27B: u64 = 46;
     let head_dim = config["head_dim"].as_u64().unwrap_or(0);
     let scalar = match config["num_hidden_layers"].as_u64() {

@@ -86,12 +86,12 @@ impl Expected {
         bytes.chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().expect("8 bytes"))).collect()
     }
 
-    /// The rows of `input_ids`, as far as they are no padding.
+    /// The rows of `input_ids` without the padding.
     pub fn texts(&self) -> Vec<Vec<u32>> {
         self.unpadded("input_ids")
     }
 
-    /// The rows of a tensor of ids, as far as they are no padding.
+    /// The rows of a tensor of ids without the padding.
     pub fn unpadded(&self, name: &str) -> Vec<Vec<u32>> {
         let width = self.shape("input_ids")[1];
         let mask = if self.contains("attention_mask") { self.ids("attention_mask") } else { Vec::new() };
@@ -118,8 +118,8 @@ pub fn logits(decoder: &Decoder, batch: &Batch) -> Vec<f32> {
     values(decoder.logits(decoder.forward(batch, None)))
 }
 
-/// Hidden states of texts fed in pieces through a pool, text after text. `piece(text, done)` says how many tokens come next;
-/// `whole` whether the pieces are known to be of a text of that length.
+/// Hidden states of texts that are computed in chunks through a pool, text after text. `piece(text, done)` gives the
+/// number of tokens of the next chunk; `whole` says whether the full length of the text is known with each chunk.
 pub fn in_pieces(
     decoder: &Decoder,
     texts: &[Vec<u32>],
@@ -129,7 +129,7 @@ pub fn in_pieces(
     let blocks = |len: usize| len.div_ceil(KvPoolConfig::BLOCK_TOKENS);
     let all: usize = texts.iter().map(|text| blocks(text.len())).sum();
     let mut pool = decoder.kv_config().init(all, &decoder.device()).expect("memory");
-    // Blocks from both ends in turn, so that they lie in no order.
+    // Blocks are taken from both ends in turn, so that they are in no order.
     let mut free: std::collections::VecDeque<u32> = (0..all as u32).collect();
     let mut take = |count: usize| -> Vec<u32> {
         (0..count).map(|at| if at % 2 == 0 { free.pop_back() } else { free.pop_front() }.expect("enough")).collect()

@@ -2,7 +2,7 @@
 
 use crate::common::{Expected, assert_close, batch, device, folder, load, tolerance, values};
 
-/// What a tensor `[batch, length, …]` holds at tokens, without the padding.
+/// The numbers of a tensor `[batch, length, …]` at tokens, without the padding.
 pub fn seen(expected: &Expected, name: &str) -> Vec<f32> {
     let (mask, floats) = (expected.ids("attention_mask"), expected.floats(name));
     let rows = floats.chunks_exact(floats.len() / mask.len()).zip(&mask);

@@ -1,4 +1,4 @@
-//! What is wrong with a model is said by name.
+//! Errors of bad models name what is wrong.
 
 use std::path::Path;
 
@@ -115,7 +115,8 @@ fn a_tokenizer_of_another_model() {
     assert!(error.contains("tokenizer") && error.contains("64"), "{error}");
 }
 
-/// Every value of every configuration replaced by hostile ones: words, never a panic, and no memory for what is absurd.
+/// Every value of every configuration is replaced by hostile values: each gives an error or a model, never a panic, and
+/// no memory is allocated for absurd sizes.
 #[test]
 fn hostile_values_in_configurations() {
     if device().is_gpu() {
@@ -150,7 +151,7 @@ fn hostile_values_in_configurations() {
                 let mut config = original.clone();
                 config[key] = value.clone();
                 match NetworkConfig::from_json(&config) {
-                    // What is accepted can be made: weights exist only once they are used.
+                    // An accepted configuration can be made into a network, as weights exist only once they are used.
                     Ok(network) => {
                         network.init(device().as_burn());
                         made += 1;
@@ -163,8 +164,8 @@ fn hostile_values_in_configurations() {
     assert!(made > 100, "{made} configurations accepted");
 }
 
-/// An output layer that differs from the embedding is used, whatever the configuration says of tying; and one that stands
-/// alone is both.
+/// An output layer that differs from the embedding is used, whatever the configuration says of tying. If only one of
+/// the two is in the file, it is used for both.
 #[test]
 fn tying_is_what_the_weights_say() {
     let of = |path: &Path| logits(load(path, &device()).decoder().expect("a decoder"), &Expected::of("llama").batch());

@@ -1,5 +1,5 @@
-//! Logits of every decoder against transformers: a whole text at once, in pieces, and token by token through a pool, in
-//! batches whose sequences stand at different places.
+//! Logits of every decoder against transformers: a whole text at once, in chunks, and token by token through a pool, in
+//! batches whose sequences are at different positions.
 
 use burn::tensor::Tensor;
 
@@ -29,7 +29,7 @@ fn decode_through_the_pool() {
     }
 }
 
-/// A known text in pieces, of which each sequence of the batch gets others: the angles are those of the whole.
+/// A known text in chunks, which differ for each sequence of the batch: the angles are those of the whole text.
 #[test]
 fn chunked_prefill() {
     let device = device();

@@ -96,7 +96,7 @@ fn a_text_is_the_same_in_any_company() {
             let text = expected.texts().swap_remove(0);
             let alone = values(decoder.forward(&batch(std::slice::from_ref(&text)), None));
             for count in [2, 7, 39] {
-                // Others before it, of other tokens and lengths.
+                // Other sequences before it, with other tokens and lengths.
                 let other = |index: usize| text.iter().rev().copied().cycle().take(1 + index % 23).collect();
                 let mut texts: Vec<Vec<u32>> = (0..count).map(other).collect();
                 texts.push(text.clone());

@@ -50,7 +50,7 @@ fn a_cached_model_is_the_model() {
     let files = RepackedCache::new(&cache).list().expect("listed");
     assert_eq!(files.len(), 1);
 
-    // A bit of a weight turned over, and half of the file gone: said, and made anew.
+    // A flipped bit of a weight, half a file, and another file: each gives a warning, and the file is rewritten.
     let path = &files[0].path;
     let whole = fs::read(path).expect("read");
     let mut damaged = whole.clone();
@@ -60,7 +60,7 @@ fn a_cached_model_is_the_model() {
         fs::write(path, bytes).expect("written");
         let model = with_cache();
         let [warning] = model.warnings() else { panic!("one warning, found {:?}", model.warnings()) };
-        assert!(warning.contains("made anew"), "{warning}");
+        assert!(warning.contains("rewritten"), "{warning}");
         assert!(hidden(&model) == expected);
         assert!(with_cache().warnings().is_empty());
     }

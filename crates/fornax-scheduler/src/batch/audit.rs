@@ -1,4 +1,4 @@
-//! The invariants, held in release builds too: cheap ones after every step, all of them on demand.
+//! The invariants: cheap ones are checked after every step, in release builds too, all of them on demand.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +7,10 @@ use super::{BatchScheduler, Plan};
 use crate::{AdapterId, BlockId};
 
 impl BatchScheduler {
-    /// What costs next to nothing: counts of blocks, and budgets.
+    /// The cheap checks: counts of blocks, and budgets.
     pub(super) fn check_step(&self, plan: &Plan) {
         let tokens = plan.tokens.len();
-        // A prompt that is not cut may exceed a step, beside single tokens.
+        // Without chunks, one prompt and the decoding sequences beside it may exceed the budget.
         let prompts = plan.items.iter().filter(|item| item.tokens > 1).count();
         assert!(
             (!self.config.chunked && prompts <= 1) || tokens <= self.config.max_tokens,
@@ -30,8 +30,8 @@ impl BatchScheduler {
         }
     }
 
-    /// Recounts everything: blocks and their owners, running slots, promises, queues, and that no block that a sequence may write
-    /// to has another owner or can be found by its content.
+    /// Recounts everything: blocks and their owners, running slots, promises and queues. Checks that no block that a
+    /// sequence may write to has another owner or can be found by its content.
     ///
     /// # Panics
     /// If the books do not balance, which is a fault of this crate.
@@ -67,14 +67,14 @@ impl BatchScheduler {
         }
     }
 
-    /// Each sequence is where its state says, and nowhere else.
+    /// Checks that each sequence is in the queue or list that its state says, and in no other.
     fn audit_places(&self) {
         let mut counts = [0usize; 7];
         for (slot, sequence) in self.sequences.iter().enumerate() {
             let slot = slot as u32;
             counts[sequence.state as usize] += 1;
-            assert_eq!(self.waiting.contains(slot), sequence.state == State::Waiting, "{slot} among those that wait");
-            assert_eq!(self.held.contains(slot), sequence.state == State::Held, "{slot} among those that hold");
+            assert_eq!(self.waiting.contains(slot), sequence.state == State::Waiting, "{slot} in the waiting queue");
+            assert_eq!(self.held.contains(slot), sequence.state == State::Held, "{slot} in the held queue");
             let place = sequence.place as usize;
             match sequence.state {
                 State::Decoding => assert_eq!(self.running.slot(place), Some(slot), "{slot} among the decoding ones"),
@@ -104,7 +104,7 @@ impl BatchScheduler {
         self.audit_running();
     }
 
-    /// A sequence knows what plans in flight compute of it.
+    /// Checks that a sequence's counts agree with its items in flight.
     fn audit_flights(&self, slot: u32) {
         let sequence = &self.sequences[slot as usize];
         let items = self.flights.iter().flat_map(|flight| &flight.items);
@@ -126,7 +126,7 @@ impl BatchScheduler {
         assert!(sequence.drafts.is_empty() || sequence.state == State::Decoding, "{}: draft tokens", sequence.id);
     }
 
-    /// A sequence's blocks hold what is computed of it, and what it may write to is its own.
+    /// Checks that a sequence has blocks for all its computed tokens, and owns alone the blocks that it may write to.
     fn audit_blocks(&self, slot: u32) {
         let sequence = &self.sequences[slot as usize];
         if sequence.state == State::Vacant {
@@ -153,11 +153,11 @@ impl BatchScheduler {
         assert!(sequence.committed as usize <= full, "{}: blocks are findable before they are full", sequence.id);
         for (at, &block) in sequence.table.iter().enumerate().skip(full) {
             assert!(!model.kv.is_indexed(block), "{}: block {block} can be found and written to", sequence.id);
-            // A shared block is copied before it is written to, which the flag sees to.
+            // Only a last block may be shared, with the flag set: it is then copied before it is written to.
             let shared = model.kv.owners(block) > 1;
             assert!(!shared || (sequence.shared_tail && at + 1 == sequence.table.len()), "{}: {block}", sequence.id);
         }
-        // Whatever a plan in flight computes has been made the sequence's own.
+        // The sequence alone owns the blocks that a plan in flight writes to.
         if sequence.flights > 0 {
             let mut written = sequence.table.iter().skip(full);
             assert!(written.all(|&block| model.kv.owners(block) == 1), "{}: a shared block", sequence.id);
@@ -179,7 +179,7 @@ mod tests {
         BatchScheduler::new(config, policy("fcfs").expect("a policy")).expect("a sound configuration")
     }
 
-    /// A plan whose items compute so many tokens each.
+    /// A plan with an item for each number of tokens in `items`.
     fn plan(items: &[u32]) -> Plan {
         let item = |&tokens: &u32| Item {
             sequence: SequenceId::default(),
@@ -206,7 +206,7 @@ mod tests {
             catch_unwind(AssertUnwindSafe(|| scheduler.check_step(&plan))).is_ok()
         };
         assert!(passes(true, &[7, 1]) && !passes(true, &[8, 1]) && !passes(true, &[9]));
-        // One prompt goes whole where prompts are not cut, beside those that decode; several do not.
+        // Without chunks, one prompt beside decoding sequences may exceed the budget; several prompts may not.
         assert!(passes(false, &[7, 1]) && passes(false, &[1, 9]) && passes(false, &[8, 1, 1]));
         assert!(!passes(false, &[5, 4]) && !passes(false, &[1, 9, 2]));
     }

@@ -1,17 +1,17 @@
-//! What can be chosen about batching, and which choices contradict each other.
+//! The configuration of batching, and which settings contradict each other.
 
 use crate::SchedulerError;
 use crate::error::positive;
 use crate::policy::Policy;
 
-/// A model's memory.
+/// The memory and the adapters of a model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
-    /// How many KV blocks its device has room for.
+    /// How many KV blocks the device has room for.
     pub blocks: usize,
     /// Tokens in a block.
     pub block_size: usize,
-    /// How many blocks host memory has room for; 0 is no swapping.
+    /// How many KV blocks host memory has room for; 0 disables swapping.
     pub host_blocks: usize,
     /// How many adapters may be in use at once.
     pub adapters: usize,
@@ -26,37 +26,39 @@ impl Default for ModelConfig {
 /// When a request is admitted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Admission {
-    /// When there is room for its prompt and some blocks more. Outputs may then outgrow the memory, and the last by the
-    /// policy is preempted.
+    /// When there is room for its prompt and for [`BatchConfig::watermark`] blocks more. Outputs may then outgrow the
+    /// memory; the sequence that is last by the policy is preempted.
     #[default]
     Optimistic,
-    /// When there is room for all it may ever become. Nothing is preempted for lack of blocks, and fewer run.
+    /// When there is room for its prompt and the longest output that it may have. No sequence is preempted for lack of
+    /// blocks, but fewer run at once.
     Reserved,
 }
 
-/// What becomes of the blocks of a sequence that is preempted.
+/// What happens to the blocks of a preempted sequence.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Preemption {
-    /// They are given up, and computed again.
+    /// They are given up, and their tokens are computed again later.
     #[default]
     Recompute,
-    /// They move to host memory as long as there is room, and back.
+    /// They move to host memory, and back later. Where host memory has no room, they are given up.
     Swap,
 }
 
-/// What can be chosen about batching.
+/// The configuration of a [`BatchScheduler`](super::BatchScheduler).
 #[derive(Clone, Debug, PartialEq)]
 pub struct BatchConfig {
     /// The models, numbered from zero.
     pub models: Vec<ModelConfig>,
     /// The number of running slots: the most sequences that hold blocks at once.
     pub max_running: usize,
-    /// The most tokens in a step; at least as many as may run.
+    /// The most tokens in a step; at least `max_running`.
     pub max_tokens: usize,
     /// The most tokens of one prompt in a step, so that a long one leaves room for others.
     pub max_chunk: usize,
-    /// Whether a prompt may be computed in several steps. If not, a step's first prompt is computed whole, also where that
-    /// exceeds `max_tokens`, and others only as far as there are tokens left: nobody waits for a step without others.
+    /// Whether a prompt may be computed in several steps. If not, a step's first prompt is computed whole, even where
+    /// that exceeds `max_tokens`, and further prompts only while they fit into the remaining tokens. So a long prompt
+    /// need not wait for a step without other sequences.
     pub chunked: bool,
     /// When a request is admitted.
     pub admission: Admission,
@@ -64,27 +66,27 @@ pub struct BatchConfig {
     pub watermark: usize,
     /// What preemption does.
     pub preemption: Preemption,
-    /// Whether one that waits may preempt those that come after it by the policy, rather than wait for room. Meant for
-    /// orders that do not change while a task runs: priorities, deadlines, remaining work. A policy that shares among
-    /// tenants never preempts so, and one that learns cannot be had with it.
+    /// Whether a waiting request may preempt sequences that come after it by the policy, rather than wait for room.
+    /// Meant for orders that do not change while a request runs: priorities, deadlines, remaining work. With a policy
+    /// that shares among tenants it has no effect; with a policy that learns it is refused.
     pub preemptive: bool,
     /// Whether full blocks are kept and found by content.
     pub prefix_caching: bool,
-    /// How often a request that does not fit may be passed over by others that do; 0 keeps strict order. Requests that need
-    /// no adapter pass over one that waits for an adapter as often as there are any: they keep nothing from it.
+    /// How often a request that does not fit may be overtaken by requests that do; 0 keeps strict order. A request that
+    /// waits for an adapter may be overtaken any number of times by requests without an adapter: they do not delay it.
     pub lookahead: u32,
-    /// Whether what is past its deadline is ended.
+    /// Whether sequences past their deadlines are ended.
     pub drop_late: bool,
-    /// The estimated time of a prompt's token in seconds, for the policies' costs.
+    /// The estimated seconds to compute a token of a prompt, for the policies' costs.
     pub seconds_per_prompt_token: f64,
-    /// The estimated time of an output's token in seconds.
+    /// The estimated seconds to compute a token of an output.
     pub seconds_per_output_token: f64,
     /// How many plans may be in flight at once, 1 or 2. With 2 the next plan is made before the last results are in, so
-    /// that a device need not wait for the scheduler: see the [module's](crate::BatchScheduler#plans-in-flight) rules.
+    /// that the device need not wait for the scheduler. See [plans in flight](crate::BatchScheduler#plans-in-flight).
     pub plans_in_flight: usize,
-    /// Whether plans tell which blocks become findable by content and which cease to be.
+    /// Whether plans report which blocks become findable by content, and which are evicted.
     pub kv_events: bool,
-    /// Goes into the hashes of prefixes; a number that strangers do not know keeps them from making hashes collide.
+    /// The seed of the hashes of prefixes. A secret seed keeps clients from making hashes collide.
     pub hash_seed: u64,
 }
 
@@ -113,7 +115,7 @@ impl Default for BatchConfig {
 }
 
 impl BatchConfig {
-    /// Whether the choices fit together.
+    /// Checks that the settings are in range and do not contradict each other.
     ///
     /// # Errors
     /// [`SchedulerError::InvalidConfig`] naming the field, or [`SchedulerError::InvalidNumber`].
@@ -129,7 +131,7 @@ impl BatchConfig {
             return Err(refuse(
                 "max_tokens",
                 self.max_tokens,
-                "give at least max_running, so that every one that decodes gets its token, and at most 2^31",
+                "give at least max_running, so that every decoding sequence gets its token, and at most 2^31",
             ));
         }
         if self.max_chunk == 0 {
@@ -158,7 +160,7 @@ impl BatchConfig {
         Ok(())
     }
 
-    /// Whether the choices fit together, and to a policy.
+    /// The same, and that they suit a policy.
     ///
     /// # Errors
     /// As [`check`](Self::check).

@@ -1,4 +1,4 @@
-//! The part of a step that decodes: a token for every sequence that is past its prompt, and draft tokens with what is left.
+//! The part of a step that decodes: a token for every decoding sequence, and draft tokens with the remaining tokens.
 
 use super::scheduler::Work;
 use super::sequence::State;
@@ -6,8 +6,8 @@ use super::{BatchScheduler, CopyBlock, Plan};
 use crate::ModelId;
 
 impl BatchScheduler {
-    /// Gives every decoding sequence its token, unless that has to wait for results. Where a block lacks, the last by the
-    /// policy gives up its own.
+    /// Gives a token to every decoding sequence that need not wait for results in flight. Where no block is available,
+    /// the sequence that is last by the policy is preempted.
     pub(super) fn plan_decodes(&mut self, plan: &mut Plan, budget: &mut usize) {
         self.work.reserve(self.running.len());
         let mut next = 0;
@@ -31,8 +31,8 @@ impl BatchScheduler {
         }
     }
 
-    /// A block for the next token of `slot`, of its own: a new one, or a copy of one that is shared. False if it was
-    /// itself the one to be preempted, or if the one to be preempted is in flight.
+    /// Gives the sequence in `slot` a block of its own for its next token: a new block, or a copy of a shared one.
+    /// False if the sequence itself was preempted, or if the sequence to preempt is in flight.
     fn make_room(&mut self, slot: u32, full: bool, next: &mut usize, plan: &mut Plan, budget: &mut usize) -> bool {
         loop {
             let sequence = &mut self.sequences[slot as usize];
@@ -67,7 +67,8 @@ impl BatchScheduler {
             }
             let sequence = &self.sequences[victim as usize];
             if sequence.state == State::Decoding && (sequence.place as usize) < *next {
-                // Whoever takes the place of the victim is one that has not had its turn.
+                // The last decoding sequence takes the victim's place. The swap makes that the place whose turn is
+                // next, so that the last sequence is not skipped.
                 let place = sequence.place as usize;
                 *next -= 1;
                 self.running.swap(place, *next);
@@ -81,7 +82,7 @@ impl BatchScheduler {
         }
     }
 
-    /// Computes draft tokens, with tokens and blocks that nobody else wants.
+    /// Computes draft tokens, with the tokens and blocks that no other sequence needs.
     pub(super) fn plan_drafts(&mut self, mut budget: usize) {
         if self.drafted.is_empty() {
             return;

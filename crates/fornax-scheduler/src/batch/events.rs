@@ -1,4 +1,4 @@
-//! Events: how requests come, end, and fork. Results of plans are in `results.rs`.
+//! Events: how requests are submitted, end and fork. Results of plans are in `results.rs`.
 
 use super::sequence::State;
 use super::{Admission, BatchEvent, BatchScheduler, EndReason, Finished, PENDING, Plan, Request, Token};
@@ -7,7 +7,7 @@ use crate::policy::{Candidate, Observation};
 use crate::{RequestId, SchedulerError, SequenceId, Time};
 
 impl BatchScheduler {
-    /// Takes one event in, or refuses it and changes nothing.
+    /// Takes in one event, or refuses it and changes nothing.
     pub(super) fn apply(&mut self, event: BatchEvent, plan: &mut Plan) -> Result<(), SchedulerError> {
         match event {
             BatchEvent::Submit(request) => self.submit(request),
@@ -44,7 +44,7 @@ impl BatchScheduler {
         }
     }
 
-    /// Ends what is past its deadline.
+    /// Ends all sequences past their deadlines, if [`drop_late`](super::BatchConfig::drop_late) says so.
     pub(super) fn expire(&mut self, plan: &mut Plan) {
         while self.config.drop_late
             && let Some(&(deadline, slot)) = self.deadlines.first()
@@ -55,8 +55,7 @@ impl BatchScheduler {
         }
     }
 
-    /// Ends a sequence. Results to come for it will not be looked at, and its blocks are written by others only in later
-    /// plans.
+    /// Ends a sequence. Its results in flight will be ignored. Other sequences write to its blocks only in later plans.
     pub(super) fn end(&mut self, slot: u32, reason: EndReason, plan: &mut Plan) {
         match self.sequences[slot as usize].state {
             State::Waiting => self.dequeue_waiting(slot),
@@ -72,7 +71,7 @@ impl BatchScheduler {
         self.finish(slot, reason, plan);
     }
 
-    /// Gives up all that a sequence has, which is in no queue any more, and forgets it.
+    /// Gives up all that a sequence holds, and forgets it. The sequence is in no queue.
     pub(super) fn finish(&mut self, slot: u32, reason: EndReason, plan: &mut Plan) {
         self.release_all(slot);
         let sequence = &mut self.sequences[slot as usize];
@@ -95,8 +94,9 @@ impl BatchScheduler {
         self.ids.slot(id).ok_or(SchedulerError::UnknownSequence { id })
     }
 
-    /// The most blocks that a request's sequences ever hold together, if nothing is shared but the prompt; with reserved
-    /// admission, nothing at all. Without prefix caching, one that is computed again after preemption shares nothing either.
+    /// The most blocks that a request's sequences ever hold together, if they share only the prompt. With reserved
+    /// admission nothing counts as shared. Without prefix caching, a sequence that is computed again after preemption
+    /// shares nothing.
     fn worst_case(&self, request: &Request) -> usize {
         let block_size = self.models[usize::from(request.model.0)].kv.block_size();
         let prompt = request.prompt.len();
@@ -225,7 +225,7 @@ impl BatchScheduler {
         Ok(())
     }
 
-    /// A number that no sequence and no epoch had before.
+    /// A number for a new sequence or epoch, never used before.
     pub(super) fn next_number(&mut self) -> u64 {
         self.numbers += 1;
         self.numbers
@@ -276,7 +276,7 @@ impl BatchScheduler {
     ) -> Result<(), SchedulerError> {
         let slot = self.slot_of(from)?;
         let id = SequenceId { request: from.request, index };
-        // Of those that wait for running slots, one stands for all.
+        // One waiting sequence stands for all continuations that lack running slots: all their indices are taken.
         let taken = |&other: &u32| {
             let other = &self.sequences[other as usize];
             (other.id.index..other.id.index + other.samples + other.rest).contains(&index)
@@ -313,7 +313,7 @@ impl BatchScheduler {
             last => {
                 let sequence = &mut self.sequences[child as usize];
                 if let (Some(last), Some(token)) = (last, sequence.tokens.last_mut()) {
-                    // The last token's keys and values are not computed, so that it can still be another.
+                    // The last token can be replaced, as its keys and values are not computed yet.
                     *token = last;
                 }
                 self.start_decoding(child);
@@ -322,8 +322,8 @@ impl BatchScheduler {
         Ok(())
     }
 
-    /// Makes a copy of a sequence, sharing its blocks, with a running slot and a reservation of its own. Gives the slot of
-    /// the copy, which is among neither the decoding nor the deferred sequences yet.
+    /// Makes a copy of a sequence that shares its blocks and has a running slot and a reservation of its own. Returns
+    /// the slot of the copy, which is not yet among the decoding or the deferred sequences.
     pub(super) fn branch(&mut self, slot: u32, id: SequenceId) -> u32 {
         let child = self.vacant_slot();
         let (serial, epoch) = (self.next_number(), self.next_number());
@@ -333,7 +333,7 @@ impl BatchScheduler {
             model.kv.share(block);
         }
         model.reserved += copy.reserved;
-        // A last block with room left is one that both would write to.
+        // Both sequences would write to a last block that is not full.
         let partial = copy.table.len() * model.kv.block_size() > copy.computed as usize;
         if let Some(adapter) = copy.adapter {
             *model.adapters.get_mut(&adapter).expect("a running sequence holds its adapter") += 1;

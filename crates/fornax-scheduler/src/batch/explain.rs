@@ -5,13 +5,13 @@ use super::sequence::State;
 use crate::{SequenceId, Wait};
 
 impl BatchScheduler {
-    /// Keeps why a sequence waits, for the plan and for those who ask.
+    /// Records why a sequence waits, for the plan and for [`why`](Self::why).
     pub(super) fn note_wait(&mut self, slot: u32, wait: Wait) {
         let sequence = &self.sequences[slot as usize];
         self.waits.push((sequence.serial, sequence.id, wait));
     }
 
-    /// Why a sequence waits; none if it does not, or is not there.
+    /// Why a sequence waits; none if it does not wait, or if there is no such sequence.
     pub fn why(&self, id: SequenceId) -> Option<Wait> {
         let slot = self.ids.slot(id)?;
         let state = self.sequences[slot as usize].state;

@@ -1,4 +1,4 @@
-//! Who is last by the policy among those that hold blocks, and so the first who has to make room.
+//! The order in which sequences that hold blocks are preempted: the last by the policy goes first.
 
 use std::collections::BinaryHeap;
 
@@ -6,27 +6,27 @@ use super::BatchScheduler;
 use super::sequence::State;
 use crate::queue::{self, Key};
 
-/// Those that hold blocks of each model, gathered when a step first asks for the last of them: where many have to make
-/// room, each costs the logarithm of how many there are.
+/// The sequences that hold blocks, gathered when a step first asks for the last of them. From then on a preemption
+/// costs `O(log n)`.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Holders {
-    /// By model, the last on top. Some may hold none any more.
+    /// By model, the last sequence on top. Some sequences may no longer hold blocks.
     heaps: Vec<BinaryHeap<(Key, u32)>>,
     /// The policy's revision when they were gathered; none if they were not.
     revision: Option<u64>,
 }
 
 impl Holders {
-    /// Forgets all: a step begins.
+    /// Forgets all sequences, as a step begins.
     pub(super) fn clear(&mut self) {
         self.revision = None;
     }
 }
 
 impl BatchScheduler {
-    /// Who is last among those that hold blocks of `model` (or of any), and comes after `key` if given.
+    /// The last of the sequences that hold blocks of `model`, or of any model; none if it does not come after `key`.
     pub(super) fn last_holder(&mut self, model: Option<u16>, key: Option<Key>) -> Option<u32> {
-        // Among tenants, what each holds decides, and that changes with everyone who makes room.
+        // With a policy that shares among tenants, each preemption changes the order: gather again.
         let revision = Some(self.policy.revision()).filter(|_| !self.policy.by_tenant());
         if revision.is_none() || self.holders.revision != revision {
             self.gather();
@@ -44,7 +44,7 @@ impl BatchScheduler {
         last.filter(|(last, _)| key.is_none_or(|key| *last > key)).map(|(_, slot)| slot)
     }
 
-    /// All who hold blocks and come after `key`, from the last on.
+    /// All sequences that hold blocks and come after `key`, the last first.
     pub(super) fn holders_behind(&mut self, key: Key) -> Vec<u32> {
         if self.last_holder(None, Some(key)).is_none() {
             return Vec::new();
@@ -55,11 +55,12 @@ impl BatchScheduler {
         behind.into_iter().map(|(_, slot)| slot).collect()
     }
 
-    /// Where a sequence stands among those that hold blocks: by the policy, and the last makes room.
+    /// The place of a sequence in the order of preemption: its place by the policy.
     ///
-    /// Where tenants share, what one holds counts against it. A long prompt would grow until its tenant is the last, make
-    /// room, be first again as its tenant then holds nothing, and be computed anew, for ever. So whoever had to make room
-    /// once stands before all others there, by arrival.
+    /// With a policy that shares among tenants, the blocks that a tenant holds count against it. A long prompt would
+    /// grow until its tenant is last, be preempted, be first again since its tenant then holds nothing, and be computed
+    /// again, for ever. So with such a policy, sequences that were preempted before stand in front of all others, by
+    /// arrival.
     pub(super) fn holder_key(&self, slot: u32) -> Key {
         let sequence = &self.sequences[slot as usize];
         if self.policy.by_tenant() && sequence.preempted > 0 {
@@ -68,19 +69,19 @@ impl BatchScheduler {
         self.key(slot)
     }
 
-    /// Where a sequence stands by the policy.
+    /// The place of a sequence by the policy.
     pub(super) fn key(&self, slot: u32) -> Key {
         queue::key(self.policy.as_ref(), &self.candidate(slot), self.now)
     }
 
-    /// Whether a sequence that would have to make room has results to come. Then nobody is preempted, and no plan is made
-    /// until all results are in.
+    /// Whether a sequence that would be preempted is in flight. If so, nothing is preempted, and no plan is made until
+    /// all results are in.
     pub(super) fn is_in_flight(&mut self, slot: u32) -> bool {
         self.draining |= self.sequences[slot as usize].flights > 0;
         self.draining
     }
 
-    /// Whether a sequence decodes or is deferred, or holds blocks and waits.
+    /// Whether a sequence can be preempted: it decodes, is deferred, or holds blocks and waits for its next chunk.
     fn holds(&self, slot: u32) -> bool {
         match self.sequences[slot as usize].state {
             State::Decoding | State::Deferred => true,
@@ -104,7 +105,7 @@ mod tests {
     use crate::batch::{BatchConfig, BatchEvent, ModelConfig, Plan, Request};
     use crate::{ModelId, Random, TenantId, Time, policy};
 
-    /// The last of all, found by looking at each.
+    /// The last holder, found by looking at every sequence.
     fn found(scheduler: &BatchScheduler, model: Option<u16>, key: Option<Key>) -> Option<u32> {
         let all = (0..scheduler.sequences.len() as u32).filter(|&slot| scheduler.holds(slot));
         let of_model = all.filter(|&slot| model.is_none_or(|model| scheduler.sequences[slot as usize].model == model));
@@ -112,9 +113,9 @@ mod tests {
         keys.filter(|(other, _)| key.is_none_or(|key| *other > key)).max().map(|(_, slot)| slot)
     }
 
-    /// Whatever the policy, and however many have made room before, the next is the last of those that are left.
+    /// With every policy, after any number of preemptions, the next victim is the last of the remaining holders.
     #[test]
-    fn who_makes_room_is_the_last_of_those_that_hold_blocks() {
+    fn the_victim_is_the_last_of_all_holders() {
         for name in ["fcfs", "priority", "shortest", "aged-ratio", "vtc", "drf"] {
             let mut random = Random::new(5);
             let model = ModelConfig { blocks: 200, block_size: 4, ..ModelConfig::default() };
@@ -139,7 +140,7 @@ mod tests {
                 }
                 plan = scheduler.step(events, Time::from_secs_f64(step as f64));
             }
-            // Its results are in, so that all who hold blocks decode or wait.
+            // The results are in, so that all sequences that hold blocks decode or wait.
             let done = plan_done(plan.id.expect("there is work"), &plan);
             let mut plan = Plan::default();
             scheduler.apply(done, &mut plan).expect("they are those of the plan");

@@ -1,4 +1,4 @@
-//! Which slot a sequence has. It knows nothing of what is in the slots.
+//! The slot of each sequence. It knows nothing of the slots' contents.
 
 use crate::hash::NumberMap;
 use crate::{RequestId, SequenceId};

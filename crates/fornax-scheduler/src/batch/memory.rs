@@ -1,11 +1,11 @@
-//! What sequences hold: how it is given up, and who has to.
+//! Preemption, and giving up the blocks, running slots and adapters that sequences hold.
 
 use super::sequence::State;
 use super::{BatchScheduler, Plan, Preempted, Preemption, Swap};
 use crate::{BlockId, ModelId};
 
 impl BatchScheduler {
-    /// Takes a sequence off the plan and its blocks from it; it waits again.
+    /// Preempts a sequence: removes its item from the plan being made and takes its blocks; it waits again.
     pub(super) fn preempt(&mut self, slot: u32, plan: &mut Plan, budget: &mut usize) {
         if let Some(at) = self.work.iter().position(|work| work.slot == slot) {
             *budget += self.work.remove(at).tokens as usize;
@@ -22,7 +22,7 @@ impl BatchScheduler {
                 // Its last token is computed again, so that its row is sampled again.
                 self.sequences[slot as usize].computed -= 1;
             }
-            _ => unreachable!("one that is preempted decodes, is deferred, or holds blocks"),
+            _ => unreachable!("a preempted sequence decodes, is deferred, or holds blocks"),
         }
         self.sequences[slot as usize].drafts.clear();
         self.sequences[slot as usize].preempted = self.plans + 1;
@@ -42,7 +42,7 @@ impl BatchScheduler {
         plan.preempted.push(Preempted { sequence: id, swapped });
     }
 
-    /// Takes all of a sequence's blocks, which is in no queue, and lets it wait to be computed again.
+    /// Takes all blocks of a sequence and lets it wait to be computed again. The sequence is in no queue.
     pub(super) fn start_over(&mut self, slot: u32) {
         self.release_device(slot);
         let sequence = &mut self.sequences[slot as usize];
@@ -50,7 +50,7 @@ impl BatchScheduler {
         self.enqueue_waiting(slot);
     }
 
-    /// Takes the host blocks of a sequence that waits; it will be computed again.
+    /// Takes the host blocks of a waiting sequence; it will be computed again.
     pub(super) fn lose_host(&mut self, slot: u32) {
         self.dequeue_waiting(slot);
         self.release_host(slot);
@@ -61,13 +61,13 @@ impl BatchScheduler {
         self.enqueue_waiting(slot);
     }
 
-    /// Gives up everything.
+    /// Gives up all that a sequence holds on the device and in host memory.
     pub(super) fn release_all(&mut self, slot: u32) {
         self.release_device(slot);
         self.release_host(slot);
     }
 
-    /// Gives back blocks beyond those that the sequence's tokens need: those of draft tokens that were not accepted.
+    /// Releases blocks that the sequence's tokens do not need: the blocks of draft tokens that were not accepted.
     pub(super) fn trim(&mut self, slot: u32) {
         let sequence = &mut self.sequences[slot as usize];
         let model = &mut self.models[usize::from(sequence.model)];
@@ -80,11 +80,11 @@ impl BatchScheduler {
         self.tell_holding(tenant, resource, -(surplus as f64));
     }
 
-    /// Moves the blocks of a sequence to host memory, if that is wanted and there is room.
+    /// Moves the blocks of a sequence to host memory, if swapping is configured and there is room.
     fn swap_out(&mut self, slot: u32, plan: &mut Plan) -> bool {
         let sequence = &mut self.sequences[slot as usize];
         let model = &mut self.models[usize::from(sequence.model)];
-        // A block that this very plan copies or moves has not got its content yet.
+        // Where this very plan copies or moves a block of the sequence, the block does not have its content yet.
         if self.config.preemption != Preemption::Swap || sequence.moved > self.plans || sequence.computed == 0 {
             return false;
         }
@@ -105,7 +105,7 @@ impl BatchScheduler {
         true
     }
 
-    /// Gives up blocks of the device, running slots, adapter, promises and reservations.
+    /// Gives up a sequence's device blocks, running slots, adapter, promises and reservations.
     fn release_device(&mut self, slot: u32) {
         let sequence = &mut self.sequences[slot as usize];
         let model = &mut self.models[usize::from(sequence.model)];

@@ -1,4 +1,4 @@
-//! What a step is to compute and move: plain data, complete in itself.
+//! A plan: what a step computes and moves, as plain data, complete in itself.
 
 use super::{Output, PENDING, Token};
 use crate::kv::KvEvent;
@@ -14,21 +14,22 @@ pub struct Item {
     pub model: ModelId,
     /// The adapter.
     pub adapter: Option<AdapterId>,
-    /// The position of the first token to compute; the keys and values before it are there, or are computed by the plan
+    /// The position of the first token to compute. The keys and values before it are computed already, or by the plan
     /// before this one.
     pub start: u32,
     /// How many tokens of the sequence to compute, at least 1. The first of them may be [`PENDING`].
     pub tokens: u32,
     /// How many draft tokens to compute after them.
     pub drafts: u32,
-    /// How many samples to draw after the last of `tokens`: 0 where a prompt goes on or nothing is to be put out, 1 for a
-    /// sequence, more where it is to become several: this one and those of the next indices. With draft tokens, their rows are sampled too.
+    /// How many samples to draw after the last of `tokens`: 0 where more of the prompt follows or no output is wanted,
+    /// 1 for one sequence, and more where the sequence becomes several, itself and the next indices. The rows of draft
+    /// tokens are sampled too.
     pub samples: u32,
     /// How many tokens the prompt has.
     pub prompt_len: u32,
-    /// How many tokens the sequence has in all, those beyond this item and a pending one included, draft tokens not.
+    /// How many tokens the sequence has in all, with tokens beyond this item and a pending token, without draft tokens.
     pub len: u32,
-    /// Where its tokens begin in [`Plan::tokens`]; they are `tokens + drafts`.
+    /// Where its `tokens + drafts` tokens begin in [`Plan::tokens`].
     pub first_token: u32,
     /// Where its block table begins in [`Plan::blocks`].
     pub first_block: u32,
@@ -42,13 +43,14 @@ impl Item {
         self.tokens + self.drafts
     }
 
-    /// How many [`Output`]s its results have: one a sample, and one for an item without samples, so that it too can fail.
+    /// How many [`Output`]s its results have: one for each sample. An item without samples has one too, so that it can
+    /// fail.
     pub fn outputs(&self) -> u32 {
         self.samples.max(1)
     }
 }
 
-/// A block to be copied, whole.
+/// A whole block to copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CopyBlock {
     /// The model whose memory it is.
@@ -59,10 +61,10 @@ pub struct CopyBlock {
     pub to: BlockId,
 }
 
-/// Blocks to be moved between the device and host memory; in pairs by place.
+/// Blocks to move between the device and host memory: the first of `device` goes with the first of `host`, and so on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Swap {
-    /// Whose they are.
+    /// The sequence that holds them.
     pub sequence: SequenceId,
     /// The model whose memory it is.
     pub model: ModelId,
@@ -72,21 +74,21 @@ pub struct Swap {
     pub host: Vec<BlockId>,
 }
 
-/// A sequence that had to give up its blocks.
+/// A sequence that was preempted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Preempted {
     /// The sequence; it waits again. If it was deferred, its row will be sampled again.
     pub sequence: SequenceId,
-    /// Whether its blocks were kept in host memory.
+    /// Whether its blocks move to host memory.
     pub swapped: bool,
 }
 
 /// Why a sequence ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum EndReason {
-    /// The model, or the engine, said so.
+    /// Its output or an event ended it: an end token, a stop string, a dropped beam.
     Stopped,
-    /// It has as many tokens as it may.
+    /// It has the most tokens that it may.
     Length,
     /// Its prompt is computed, and no output was asked for.
     Computed,
@@ -98,37 +100,37 @@ pub enum EndReason {
     Failed,
 }
 
-/// A sequence that ended; its blocks are free, or cached. What plans in flight still give for it is not looked at.
+/// A sequence that ended; its blocks are free or cached. Results in flight for it are ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Finished {
-    /// The sequence. Those that have not begun end as the first of them alone: with their request before its prompt is
-    /// computed, or later where they wait for running slots.
+    /// The sequence. Continuations that have not begun are listed as one, by their first index: all of a request whose
+    /// prompt is not computed yet, or later the continuations that wait for running slots.
     pub sequence: SequenceId,
     /// Why.
     pub reason: EndReason,
-    /// How many tokens it put out.
+    /// The number of its output tokens.
     pub new_tokens: u32,
 }
 
 /// Whether there is something to do, and if not, why.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PlanStatus {
-    /// There is: the plan has an id.
+    /// The plan has work, and an id.
     Work,
-    /// Nothing is to be done until a request comes: there are no sequences.
+    /// There are no sequences: nothing to do until a request comes.
     #[default]
     Idle,
-    /// Nothing is to be done until results come: plans are in flight.
+    /// Plans are in flight: nothing to do until results come.
     InFlight,
-    /// Nothing is to be done until another event comes: all sequences are deferred or not ready, or wait for those.
+    /// All sequences are deferred, not ready, or wait for such sequences: nothing to do until another event comes.
     Blocked,
 }
 
-/// What to do now. Moves come first, in this order: `swap_out`, `copy`, `swap_in`; then the items are computed. Plans are
-/// carried out in the order of their ids, each whole before the next begins to move or write anything.
+/// What to do now. Blocks are moved first, in this order: `swap_out`, `copy`, `swap_in`; then the items are computed.
+/// Plans are carried out in the order of their ids. One plan is finished before the next moves or writes anything.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
-    /// The plan's name, to report it by; none if there is nothing to do.
+    /// The plan's id, by which its results are reported; none if there is nothing to do.
     pub id: Option<PlanId>,
     /// Whether there is something to do.
     pub status: PlanStatus,
@@ -138,21 +140,23 @@ pub struct Plan {
     pub copy: Vec<CopyBlock>,
     /// Blocks to move from host memory.
     pub swap_in: Vec<Swap>,
-    /// What to compute, by model, and of a model by adapter; otherwise decoding sequences come before prompts.
+    /// What to compute, sorted by model and adapter. Of equal ones, decoding sequences come before prompts.
     pub items: Vec<Item>,
     /// The tokens of all items, draft tokens included.
     pub tokens: Vec<Token>,
     /// The block tables of all items: position `p` of a sequence lies in block `p / block_size` of its table.
     pub blocks: Vec<BlockId>,
-    /// Sequences that had to give up their blocks.
+    /// Sequences that were preempted.
     pub preempted: Vec<Preempted>,
     /// Sequences that ended.
     pub finished: Vec<Finished>,
-    /// Why those that were looked at still wait; [`BatchScheduler::why`](super::BatchScheduler::why) answers for the others.
+    /// Why the sequences wait that the step looked at. [`BatchScheduler::why`](super::BatchScheduler::why) answers for
+    /// every sequence.
     pub waiting: Vec<(SequenceId, Wait)>,
     /// Events that were refused.
     pub rejected: Vec<Rejected>,
-    /// What became of cached blocks, if [`BatchConfig::kv_events`](super::BatchConfig::kv_events) asks for it.
+    /// Blocks that became findable by content or were evicted, if
+    /// [`BatchConfig::kv_events`](super::BatchConfig::kv_events) is set.
     pub kv_events: Vec<(ModelId, KvEvent)>,
 }
 
@@ -167,7 +171,7 @@ impl Plan {
         &self.blocks[item.first_block as usize..][..item.blocks as usize]
     }
 
-    /// Whether an item's first token is known only once the plan before this one is carried out.
+    /// Whether an item's first token becomes known only when the plan before this one is carried out.
     pub fn is_pending(&self, item: &Item) -> bool {
         self.tokens[item.first_token as usize] == PENDING
     }
@@ -177,7 +181,7 @@ impl Plan {
         self.items.chunk_by(|one, other| one.model == other.model).map(|items| (items[0].model, items))
     }
 
-    /// Outputs as a model gives them that accepts no draft token: `token` for each sample. For tests and simulators.
+    /// Outputs with `token` for each sample and no accepted draft token. For tests and simulators.
     pub fn plain_outputs(&self, token: Token) -> (Vec<Output>, Vec<Token>) {
         let (mut outputs, mut tokens) = (Vec::new(), Vec::new());
         for item in &self.items {

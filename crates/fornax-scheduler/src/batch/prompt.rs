@@ -1,4 +1,4 @@
-//! The part of a step that computes prompts: which are admitted, which go on, and by how much.
+//! The part of a step that computes prompts: which requests are admitted, and how much of each prompt is computed.
 
 use std::collections::BTreeMap;
 
@@ -9,21 +9,22 @@ use crate::kv::Lookup;
 use crate::policy::Observation;
 use crate::{BlockId, ModelId, Wait};
 
-/// How many requests are looked at behind one that does not fit.
+/// The most requests that do not fit and are passed over in a step.
 const LOOK: usize = 16;
-/// How many requests that wait for an adapter are passed over to find one that does not.
+/// The most requests that wait for an adapter and are passed over in a step.
 const LOOK_FOR_ADAPTERS: usize = 64;
 
-/// What some that hold blocks would give up for another.
+/// What the victims of a preemption would give up for a waiting sequence.
 #[derive(Debug, Default)]
 struct Relief {
     slots: usize,
-    /// Blocks that would come free.
+    /// Blocks that would become available to the waiting sequence. Blocks of its own prompt do not count: it finds
+    /// them.
     blocks: usize,
-    /// Blocks that nobody would hold any more: those, and what is found of the other's prompt.
+    /// Blocks that no sequence would hold any more, blocks of the waiting sequence's prompt included.
     unheld: usize,
     promised: usize,
-    /// Of blocks with several owners, how many of them would give them up.
+    /// How many owners would give up each block that has several.
     shared: BTreeMap<BlockId, u32>,
 }
 
@@ -63,7 +64,8 @@ impl BatchScheduler {
                         {
                             open = false;
                         } else {
-                            // Taken out for the time being, to see the next; the policy is not told.
+                            // Out of the queue until the end of this loop, to see the next sequence. The policy is not
+                            // told.
                             self.waiting.remove(slot, self.policy.as_ref(), self.now);
                             passed.push(slot);
                         }
@@ -73,7 +75,7 @@ impl BatchScheduler {
             }
             open = open && passed.iter().all(|&slot| self.sequences[slot as usize].passed < self.config.lookahead);
         }
-        // Those that the loop came to last were not looked at.
+        // Where the loop ended early, the sequences at the front of the queues were not looked at.
         let held = self.held.first(self.policy.as_ref(), self.now);
         let waiting = if open { self.waiting.first(self.policy.as_ref(), self.now) } else { None };
         for (_, slot) in held.into_iter().chain(waiting) {
@@ -90,8 +92,9 @@ impl BatchScheduler {
         }
     }
 
-    /// Admits a waiting sequence past those that wait for adapters. It does not need what they wait for, unless it wants
-    /// an adapter too, and by that keeps one of theirs away: then they are overtaken no more often than others may be.
+    /// Admits a waiting sequence past the sequences `aside`, which wait for adapters. A sequence without an adapter
+    /// does not delay them. A sequence that wants an adapter of the same model does, so that it is admitted only if
+    /// none of them was overtaken as often as [`lookahead`](super::BatchConfig::lookahead) allows.
     fn admit_past(
         &mut self,
         aside: &[u32],
@@ -114,10 +117,10 @@ impl BatchScheduler {
         one.adapter.is_some() && other.adapter.is_some() && one.model == other.model
     }
 
-    /// Makes room where nothing can be computed because requests with deferred sequences lack others of their sequences:
-    /// one request at a time gets what the deferred sequences of all such others hold. So two beam searches of which each
-    /// lacks a beam do not wait for each other for ever. A request whose sequences are all deferred keeps what it has, as it
-    /// can go on once it is continued.
+    /// Resolves a deadlock between requests that have deferred sequences and also sequences that wait for room, such as
+    /// two beam searches of which each lacks a beam. One request at a time is preferred: deferred sequences of the
+    /// other such requests are preempted until the preferred request can go on. A request whose sequences are all
+    /// deferred keeps its blocks, as it can go on once it is continued.
     pub(super) fn unblock(&mut self, plan: &mut Plan, budget: &mut usize) {
         self.unblocking = true;
         while self.work.is_empty() && self.flights.is_empty() {
@@ -137,7 +140,7 @@ impl BatchScheduler {
                 if *budget == 0 {
                     break;
                 }
-                // Why it did not go on before is no longer true, or will be said again.
+                // An earlier reason why it waits no longer holds, or is recorded again below.
                 let serial = self.sequences[slot as usize].serial;
                 self.waits.retain(|(other, ..)| *other != serial);
                 if self.sequences[slot as usize].state == State::Waiting {
@@ -162,8 +165,8 @@ impl BatchScheduler {
                 self.preempt(last, plan, budget);
                 continue;
             }
-            // What was swapped out shares nothing when it comes back. Computed again, it finds what the others of its request
-            // hold.
+            // A sequence that is swapped in shares no blocks. Computed again, it finds the blocks of its request's
+            // other sequences in the cache, and needs fewer.
             let swapped = |&slot: &u32| !self.sequences[slot as usize].host.is_empty();
             let Some(slot) = lacking(self, request).into_iter().find(swapped) else { break };
             if !self.config.prefix_caching {
@@ -174,9 +177,10 @@ impl BatchScheduler {
         self.unblocking = false;
     }
 
-    /// Admits a waiting sequence and computes the first piece of its prompt, or says why not.
+    /// Admits a waiting sequence and plans the first chunk of its prompt, or says why not.
     fn admit(&mut self, slot: u32, plan: &mut Plan, budget: &mut usize, prompts: &mut usize) -> Result<(), Wait> {
-        // Whoever has just made room for others would take it back, unless nobody else can go on.
+        // A sequence that was preempted in this step would take back the room that it made, so it waits. But where the
+        // plan has no other items, it may go on.
         if self.sequences[slot as usize].preempted > self.plans && !self.work.is_empty() {
             return Err(Wait::Preempted);
         }
@@ -187,7 +191,7 @@ impl BatchScheduler {
         {
             victims.into_iter().for_each(|victim| self.preempt(victim, plan, budget));
             outcome = self.check_admission(slot, *budget, *prompts);
-            debug_assert!(outcome.is_ok(), "those who made room did so in vain: {outcome:?}");
+            debug_assert!(outcome.is_ok(), "sequences were preempted in vain: {outcome:?}");
         }
         self.admit_with(slot, outcome?, plan);
         let planned = self.plan_chunk(slot, plan, budget, prompts);
@@ -195,10 +199,12 @@ impl BatchScheduler {
         Ok(())
     }
 
-    /// Who has to make room so that a waiting sequence that was refused can be admitted: those that come after it, from the
-    /// last on, as many as are needed. None if all of them together are too few, or if it may not preempt.
+    /// The sequences to preempt so that a refused waiting sequence can be admitted: of those that come after it, the
+    /// last ones, as many as are needed. None if all of them together would not make enough room, or if it may not
+    /// preempt.
     fn who_would_make_room(&mut self, slot: u32, refused: &Wait, budget: usize, prompts: usize) -> Option<Vec<u32>> {
-        // Among tenants, what one holds counts against it: two would take turns for ever and get nowhere.
+        // With a policy that shares among tenants, blocks that a tenant holds count against it: two tenants would
+        // preempt each other for ever and get nowhere.
         if !self.config.preemptive || self.policy.by_tenant() {
             return None;
         }
@@ -225,7 +231,7 @@ impl BatchScheduler {
         }
     }
 
-    /// Adds what a sequence would give up to what others would.
+    /// Adds to `relief` what `victim` would give up for the waiting sequence in `slot`.
     fn relieve(&self, slot: u32, victim: u32, found: &Lookup, relief: &mut Relief) {
         let sequence = &self.sequences[victim as usize];
         relief.slots += sequence.samples as usize;
@@ -242,12 +248,12 @@ impl BatchScheduler {
                 *count == owners
             };
             relief.unheld += usize::from(released);
-            // A block that the sequence itself will find does not come free for it.
+            // A block that the waiting sequence finds in the cache is not available to it for anything else.
             relief.blocks += usize::from(released && found.blocks.get(at) != Some(&block));
         }
     }
 
-    /// Whether a waiting sequence can be admitted, and what of its prompt is cached.
+    /// The cached blocks of a waiting sequence's prompt if it can be admitted, or why it cannot.
     fn check_admission(&mut self, slot: u32, budget: usize, prompts: usize) -> Result<Lookup, Wait> {
         let relief = Relief::default();
         if let Some(wait) = self.lacks_slots(slot, &relief) {
@@ -260,7 +266,8 @@ impl BatchScheduler {
         }
     }
 
-    /// Whether running slots or adapters lack for a waiting sequence, also when others have given up theirs.
+    /// Why a waiting sequence lacks a running slot or an adapter, once the victims have given up their slots; none if
+    /// it lacks neither.
     fn lacks_slots(&self, slot: u32, relief: &Relief) -> Option<Wait> {
         let sequence = &self.sequences[slot as usize];
         let (samples, free) = (self.least_samples(slot), self.free_slots(relief));
@@ -273,32 +280,33 @@ impl BatchScheduler {
         Some(Wait::Adapters { adapter, most })
     }
 
-    /// Running slots that are free, also when others have given up theirs.
+    /// How many running slots are free once the victims have given up theirs.
     fn free_slots(&self, relief: &Relief) -> usize {
         self.config.max_running - (self.running_slots - relief.slots)
     }
 
-    /// How many of the sequences that one is to become have to begin together: those that come later have to find the
-    /// prompt in the cache.
+    /// How many of a request's continuations have to begin together. One is enough where the others can find the prompt
+    /// in the cache later.
     fn least_samples(&self, slot: u32) -> usize {
         let sequence = &self.sequences[slot as usize];
         if self.config.prefix_caching && sequence.reuse_prefix { 1 } else { sequence.samples as usize }
     }
 
-    /// What of a waiting sequence's tokens is cached.
+    /// The cached blocks of a waiting sequence's tokens.
     fn look_up(&mut self, slot: u32) -> Lookup {
         let sequence = &mut self.sequences[slot as usize];
         if !self.config.prefix_caching || !sequence.reuse_prefix || !sequence.host.is_empty() {
             return Lookup::default();
         }
         let kv = &self.models[usize::from(sequence.model)].kv;
-        // The last token is computed in any case, for what follows it.
+        // The last token is always computed, to sample the token after it.
         let most = (sequence.len() - 1) / kv.block_size();
         sequence.hash_blocks(kv.block_size(), most);
         kv.lookup(sequence.scope, &sequence.hashes, &sequence.tokens, most)
     }
 
-    /// Why a waiting sequence of which so much is cached cannot be admitted, also when others have given up what they hold.
+    /// Why a waiting sequence cannot be admitted, with `found` of its prompt cached and once the victims have made
+    /// room; none if it can.
     fn refusal(&self, slot: u32, found: &Lookup, budget: usize, prompts: usize, relief: &Relief) -> Option<Wait> {
         if let Some(wait) = self.lacks_slots(slot, relief) {
             return Some(wait);
@@ -330,7 +338,8 @@ impl BatchScheduler {
         }
     }
 
-    /// The blocks that a sequence, and those that it is to become with so many free running slots, may ever hold.
+    /// The most blocks that a sequence may ever hold, together with the continuations that begin with it when `free`
+    /// running slots are free.
     fn reservation(&self, slot: u32, free: usize) -> usize {
         let sequence = &self.sequences[slot as usize];
         let samples = free.min(sequence.samples as usize);
@@ -338,7 +347,7 @@ impl BatchScheduler {
         (sequence.prompt as usize + sequence.max_new as usize).div_ceil(size) * samples
     }
 
-    /// Gives a waiting sequence its running slots, and what is cached or swapped out of it.
+    /// Gives a waiting sequence its running slots and adapter, and the cached or swapped-out blocks of its tokens.
     fn admit_with(&mut self, slot: u32, found: Lookup, plan: &mut Plan) {
         self.dequeue_waiting(slot);
         let free = self.free_slots(&Relief::default());
@@ -392,7 +401,8 @@ impl BatchScheduler {
         self.tell_holding(task.tenant, self.models.len(), slots);
     }
 
-    /// Plans the next piece of a prompt, as much as there are tokens and blocks for. The sequence is in no queue.
+    /// Plans the next chunk of a prompt, as long as the remaining tokens and the blocks allow. The sequence is in no
+    /// queue.
     fn plan_chunk(&mut self, slot: u32, plan: &mut Plan, budget: &mut usize, prompts: &mut usize) -> Result<(), Wait> {
         let sequence = &self.sequences[slot as usize];
         let (computed, remaining) = (sequence.next_position() as usize, sequence.remaining());

@@ -5,13 +5,13 @@ use crate::{AdapterId, ModelId, PlanId, RequestId, SequenceId, TenantId, Time};
 /// A token's number in its vocabulary. The largest number, [`PENDING`], is no token.
 pub type Token = u32;
 
-/// Stands in a plan for a token that is not known yet: the one that the same sequence's item in the previous plan samples.
+/// Stands in a plan for a token that is not known yet: the token that the sequence's item in the previous plan samples.
 pub const PENDING: Token = Token::MAX;
 
 /// A prompt to be continued, or only to be computed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Request {
-    /// Its name while it has not ended.
+    /// Identifies it until it has ended.
     pub id: RequestId,
     /// Whose it is.
     pub tenant: TenantId,
@@ -21,38 +21,37 @@ pub struct Request {
     pub adapter: Option<AdapterId>,
     /// At least one token.
     pub prompt: Vec<Token>,
-    /// The maximum number of tokens put out by each sequence. With 0 the prompt is computed and nothing is sampled: for
-    /// scores, embeddings, or to fill the prefix cache.
+    /// The most output tokens of each sequence. With 0 the prompt is computed and nothing is sampled: for scores,
+    /// embeddings, or to fill the prefix cache.
     ///
-    /// All of them have to fit in the memory of the model with the prompt, or the request is refused
-    /// ([`NeverFits`](crate::SchedulerError::NeverFits)), though it might have ended before: it would otherwise be cut
-    /// where nobody asked for that. Whoever takes requests with a limit that is none, such as 32,768, lowers it to what the
-    /// context and the memory have room for.
+    /// The prompt and that many output tokens have to fit into the model's memory, or the request is refused
+    /// ([`NeverFits`](crate::SchedulerError::NeverFits)): admitted, it might have to be cut short. A server that
+    /// accepts nominal limits, such as 32,768, lowers them to the room in the context and the memory.
     pub max_new_tokens: u32,
-    /// The number of continuations, at least 1; they share the prompt's blocks. Where fewer running slots are free, as many
-    /// begin as there are, and the others when more come free: they then find the prompt in the cache. Without
+    /// The number of continuations, at least 1; they share the prompt's blocks. If fewer running slots are free, only
+    /// as many continuations begin; the others begin when slots come free, and find the prompt in the cache. Without
     /// [`prefix_caching`](super::BatchConfig::prefix_caching) or `reuse_prefix` all begin together. A beam search gives
-    /// the most beams that are ever alive at once, so that memory is checked to suffice for all of them.
+    /// the largest number of beams alive at once, so that memory is checked to suffice for all of them.
     pub sequences: u32,
     /// The higher, the more urgent.
     pub priority: i32,
-    /// When it came, for policies that look at the time that it has waited: it may have waited for the step that takes it
-    /// in. Without one, and if it is later, the time of that step.
+    /// When it came, for policies that count waiting: it may have waited for the step that takes it in. Without an arrival,
+    /// or with one that is later than that step, the time of the step.
     pub arrival: Option<Time>,
-    /// When it is to be done, if ever.
+    /// When it has to be done, if it has a deadline.
     pub deadline: Option<Time>,
     /// An estimate of the number of tokens put out; without one, `max_new_tokens`.
     pub predicted_new_tokens: Option<u32>,
-    /// A group of tenants that may find each other's prefixes; without one, a tenant's are its own.
+    /// A group of tenants that may find each other's prefixes; without one, a tenant finds only its own.
     pub cache_group: Option<u64>,
     /// Whether it can be admitted at once. A request that is not ready is passed over until [`BatchEvent::Ready`].
     pub ready: bool,
     /// Whether cached blocks of its prompt may be used. If not, every token of the prompt is computed, also a second time
     /// after preemption: for scores, which need the logits of every position.
     pub reuse_prefix: bool,
-    /// Whether its next token may be planned before its last one is known, where
-    /// [`plans_in_flight`](super::BatchConfig::plans_in_flight) is 2. Not for sequences whose next step depends on the
-    /// result: those with draft tokens, grammars, or rows that are deferred.
+    /// Whether its next token may be planned before its last token is known, where
+    /// [`plans_in_flight`](super::BatchConfig::plans_in_flight) is 2. Set it to false where the next step depends on
+    /// the last token: with draft tokens, grammars, or deferred rows.
     pub plan_ahead: bool,
 }
 
@@ -88,16 +87,16 @@ pub enum OutputStatus {
     GoesOn,
     /// The sequence ends with the last of these tokens, such as an end token.
     Ended,
-    /// The sequence ends, and the tokens of this output do not count. Where all samples of an item failed, what it computed
-    /// does not count either.
+    /// The sequence ends, and the tokens of this output do not count. Where all samples of an item failed, the keys and
+    /// values that the item computed do not count either.
     Failed,
 }
 
-/// What one sample of an item gave.
+/// The result of one sample of an item.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Output {
-    /// How many tokens it put out: 1, or up to one more than the draft tokens that the item had: the accepted ones and the
-    /// one sampled after them. 0 for an item without samples, for a deferred or failed sample, and for an end without a
+    /// How many tokens it put out. Usually 1; for an item with draft tokens, the accepted draft tokens and the token
+    /// sampled after them. 0 for an item without samples, for a deferred or failed sample, and for an end without a
     /// token.
     pub tokens: u32,
     /// Whether its sequence goes on.
@@ -105,17 +104,17 @@ pub struct Output {
 }
 
 impl Output {
-    /// No token: of an item without samples, or of a sample that is deferred.
+    /// No token: for an item without samples, or for a deferred sample.
     pub const NONE: Self = Self { tokens: 0, status: OutputStatus::GoesOn };
     /// The sample, or the whole item, failed.
     pub const FAILED: Self = Self { tokens: 0, status: OutputStatus::Failed };
 
-    /// So many tokens, and the sequence goes on.
+    /// `tokens` tokens, and the sequence goes on.
     pub const fn tokens(tokens: u32) -> Self {
         Self { tokens, status: OutputStatus::GoesOn }
     }
 
-    /// So many tokens, and the sequence ends with the last of them.
+    /// `tokens` tokens, and the sequence ends with the last of them.
     pub const fn ended(tokens: u32) -> Self {
         Self { tokens, status: OutputStatus::Ended }
     }
@@ -141,37 +140,37 @@ pub enum BatchEvent {
         /// Whether the sequence ends with it.
         ended: bool,
     },
-    /// A second sequence begins as a copy of one that decodes or is deferred, and whose results are in; they share blocks
-    /// until one writes.
+    /// A new sequence begins as a copy of a decoding or deferred sequence whose results are in. Both share their blocks
+    /// until one of them writes to a block.
     Fork {
-        /// The one to copy.
+        /// The sequence to copy.
         from: SequenceId,
         /// The copy's index within the request.
         index: u32,
-        /// Of a decoding sequence: what the copy's last token is instead, if it is another. Of a deferred sequence: the
-        /// token that the copy goes on with; without one the copy is deferred too.
+        /// For a copy of a decoding sequence: a token to replace its last token. For a copy of a deferred sequence: the
+        /// token that the copy goes on with; without one, the copy is deferred too.
         last: Option<Token>,
     },
-    /// Draft tokens that a decoding sequence, whose results are in, has for the next plan. The plan computes as many of
-    /// them as there is room for; none of them counts after it.
+    /// Draft tokens for the next plan, of a decoding sequence whose results are in. The plan computes as many of them
+    /// as there is room for, and drops the others.
     Drafts {
         /// The sequence.
         sequence: SequenceId,
-        /// What is expected to follow its last token.
+        /// The tokens expected after its last token.
         tokens: Vec<Token>,
     },
-    /// The plan that is the longest in flight was carried out.
+    /// The oldest plan in flight was carried out.
     Done {
         /// The plan.
         plan: PlanId,
-        /// [`Item::outputs`](super::Item::outputs) for each item, in the plan's order. Those of sequences that have ended
-        /// since are not looked at.
+        /// As many outputs for each item as [`Item::outputs`](super::Item::outputs) says, in the plan's order. Outputs
+        /// of sequences that have ended since are ignored.
         outputs: Vec<Output>,
-        /// The tokens put out, of all outputs one after another. Accepted draft tokens are among them.
+        /// The tokens of all outputs, one output after another, accepted draft tokens included.
         tokens: Vec<Token>,
     },
-    /// The plan that is the longest in flight failed: none of its tokens count, and what it moved is taken for lost and
-    /// computed again. A later plan that is in flight fails with it.
+    /// The oldest plan in flight failed: none of its tokens count, and the blocks that it moved are taken for lost and
+    /// computed again. A later plan in flight fails with it.
     Failed {
         /// The plan.
         plan: PlanId,

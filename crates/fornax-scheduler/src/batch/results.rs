@@ -1,4 +1,4 @@
-//! Results of plans: tokens put out, blocks that became full, draft tokens that were not accepted, samples that failed.
+//! Results of plans: output tokens, blocks that became full, draft tokens that were not accepted, samples that failed.
 
 use super::scheduler::{Flight, Work};
 use super::sequence::{Sequence, State};
@@ -32,7 +32,7 @@ impl BatchScheduler {
         Ok(())
     }
 
-    /// Takes in that the oldest plan in flight came to nothing, and with it the one after it.
+    /// Takes in that the oldest plan in flight failed. The plan after it fails too.
     pub(super) fn failed(&mut self, id: PlanId) -> Result<(), SchedulerError> {
         self.check_plan(id)?;
         let mut flights = Vec::new();
@@ -74,13 +74,13 @@ impl BatchScheduler {
         Ok(())
     }
 
-    /// Puts a sequence whose item came to nothing back to where it was before.
+    /// Puts a sequence whose item failed back to where it was before the item was planned.
     fn go_back(&mut self, slot: u32) {
         let sequence = &self.sequences[slot as usize];
         match sequence.state {
             State::Planned => self.enqueue_held(slot),
             State::Held => {
-                // What is still ahead of it is more than the queue knows.
+                // Its remaining work is more than when it was queued, so queue it again.
                 self.held.remove(slot, self.policy.as_ref(), self.now);
                 self.enqueue_held(slot);
             }
@@ -95,7 +95,7 @@ impl BatchScheduler {
         }
     }
 
-    /// Lets a sequence's items in flight no longer count.
+    /// Makes the items of a sequence in flight no longer count.
     fn forget_flights(&mut self, slot: u32) {
         let epoch = self.next_number();
         let sequence = &mut self.sequences[slot as usize];
@@ -138,7 +138,8 @@ impl BatchScheduler {
                     return refuse("the tokens of a sample", most as usize, output.tokens as usize);
                 }
                 let (new, later) = tokens.split_at(output.tokens as usize);
-                // Keys and values of accepted draft tokens are there; those of any other token are not.
+                // Only accepted draft tokens have their keys and values computed, so all but the last token must be
+                // such.
                 let accepted = new.split_last().map_or(&[][..], |(_, accepted)| accepted);
                 let drafts = drafts.into_iter().flatten();
                 if let Some((new, draft)) = accepted.iter().zip(drafts).find(|(new, draft)| new != draft) {
@@ -151,7 +152,7 @@ impl BatchScheduler {
         Ok(())
     }
 
-    /// The oldest plan in flight is over: what it read in host memory is free.
+    /// Removes the oldest plan in flight and releases the host blocks that it read.
     fn land(&mut self) -> Flight {
         let mut flight = self.flights.pop_front().expect("a plan is in flight");
         for (model, block) in flight.host.drain(..) {
@@ -161,7 +162,7 @@ impl BatchScheduler {
         flight
     }
 
-    /// Takes in what one item gave, unless its sequence has ended, failed or been deferred since.
+    /// Takes in the results of one item, unless its sequence has ended, failed or been deferred since.
     fn take_results(&mut self, work: &Work, outputs: &[Output], new: &[Token], plan: &mut Plan) {
         let slot = work.slot;
         let sequence = &mut self.sequences[slot as usize];
@@ -177,7 +178,7 @@ impl BatchScheduler {
             self.end(slot, EndReason::Failed, plan);
             return;
         }
-        // Of draft tokens, one fewer are computed for good than tokens came out.
+        // All output tokens but the last are accepted draft tokens.
         let accepted = if work.drafts > 0 { (new.len() as u32).saturating_sub(1) } else { 0 };
         sequence.computed += work.tokens;
         if work.prompt {
@@ -209,7 +210,8 @@ impl BatchScheduler {
         }
     }
 
-    /// Takes in what a sample of a decoding sequence gave, which may be its end. All but the last token are computed.
+    /// Takes in the result of a decoding sequence's sample, which may end the sequence. The keys and values of all new
+    /// tokens but the last are computed.
     fn take_sample(&mut self, slot: u32, output: Output, new: &[Token], plan: &mut Plan) {
         self.sequences[slot as usize].computed += (new.len() as u32).saturating_sub(1);
         match (output.status, new) {
@@ -220,7 +222,7 @@ impl BatchScheduler {
             }
             (OutputStatus::GoesOn, []) => {
                 self.commit_blocks(slot);
-                // A later item of it may be in flight, for a token that did not come.
+                // A later item of the sequence may be in flight, for the token that was not sampled.
                 self.forget_flights(slot);
                 self.trim(slot);
                 self.stop_decoding(slot);
@@ -230,8 +232,9 @@ impl BatchScheduler {
         }
     }
 
-    /// Lets those sequences wait that a sequence, whose prompt is computed, could not become for lack of running slots. They
-    /// are one sequence until there are some, which stands where its request stands.
+    /// Queues the `rest` continuations for which no running slots were free when the sequence in `slot` was admitted.
+    /// Its prompt is now computed. Until slots come free, one waiting sequence stands for them, in the place of its
+    /// request.
     fn put_off(&mut self, slot: u32, id: SequenceId, rest: u32) {
         let later = self.vacant_slot();
         let (serial, epoch) = (self.next_number(), self.next_number());
@@ -245,7 +248,8 @@ impl BatchScheduler {
             samples: rest,
             tokens: sequence.tokens[..sequence.prompt as usize].to_vec(),
             hashes: sequence.hashes[..sequence.hashes.len().min(sequence.prompt as usize / size)].to_vec(),
-            // Its input is paid for, and what it finds is its request's own.
+            // The policy was told of its input already, and the blocks that it finds are no hits: they are its
+            // request's own.
             admitted: true,
             model: sequence.model,
             adapter: sequence.adapter,
@@ -266,13 +270,13 @@ impl BatchScheduler {
         self.enqueue_waiting(later);
     }
 
-    /// Lets a sequence whose prompt is computed become as many as were asked for, each with what its sample gave.
+    /// Turns a sequence whose prompt is computed into one sequence for each sample.
     fn become_several(&mut self, slot: u32, outputs: &[Output], new: &[Token], plan: &mut Plan) {
         self.start_decoding(slot);
         let sequence = &mut self.sequences[slot as usize];
         let samples = std::mem::replace(&mut sequence.samples, 1) as usize;
         let (id, tenant) = (sequence.id, sequence.candidate.tenant);
-        // Each copy takes a running slot and a reservation of its own out of those that were held for all.
+        // The slots and the reservation were held for all samples; each copy takes its part of them.
         self.running_slots -= samples - 1;
         self.tell_holding(tenant, self.models.len(), -(samples as f64 - 1.0));
         let sequence = &mut self.sequences[slot as usize];
@@ -291,8 +295,8 @@ impl BatchScheduler {
         self.take_sample(slot, outputs[0], first, plan);
     }
 
-    /// Adds tokens to a decoding sequence, and ends it if they say so or are as many as it may have. All but the last of
-    /// them are computed.
+    /// Adds tokens to a decoding sequence. It ends if `ended`, or if it then has the most tokens that it may. The keys
+    /// and values of all new tokens but the last are computed.
     pub(super) fn append(&mut self, slot: u32, new: &[Token], ended: bool, plan: &mut Plan) {
         let sequence = &mut self.sequences[slot as usize];
         let taken = new.len() as u32;
@@ -302,7 +306,7 @@ impl BatchScheduler {
         }
         sequence.produced += taken;
         self.stats.output_tokens += u64::from(taken);
-        // No more draft tokens are computed than lead to the end.
+        // A plan computes no draft tokens beyond the end of the sequence.
         assert!(sequence.produced <= sequence.max_new, "{}: more tokens than it asked for", sequence.id);
         let full = sequence.produced == sequence.max_new;
         if self.wants_service {
@@ -315,7 +319,7 @@ impl BatchScheduler {
         }
     }
 
-    /// Tells the policy what its tenants got, each once.
+    /// Tells the policy the output tokens of each tenant that got any.
     pub(super) fn tell_service(&mut self) {
         for tenant in std::mem::take(&mut self.served_tenants) {
             let output = std::mem::take(&mut self.served[tenant.0 as usize]);
@@ -324,7 +328,8 @@ impl BatchScheduler {
         }
     }
 
-    /// Makes the blocks that are full and computed findable. Where another has the same content, that one is used.
+    /// Makes full computed blocks findable. Where another block has the same content, the sequence uses that block
+    /// instead.
     fn commit_blocks(&mut self, slot: u32) {
         let sequence = &mut self.sequences[slot as usize];
         let model = &mut self.models[usize::from(sequence.model)];

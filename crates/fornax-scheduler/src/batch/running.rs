@@ -1,10 +1,10 @@
-//! The decoding sequences, in the order in which a step gives them their tokens, and the deferred ones.
+//! The decoding sequences, in the order in which a step gives them their tokens, and the deferred sequences.
 
 use super::BatchScheduler;
 use super::sequence::State;
 use crate::TenantId;
 
-/// The slots of the decoding, or of the deferred sequences. Each sequence knows its place among them.
+/// The slots of the decoding or of the deferred sequences. Each sequence knows its place in this list.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Running {
     slots: Vec<u32>,
@@ -38,7 +38,7 @@ impl Running {
 }
 
 impl BatchScheduler {
-    /// Counts tokens that a tenant got, for policies that want to know.
+    /// Counts output tokens of a tenant, for policies that want to know.
     pub(super) fn serve(&mut self, tenant: TenantId, tokens: u32) {
         let at = tenant.0 as usize;
         if at >= self.served.len() {
@@ -50,7 +50,7 @@ impl BatchScheduler {
         self.served[at] += f64::from(tokens);
     }
 
-    /// Puts a sequence at the end of the decoding ones.
+    /// Puts a sequence at the end of the decoding sequences.
     pub(super) fn start_decoding(&mut self, slot: u32) {
         let sequence = &mut self.sequences[slot as usize];
         sequence.state = State::Decoding;
@@ -58,7 +58,7 @@ impl BatchScheduler {
         self.running.slots.push(slot);
     }
 
-    /// Takes a sequence out of the decoding ones; the last one takes its place.
+    /// Takes a sequence out of the decoding sequences; the last of them takes its place.
     pub(super) fn stop_decoding(&mut self, slot: u32) {
         let place = self.sequences[slot as usize].place as usize;
         assert!(self.running.slot(place) == Some(slot), "a decoding sequence knows its place");
@@ -66,7 +66,7 @@ impl BatchScheduler {
         self.update_place(place);
     }
 
-    /// Puts a sequence at the end of the deferred ones.
+    /// Puts a sequence at the end of the deferred sequences.
     pub(super) fn start_deferring(&mut self, slot: u32) {
         let sequence = &mut self.sequences[slot as usize];
         sequence.state = State::Deferred;
@@ -74,7 +74,7 @@ impl BatchScheduler {
         self.deferred.slots.push(slot);
     }
 
-    /// Takes a sequence out of the deferred ones; the last one takes its place.
+    /// Takes a sequence out of the deferred sequences; the last of them takes its place.
     pub(super) fn stop_deferring(&mut self, slot: u32) {
         let place = self.sequences[slot as usize].place as usize;
         assert!(self.deferred.slot(place) == Some(slot), "a deferred sequence knows its place");
@@ -84,7 +84,7 @@ impl BatchScheduler {
         }
     }
 
-    /// Tells the sequence in `place` where it is, if there is one.
+    /// Stores its place in the decoding sequence at `place`, if there is one.
     pub(super) fn update_place(&mut self, place: usize) {
         if let Some(slot) = self.running.slot(place) {
             self.sequences[slot as usize].place = place as u32;

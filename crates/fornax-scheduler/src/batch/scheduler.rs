@@ -41,15 +41,15 @@ use crate::{AdapterId, BlockId, ModelId, PlanId, RequestId, SchedulerError, Sequ
 /// # Plans in flight
 /// A plan is in flight from when it is made until its results are in. With [`BatchConfig::plans_in_flight`] of 2, the next
 /// plan is made while one is in flight, as if each sample in flight gave one token:
-/// * A decoding sequence whose last token is not known yet has [`PENDING`] in place of it: what the same sequence's item in
-///   the previous plan samples. Of a prompt, the next piece is planned.
-/// * Results come in the order of the plans. A sequence that ends, fails or is deferred by the results of one plan is gone
-///   from the next one: what that still gives for it is not looked at.
-/// * Sequences wait for their results where those may be other than one token: those with draft tokens, prompts with
-///   several samples, and requests without [`plan_ahead`](super::Request::plan_ahead). Forks and draft tokens are for sequences whose
-///   results are in.
-/// * Nobody who is in flight is preempted. When that would be needed, no plan is made until all results are in.
-/// * If a plan fails, the one after it fails with it.
+/// * A decoding sequence whose last token is not known yet has [`PENDING`] in its place: the token that the sequence's
+///   item in the previous plan samples. Of a prompt, the next chunk is planned.
+/// * Results come in the order of the plans. If the results of one plan end, fail or defer a sequence, the results of
+///   the next plan for that sequence are ignored.
+/// * Some sequences wait for their results, since these may be other than one token: sequences with draft tokens,
+///   prompts with several samples, and requests without [`plan_ahead`](super::Request::plan_ahead). Only sequences
+///   whose results are in can be forked or get draft tokens.
+/// * No sequence in flight is preempted. When that would be needed, no plan is made until all results are in.
+/// * If a plan fails, the plan after it fails with it.
 #[derive(Clone, Debug)]
 pub struct BatchScheduler {
     pub(super) config: BatchConfig,
@@ -65,13 +65,13 @@ pub struct BatchScheduler {
     pub(super) ids: IdMap,
     /// The last number given to a sequence or an epoch.
     pub(super) numbers: u64,
-    /// The sequences that can be admitted and hold no blocks.
+    /// The sequences that can be admitted; they hold no blocks of the device.
     pub(super) waiting: Queue,
-    /// The first of these, as of the last step.
+    /// The first waiting sequence, as of the last step.
     pub(super) front: Option<u32>,
     /// How many sequences wait to become ready.
     pub(super) not_ready: usize,
-    /// The sequences that hold blocks and wait for the next piece of their prompts.
+    /// The sequences that hold blocks and wait for the next chunks of their prompts.
     pub(super) held: Queue,
     /// The decoding sequences.
     pub(super) running: Running,
@@ -80,29 +80,31 @@ pub struct BatchScheduler {
     pub(super) holders: Holders,
     /// How many running slots are held.
     pub(super) running_slots: usize,
-    /// Sequences with draft tokens for the next plan, by slot and serial.
+    /// The sequences that have draft tokens for the next plan, by slot and serial.
     pub(super) drafted: Vec<(u32, u64)>,
     pub(super) deadlines: BTreeSet<(Time, u32)>,
     /// The items of the plan being made.
     pub(super) work: Vec<Work>,
-    /// Sequences of which the plan being made moves blocks, by slot and serial.
+    /// The sequences whose blocks the plan being made copies or moves, by slot and serial.
     pub(super) moves: Vec<(u32, u64)>,
     /// The plans in flight, the oldest first.
     pub(super) flights: VecDeque<Flight>,
     pub(super) spare_work: Vec<Vec<Work>>,
     /// Whether no plan is made until all results are in, as a sequence in flight has to be preempted.
     pub(super) draining: bool,
-    /// The request that gets what deferred sequences hold, where nothing else can go on.
+    /// The request for which deferred sequences of other requests make room, where no other sequence can go on.
     pub(super) preferred: Option<RequestId>,
+    /// Whether `unblock` is under way, which admits requests without the watermark.
     pub(super) unblocking: bool,
     pub(super) spare_buffers: Vec<Buffers>,
     pub(super) plans: u64,
-    /// Tokens of prompts beside decoding sequences, in a plan.
+    /// The most tokens of prompts in a plan that has decoding sequences.
     pub(super) prompt_limit: Option<usize>,
-    /// Tokens that tenants got in the results being read, to be told to the policy.
+    /// Output tokens of each tenant in the results being read, to be told to the policy.
     pub(super) served: Vec<f64>,
+    /// The tenants whose number in `served` is not 0.
     pub(super) served_tenants: Vec<TenantId>,
-    /// Why those that were looked at wait, by serial.
+    /// Why sequences wait, for all that the last plan looked at, by serial.
     pub(super) waits: Vec<(u64, SequenceId, Wait)>,
     pub(super) stats: BatchStats,
 }
@@ -112,7 +114,7 @@ pub struct BatchScheduler {
 pub(super) struct Model {
     pub(super) kv: KvMemory,
     pub(super) host: Option<KvMemory>,
-    /// Blocks that prompts under way will need.
+    /// Blocks that admitted prompts still need.
     pub(super) promised: usize,
     /// Blocks set aside by reserved admission.
     pub(super) reserved: usize,
@@ -125,9 +127,9 @@ pub(super) struct Model {
 pub(super) struct Flight {
     pub(super) plan: PlanId,
     pub(super) items: Vec<Work>,
-    /// Host blocks that are read by it.
+    /// The host blocks that it reads, with their models.
     pub(super) host: Vec<(u16, BlockId)>,
-    /// Sequences of which it moves blocks, by slot and serial.
+    /// The sequences whose blocks it copies or moves, by slot and serial.
     pub(super) moved: Vec<(u32, u64)>,
 }
 
@@ -135,15 +137,15 @@ pub(super) struct Flight {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Work {
     pub(super) slot: u32,
-    /// The item counts as long as this is the sequence's.
+    /// The sequence's epoch when the item was planned: the item counts while the sequence is still in it.
     pub(super) epoch: u64,
     pub(super) start: u32,
     pub(super) tokens: u32,
     pub(super) drafts: u32,
     pub(super) samples: u32,
-    /// Whether it is a piece of a prompt.
+    /// Whether it is a chunk of a prompt.
     pub(super) prompt: bool,
-    /// Whether it is the last one.
+    /// Whether it is the last chunk.
     pub(super) last: bool,
 }
 
@@ -152,9 +154,9 @@ pub(super) struct Work {
 pub struct BatchStats {
     /// Plans made.
     pub plans: u64,
-    /// Tokens of prompts computed, again after preemption included.
+    /// Tokens of prompts computed, those computed again after preemption included.
     pub prompt_tokens: u64,
-    /// Tokens put out.
+    /// Output tokens.
     pub output_tokens: u64,
     /// Draft tokens computed.
     pub draft_tokens: u64,
@@ -164,17 +166,17 @@ pub struct BatchStats {
     pub preemptions: u64,
     /// Preemptions that moved blocks to host memory.
     pub swaps: u64,
-    /// Tokens that had been computed and were given up.
+    /// Computed tokens whose keys and values were given up.
     pub lost_tokens: u64,
-    /// Prompts whose beginnings were looked for, when their requests were admitted.
+    /// Prompts that were looked up in the prefix cache, each when its request was first admitted.
     pub lookups: u64,
-    /// Full blocks of prompts that were looked for, when their requests were admitted.
+    /// Full blocks of these prompts.
     pub looked_up_blocks: u64,
-    /// Full blocks of prompts that were found then.
+    /// Full blocks of these prompts that were found.
     pub hit_blocks: u64,
-    /// Blocks that preempted sequences found when they were admitted again.
+    /// Blocks that preempted sequences, and continuations that began later, found when they were admitted.
     pub found_again_blocks: u64,
-    /// Blocks not found that had made room for others.
+    /// Lookups that ended at a block that had been evicted.
     pub evicted_misses: u64,
     /// Blocks copied before they were written to.
     pub copies: u64,
@@ -184,7 +186,8 @@ impl BatchScheduler {
     /// An idle scheduler.
     ///
     /// # Errors
-    /// What [`BatchConfig::check_with`] finds, and blocks of no size.
+    /// Those of [`BatchConfig::check_with`], and [`SchedulerError::InvalidConfig`] for a size or a number of blocks
+    /// that [`KvMemory::new`] refuses.
     pub fn new(config: BatchConfig, policy: Box<dyn Policy>) -> Result<Self, SchedulerError> {
         config.check_with(policy.as_ref())?;
         let mut models = Vec::with_capacity(config.models.len());
@@ -240,7 +243,8 @@ impl BatchScheduler {
         Ok(scheduler)
     }
 
-    /// Declares a tenant, or changes its weight: with a policy that shares, twice the weight gets twice as much.
+    /// Declares a tenant, or changes its weight. With a policy that shares, a tenant of twice the weight gets twice as
+    /// much.
     ///
     /// # Errors
     /// [`SchedulerError::InvalidNumber`] for a weight that is not above zero, [`SchedulerError::TenantTooLarge`].
@@ -252,9 +256,9 @@ impl BatchScheduler {
         Ok(())
     }
 
-    /// From the next plan on, no more than so many tokens of prompts are computed beside decoding sequences, so that these are
-    /// not kept waiting for long; none is no limit but the step's own. An engine knows how fast its device is and sets it anew
-    /// as it learns.
+    /// Limits the tokens of prompts in a plan that has decoding sequences, from the next plan on, so that these do not
+    /// wait long for their tokens. `None` removes the limit. An engine that measures its device adjusts the limit as it
+    /// learns.
     pub fn limit_prompts(&mut self, tokens: Option<usize>) {
         self.prompt_limit = tokens.map(|tokens| tokens.max(1));
     }
@@ -267,7 +271,7 @@ impl BatchScheduler {
         plan
     }
 
-    /// [`BatchScheduler::step`] into a plan whose buffers are used again.
+    /// [`BatchScheduler::step`] into an existing plan, whose buffers it reuses.
     pub fn step_into(&mut self, events: impl IntoIterator<Item = BatchEvent>, now: Time, plan: &mut Plan) {
         plan.clear();
         self.now.advance(now);
@@ -313,17 +317,17 @@ impl BatchScheduler {
         self.check_step(plan);
     }
 
-    /// Where a sequence's blocks are; none if there is no such sequence.
+    /// A sequence's block table; none if there is no such sequence.
     pub fn blocks_of(&self, sequence: SequenceId) -> Option<&[BlockId]> {
         self.ids.slot(sequence).map(|slot| self.sequences[slot as usize].table.as_slice())
     }
 
-    /// A model's memory; none if there is no such model.
+    /// A model's KV memory; none if there is no such model.
     pub fn memory(&self, model: crate::ModelId) -> Option<&KvMemory> {
         self.models.get(usize::from(model.0)).map(|model| &model.kv)
     }
 
-    /// What was chosen.
+    /// The configuration.
     pub fn config(&self) -> &BatchConfig {
         &self.config
     }
@@ -338,7 +342,7 @@ impl BatchScheduler {
         self.stats
     }
 
-    /// How many sequences wait to be admitted, those that are not ready not counted.
+    /// How many sequences wait to be admitted. Sequences that are not ready do not count.
     pub fn waiting(&self) -> usize {
         self.waiting.len()
     }
@@ -353,7 +357,7 @@ impl BatchScheduler {
         self.deferred.len()
     }
 
-    /// How many running slots are held: by sequences that decode or are deferred, and by those whose prompts are begun.
+    /// How many running slots are held, by decoding and deferred sequences and by sequences whose prompts are begun.
     pub fn running(&self) -> usize {
         self.running_slots
     }
@@ -363,7 +367,7 @@ impl BatchScheduler {
         self.ids.len()
     }
 
-    /// Whether there is nothing to do.
+    /// Whether there are no sequences.
     pub fn is_empty(&self) -> bool {
         self.ids.is_empty()
     }
@@ -373,7 +377,7 @@ impl BatchScheduler {
         self.flights.iter().map(|flight| flight.plan)
     }
 
-    /// Gives the plan its name, writes its items out, and keeps what its results will be held against.
+    /// Gives the plan its id, writes its items, and keeps the record that its results are checked against.
     fn launch(&mut self, plan: &mut Plan) {
         if self.work.is_empty() && plan.swap_out.is_empty() && plan.copy.is_empty() && plan.swap_in.is_empty() {
             self.drop_drafts();
@@ -404,7 +408,7 @@ impl BatchScheduler {
         self.flights.push_back(Flight { plan: id, items, host, moved });
     }
 
-    /// Draft tokens that the plan does not compute are for no later one.
+    /// Drops the draft tokens that the plan does not compute: they do not count for later plans.
     fn drop_drafts(&mut self) {
         while let Some((slot, serial)) = self.drafted.pop() {
             let sequence = &mut self.sequences[slot as usize];
@@ -414,7 +418,7 @@ impl BatchScheduler {
         }
     }
 
-    /// Writes out what an item needs.
+    /// Writes an item to the plan, with its tokens and block table.
     fn write_item(&self, work: &Work, plan: &mut Plan) {
         let sequence = &self.sequences[work.slot as usize];
         let size = self.models[usize::from(sequence.model)].kv.block_size();
@@ -441,7 +445,8 @@ impl BatchScheduler {
         plan.blocks.extend_from_slice(&sequence.table[..blocks]);
     }
 
-    /// Takes note that an item of a sequence is in flight, and puts the sequence where it waits for what comes next.
+    /// Records that an item is in flight. If another chunk of the prompt is to come, queues the sequence for it; after
+    /// a last chunk with one sample, counts the sequence among the decoding ones.
     fn set_off(&mut self, work: &Work) {
         let sequence = &mut self.sequences[work.slot as usize];
         sequence.flights += 1;
@@ -456,7 +461,7 @@ impl BatchScheduler {
         }
     }
 
-    /// What the policy sees of a sequence now.
+    /// A sequence as the policy sees it now.
     pub(super) fn candidate(&self, slot: u32) -> Candidate {
         let sequence = &self.sequences[slot as usize];
         let ahead = sequence.predicted.saturating_sub(sequence.produced).max(1);
@@ -470,7 +475,8 @@ impl BatchScheduler {
         self.held.touch(tenant);
     }
 
-    /// Tells the policy that a tenant holds more or less of a resource: the blocks of each model, then the running slots.
+    /// Tells the policy that a tenant holds more or less of a resource. Resources are numbered: the blocks of each
+    /// model, then the running slots.
     pub(super) fn tell_holding(&mut self, tenant: TenantId, resource: usize, change: f64) {
         if self.wants_holdings && change != 0.0 {
             let whole = self.models.get(resource).map_or(self.config.max_running, |model| model.kv.total());
@@ -479,7 +485,7 @@ impl BatchScheduler {
         }
     }
 
-    /// Puts a sequence among those that can be admitted and hold no blocks.
+    /// Queues a sequence to be admitted.
     pub(super) fn enqueue_waiting(&mut self, slot: u32) {
         let task = self.candidate(slot);
         let front = self.waiting.front(self.policy.as_ref(), self.now);
@@ -489,14 +495,14 @@ impl BatchScheduler {
         self.waiting.insert(slot, task, self.policy.as_ref(), self.now);
     }
 
-    /// Puts a sequence among those that hold blocks and wait for the next piece.
+    /// Queues a sequence that holds blocks for the next chunk of its prompt.
     pub(super) fn enqueue_held(&mut self, slot: u32) {
         let task = self.candidate(slot);
         self.sequences[slot as usize].state = State::Held;
         self.held.insert(slot, task, self.policy.as_ref(), self.now);
     }
 
-    /// Takes a sequence out of those that wait without blocks.
+    /// Takes a sequence out of the queue for admission.
     pub(super) fn dequeue_waiting(&mut self, slot: u32) {
         let task = self.waiting.remove(slot, self.policy.as_ref(), self.now).expect("the sequence waits");
         self.policy.observe(&Observation::Unqueued { task });

@@ -1,4 +1,4 @@
-//! What is known of a sequence.
+//! The state of a sequence.
 
 use super::Token;
 use crate::kv::{Scope, block_hash};
@@ -11,13 +11,13 @@ pub(super) enum State {
     /// The slot is not in use.
     #[default]
     Vacant,
-    /// It waits and holds no blocks of the device (but may hold some of the host).
+    /// It waits and holds no device blocks, but may hold host blocks.
     Waiting,
-    /// It waits for the next piece of its prompt and holds blocks.
+    /// It waits for the next chunk of its prompt and holds blocks.
     Held,
-    /// The last piece of its prompt is in a plan in flight, and what comes of it is no single token.
+    /// The last chunk of its prompt is in a plan in flight, and gives no token or several samples.
     Planned,
-    /// It decodes, or does so once the last piece of its prompt, which is in flight, is computed.
+    /// It decodes, or will decode once the last chunk of its prompt, which is in flight, is computed.
     Decoding,
     /// All its tokens are computed, and its row was sampled without a token: it holds blocks and waits to be continued.
     Deferred,
@@ -25,11 +25,12 @@ pub(super) enum State {
     NotReady,
 }
 
-/// The largest buffer that is kept for others, in tokens: a longer one is cheap to make for what it is filled with.
+/// The largest buffer that is kept for another sequence, in tokens. A longer one takes more time to fill than to
+/// allocate.
 const LARGE: usize = 1 << 14;
 
-/// Empty buffers of one that ended, for the next that begins to run. They have been used just now, so that they are near,
-/// and nothing has to be asked of the allocator; those who wait do without.
+/// Empty buffers of an ended sequence, kept for the next sequence that begins to run. That spares an allocation, and
+/// the buffers were used recently, so that they are in the processor's caches. Waiting sequences have no such buffers.
 #[derive(Clone, Debug)]
 pub(super) struct Buffers {
     table: Vec<BlockId>,
@@ -45,17 +46,17 @@ pub(super) struct Sequence {
     pub(super) model: u16,
     /// Its place among the decoding, or among the deferred sequences.
     pub(super) place: u32,
-    /// Tells it from all sequences that had this slot before; 0 in a vacant slot.
+    /// Tells it from the sequences that had this slot before; 0 in a vacant slot.
     pub(super) serial: u64,
-    /// Changes when items in flight cease to count: their results are then not looked at.
+    /// Changes when items in flight cease to count: their results are then ignored.
     pub(super) epoch: u64,
     /// How many plans in flight have an item of it.
     pub(super) flights: u32,
-    /// How many of its tokens those items compute, draft tokens not counted.
+    /// How many of its tokens these items compute, without draft tokens.
     pub(super) ahead: u32,
-    /// How many tokens those items will sample, as far as each is one token for sure.
+    /// How many of these items have one sample: each is expected to give one token.
     pub(super) pending: u32,
-    /// How many tokens have their keys and values, by results that are in.
+    /// How many tokens have their keys and values computed, by the results that are in.
     pub(super) computed: u32,
     pub(super) prompt: u32,
     /// How many tokens it has put out.
@@ -65,32 +66,33 @@ pub(super) struct Sequence {
     pub(super) committed: u32,
     /// The hash of the last block that was indexed.
     pub(super) last_hash: u64,
-    /// How many sequences it is still to become: those that it holds running slots for.
+    /// How many sequences it becomes once its prompt is computed, itself included. Admitted, it holds a running slot
+    /// for each.
     pub(super) samples: u32,
-    /// How many more its request wants, for which running slots lacked when it was admitted. They begin to wait once its
-    /// prompt is computed and can be found.
+    /// How many further continuations found no free running slot when it was admitted. They begin to wait once the
+    /// prompt is computed, so that they find it in the cache.
     pub(super) rest: u32,
     pub(super) table: Vec<BlockId>,
     pub(super) tokens: Vec<Token>,
-    /// The hashes of its prompt's full blocks, and of more after preemption.
+    /// The hashes of its prompt's full blocks, and after preemption of its output's too.
     pub(super) hashes: Vec<u64>,
 
     pub(super) id: SequenceId,
     pub(super) adapter: Option<AdapterId>,
     /// Whether it holds its running slots.
     pub(super) holds_slots: bool,
-    /// The last plan that moves a block of it.
+    /// The last plan that copies or moves one of its blocks.
     pub(super) moved: u64,
-    /// The last plan for which it had to make room; 0 if there was none.
+    /// The last plan for which it was preempted; 0 if there was none.
     pub(super) preempted: u64,
     pub(super) admitted: bool,
     pub(super) reuse_prefix: bool,
     pub(super) plan_ahead: bool,
     pub(super) passed: u32,
     pub(super) predicted: u32,
-    /// Blocks that it will need for the rest of its prompt.
+    /// How many blocks it still needs for the rest of its prompt.
     pub(super) promised: usize,
-    /// Blocks set aside for all it may become.
+    /// How many blocks reserved admission sets aside for it.
     pub(super) reserved: usize,
     pub(super) scope: Scope,
     pub(super) root: u64,
@@ -99,7 +101,7 @@ pub(super) struct Sequence {
     pub(super) first_token: Option<Time>,
     /// Draft tokens for the next plan, or those of its item in flight.
     pub(super) drafts: Vec<Token>,
-    /// What the policy sees; `cost` and `demand` as of when it came.
+    /// What the policy sees; `cost` and `demand` are those at its arrival.
     pub(super) candidate: Candidate,
 }
 
@@ -141,7 +143,7 @@ impl Sequence {
         self.computed + self.ahead
     }
 
-    /// How many tokens are to be computed and not in flight, a pending one included.
+    /// How many tokens are neither computed nor in flight, a pending one included.
     pub(super) fn remaining(&self) -> usize {
         self.tokens.len() + self.pending as usize - self.next_position() as usize
     }
@@ -152,7 +154,7 @@ impl Sequence {
             || (self.plan_ahead && self.drafts.is_empty() && self.pending == 1 && self.produced + 1 < self.max_new)
     }
 
-    /// Sees to it that the hashes of the first `most` blocks are known, or of as many as are full.
+    /// Computes the missing hashes of the first `most` blocks, or of all full blocks if they are fewer.
     pub(super) fn hash_blocks(&mut self, block_size: usize, most: usize) {
         let known = self.hashes.len();
         if known >= most.min(self.tokens.len() / block_size) {
@@ -166,7 +168,7 @@ impl Sequence {
         }
     }
 
-    /// The hash of block `at`, which holds `content`; those before it are indexed.
+    /// The hash of block `at`, which holds `content`; the blocks before it are indexed.
     pub(super) fn hash_of(&self, at: usize, content: &[Token]) -> u64 {
         if let Some(&known) = self.hashes.get(at) {
             return known;
@@ -178,7 +180,8 @@ impl Sequence {
         block_hash(parent, content)
     }
 
-    /// Makes the slot vacant and keeps its buffers: those that only one that runs fills in `spare`, if it did run.
+    /// Makes the slot vacant. The buffer of hashes stays in the slot; if the sequence ran, its other buffers go to
+    /// `spare`.
     pub(super) fn clear(&mut self, spare: &mut Vec<Buffers>) {
         let (mut table, mut tokens) = (std::mem::take(&mut self.table), std::mem::take(&mut self.tokens));
         if table.capacity() > 0 && tokens.capacity() <= LARGE {

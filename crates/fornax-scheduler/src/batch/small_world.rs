@@ -1,7 +1,7 @@
-//! The small world, checked exhaustively: a few requests, six blocks, and every order of events up to some depth.
+//! An exhaustive test of a small world: a few requests, six blocks, and every order of events up to some depth.
 //!
-//! States that differ in counts alone are one state, so that breadth-first search reaches all of them. After each event all
-//! books are recounted, and from every state the work can be finished.
+//! States that differ only in counters (serials, statistics) count as one, so that a breadth-first search can reach
+//! them all. After each event the invariants are audited, and from every state the work can be finished.
 
 use std::collections::{HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -11,16 +11,16 @@ use super::{
 };
 use crate::{PlanId, RequestId, SequenceId, Time, policy};
 
-/// What may happen in a world besides requests, results, cancellations and failed plans.
+/// What an engine may do besides submitting requests, reporting results, cancelling, and failing plans.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Engine {
     /// Draft tokens, and a fork after results.
     Drafts,
-    /// Deferred samples, failed samples, requests that are not ready or put nothing out.
+    /// Deferred samples, failed samples, requests that are not ready or have no output.
     Deferring,
 }
 
-/// How a plan's results may be.
+/// The results of a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Results {
     Plain,
@@ -43,7 +43,8 @@ struct World {
     deferred: bool,
 }
 
-/// Requests that together need more than there is; two begin alike, one becomes two.
+/// Requests that together need more blocks than there are. Two share the beginning of their prompts; one has two
+/// sequences.
 fn requests(engine: Engine) -> Vec<Request> {
     let two = Request { sequences: 2, ..Request::new(1, vec![1, 2, 3], 3) };
     let first = Request::new(0, vec![1, 2, 3, 4, 5], 4);
@@ -74,7 +75,7 @@ impl World {
         }
     }
 
-    /// Everything that may happen next.
+    /// All events that may come next.
     fn events(&self) -> Vec<BatchEvent> {
         let mut events = Vec::new();
         if let Some(request) = requests(self.engine).get(self.submitted) {
@@ -116,7 +117,7 @@ impl World {
         events
     }
 
-    /// What those wait for that wait for an event.
+    /// The events that sequences wait for: `Continue` for deferred ones, `Ready` for the request that is not ready.
     fn answers(&self) -> Vec<BatchEvent> {
         let id = |slot: u32| self.scheduler.sequences[slot as usize].id;
         let continued = |slot| BatchEvent::Continue { sequence: id(slot), token: 8, ended: false };
@@ -170,7 +171,7 @@ impl World {
         assert_eq!(in_flight, self.plans.iter().filter_map(|plan| plan.id).collect::<Vec<PlanId>>());
     }
 
-    /// What the future depends on, as one number.
+    /// A hash of all that the future depends on.
     fn digest(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         let scheduler = &self.scheduler;
@@ -201,7 +202,7 @@ impl World {
         hasher.finish()
     }
 
-    /// Lets everything come to its end.
+    /// Brings all sequences to their ends.
     fn finish(mut self) {
         (self.forked, self.deferred) = (true, true);
         for _ in 0..200 {

@@ -1,22 +1,22 @@
-//! What becomes of a block's content: for routers that follow caches, and for storage behind them.
+//! Events of the prefix cache, for routers that follow caches and for storage behind them.
 
 use crate::BlockId;
 
-/// A block that became findable by its content, or ceased to be.
+/// A block that became findable by its content, or was evicted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KvEvent {
     /// A block is full and computed, and can be found by its content.
     Stored {
         /// The block.
         block: BlockId,
-        /// The hash of its tokens and all before them, as [`block_hash`](super::block_hash) gives it.
+        /// The hash of its tokens and of all tokens before them, as [`block_hash`](super::block_hash) gives it.
         hash: u64,
-        /// The hash of what comes before it: of the block before, or the [root](super::KvMemory::root) of its scope.
+        /// The hash of the block before it, or the [root](super::KvMemory::root) of its scope.
         parent: u64,
         /// Its tokens.
         tokens: Vec<u32>,
     },
-    /// A block makes room and cannot be found any more.
+    /// A block was evicted and cannot be found any more.
     Removed {
         /// The block.
         block: BlockId,

@@ -1,4 +1,5 @@
-//! The blocks of one model: reference counts, the free ones, and the cached ones by when they were last used.
+//! The blocks of one model: their reference counts, the free blocks, and the cached blocks in the order of their last
+//! use.
 
 use std::collections::VecDeque;
 
@@ -7,17 +8,17 @@ use super::block::{ABSENT, Block};
 use super::prefix::{After, PrefixIndex, Scope};
 use crate::{BlockId, SchedulerError};
 
-/// How many places of the LRU list may be empty, besides as many as are not.
+/// The LRU list may have as many empty places as filled ones, and this many more.
 const SPARE: usize = 64;
 
-/// What a prompt finds in the cache.
+/// The cached beginning of a prompt.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lookup {
     /// The blocks of its beginning, in order.
     pub blocks: Vec<BlockId>,
-    /// How many of them nobody holds: to take them makes as many fewer available.
+    /// How many of these blocks no sequence holds. Sharing them makes as many fewer blocks available.
     pub unheld: usize,
-    /// Whether the first block that is missing was here before and made room for others.
+    /// Whether the first missing block was here before and was evicted.
     pub evicted: bool,
 }
 
@@ -31,14 +32,14 @@ pub struct KvMemory {
     free: Vec<u32>,
     held: usize,
     index: PrefixIndex,
-    /// The cached blocks, the least recently used first. A block that was taken since stays in the list until its turn
-    /// comes, and is passed over then: it has owners, or another place.
+    /// The cached blocks, the least recently used first. A block that was shared since stays in the list and is skipped
+    /// when its turn comes: it has owners, or another place.
     lru: VecDeque<u32>,
-    /// The place of the first in the list.
+    /// The place of the list's first entry.
     first: u64,
     cached: usize,
     evictions: u64,
-    /// What became of blocks since it was last asked for, if it is recorded.
+    /// The events since they were last taken; none if they are not recorded.
     events: Option<Vec<KvEvent>>,
 }
 
@@ -79,12 +80,12 @@ impl KvMemory {
         self.blocks.len()
     }
 
-    /// How many blocks can be had: those that are free, and those that are cached.
+    /// How many blocks can be allocated: the free and the cached blocks.
     pub fn available(&self) -> usize {
         self.free.len() + self.cached
     }
 
-    /// How many blocks are cached and held by nobody.
+    /// How many blocks are cached and held by no sequence.
     pub fn cached(&self) -> usize {
         self.cached
     }
@@ -94,27 +95,27 @@ impl KvMemory {
         self.held
     }
 
-    /// How many cached blocks have made room for others so far.
+    /// How many cached blocks have been evicted so far.
     pub fn evictions(&self) -> u64 {
         self.evictions
     }
 
-    /// How many hold a block.
+    /// How many owners a block has.
     pub fn owners(&self, block: BlockId) -> u32 {
         self.blocks[block.0 as usize].owners
     }
 
-    /// Whether a block can be found by its content, so that nobody may write to it.
+    /// Whether a block can be found by its content. No sequence may write to such a block.
     pub fn is_indexed(&self, block: BlockId) -> bool {
         self.blocks[block.0 as usize].is_indexed()
     }
 
-    /// The hash that the first block of a prefix begins with.
+    /// The parent hash of the first block of a prefix in `scope`.
     pub fn root(&self, scope: Scope) -> u64 {
         self.index.root(scope)
     }
 
-    /// A block for one owner: a free one, or else the cached one that was not used for the longest time.
+    /// A block for one owner: a free block, or else the least recently used cached block, which is evicted.
     pub fn allocate(&mut self) -> Option<BlockId> {
         let block = match self.free.pop() {
             Some(block) => block,
@@ -134,7 +135,7 @@ impl KvMemory {
         Some(BlockId(block))
     }
 
-    /// One owner more, of a block that is held or cached.
+    /// Adds an owner to a block that is held or cached.
     pub fn share(&mut self, block: BlockId) {
         let at = block.0 as usize;
         if self.blocks[at].owners == 0 {
@@ -145,8 +146,8 @@ impl KvMemory {
         self.blocks[at].owners += 1;
     }
 
-    /// One owner less. The last one leaves the block cached if it is indexed, free otherwise. Those who hold a prefix
-    /// give its blocks back from the end, so that an older block is never a part of a newer one's prefix.
+    /// Removes an owner from a block. A block without owners becomes cached if it is indexed, and free otherwise.
+    /// Release the blocks of a prefix from its end, so that no block is evicted before the blocks that follow it.
     pub fn release(&mut self, block: BlockId) {
         let kept = &mut self.blocks[block.0 as usize];
         assert!(kept.owners > 0, "block {block} is released and has no owner");
@@ -162,13 +163,13 @@ impl KvMemory {
         }
     }
 
-    /// One owner less of each block of a table, from the end.
+    /// Removes an owner from each block of a table, from the end.
     pub fn release_all(&mut self, table: &[BlockId]) {
         table.iter().rev().for_each(|&block| self.release(block));
     }
 
-    /// The cached or held blocks that hold the beginning of `tokens`, at most `most` of them. `hashes` are those of its
-    /// full blocks. Tokens are compared one by one: a hash that two share is no hit.
+    /// The indexed blocks that hold the beginning of `tokens`, at most `most` of them. `hashes` has the hash of each
+    /// full block. Tokens are compared one by one, so that equal hashes of different tokens are no hit.
     pub fn lookup(&self, scope: Scope, hashes: &[u64], tokens: &[u32], most: usize) -> Lookup {
         let mut found = Lookup::default();
         let mut after = After::Nothing(scope);
@@ -184,8 +185,8 @@ impl KvMemory {
         found
     }
 
-    /// Makes a full block findable, as what comes after another. Where the same content is there already, that block is
-    /// given back and the caller is to use it instead.
+    /// Makes a full block findable after `after`. If another block with the same content is there, returns that block
+    /// instead; the caller should use it in the place of its own.
     pub fn commit(&mut self, after: After, hash: u64, tokens: &[u32], block: BlockId) -> Option<BlockId> {
         assert!(self.blocks[block.0 as usize].owners > 0, "block {block} is committed and has no owner");
         let other = self.index.insert(&mut self.blocks, after, hash, tokens, block.0).map(BlockId);
@@ -215,7 +216,7 @@ impl KvMemory {
         }
     }
 
-    /// Recounts everything. `holders` are the blocks of all that hold any, each as often as it is held.
+    /// Recounts everything. `holders` lists each block once for each of its owners.
     ///
     /// # Panics
     /// If the books do not balance, which is a fault of this crate.
@@ -234,7 +235,8 @@ impl KvMemory {
             assert!(self.blocks[block as usize].is_indexed(), "block {block} is cached and cannot be found");
             cached += 1;
         }
-        // The list is shortened when a block is added, so that it is as long as it may be with all of them.
+        // The list is compacted only when a block is added, so its length is bounded by the total, not by the cached
+        // blocks.
         assert!(self.lru.len() <= 2 * self.total() + SPARE, "{} places for {cached} blocks", self.lru.len());
         for &block in &self.free {
             assert!(!std::mem::replace(&mut seen[block as usize], true), "block {block} is free twice, or cached");
@@ -249,7 +251,7 @@ impl KvMemory {
         self.index.audit(&self.blocks);
     }
 
-    /// The same for the counts alone, which costs nothing.
+    /// Checks that the counts add up, which costs next to nothing.
     pub(crate) fn check_counts(&self) {
         assert!(
             self.free.len() + self.cached + self.held == self.total(),
@@ -261,7 +263,7 @@ impl KvMemory {
         );
     }
 
-    /// What the future depends on.
+    /// Hashes all that later calls depend on.
     #[cfg(test)]
     pub(crate) fn hash_state(&self, hasher: &mut impl std::hash::Hasher) {
         use std::hash::Hash as _;
@@ -307,7 +309,8 @@ impl KvMemory {
         places.filter(|&(block, place)| self.stands(block, place)).map(|(block, _)| block)
     }
 
-    /// Takes the empty places out of the LRU list: as many as are not, so that it costs each block a step.
+    /// Removes the empty places from the LRU list. There are as many as filled places, so that the cost for each added
+    /// block is constant.
     fn lru_compact(&mut self) {
         let lru: VecDeque<u32> = self.lru_blocks().collect();
         for (&block, place) in lru.iter().zip(self.first..) {
@@ -344,7 +347,7 @@ mod tests {
         table.last().map_or(After::Nothing(scope), |&block| After::Block(block))
     }
 
-    /// Writes `tokens` to new blocks and commits them, as a sequence does that shares nothing.
+    /// Writes `tokens` to new blocks and commits them, as a sequence without a cached prefix does.
     fn write(memory: &mut KvMemory, scope: Scope, tokens: &[u32]) -> Vec<BlockId> {
         let hashes = hashes(memory, scope, tokens);
         let mut table: Vec<BlockId> = Vec::new();
@@ -455,7 +458,7 @@ mod tests {
             table.iter().rev().for_each(|&block| memory.release(block));
         }
         memory.audit([]);
-        // All six go and two stay free: what is left of each chain is still found.
+        // Four of the eight blocks are taken: the rest of each chain is still found.
         let taken: Vec<BlockId> = (0..4).map(|_| memory.allocate().expect("room")).collect();
         assert_eq!(find(&memory, MINE, &[1, 2, 3, 4]).blocks, []);
         assert_eq!(find(&memory, MINE, &[5, 6, 7, 8]).blocks, two);
@@ -540,7 +543,7 @@ mod tests {
         }
     }
 
-    /// One that is used again and again does not lengthen the LRU list.
+    /// A block that is used again and again does not lengthen the LRU list.
     #[test]
     fn empty_places_of_the_lru_list_are_closed() {
         let mut memory = memory(1);

@@ -1,7 +1,7 @@
-//! KV memory in blocks: who holds which, and which prefixes lie in them.
+//! KV memory in blocks: which blocks are held, and which prefixes they contain.
 //!
-//! A block is free, held by one or more sequences, or *cached*: held by nobody and kept for a prompt that begins alike,
-//! until its room is needed. Only numbers are kept here; the keys and values are the engine's.
+//! A block is free, held by one or more sequences, or *cached*: held by no sequence and kept for a prompt with the same
+//! beginning, until its room is needed. Only the books are kept here; the keys and values are the engine's.
 
 mod block;
 mod event;

@@ -1,8 +1,8 @@
 //! The index of prefixes: a radix tree whose nodes are full blocks, found by hash and compared token by token.
 //!
-//! A node is known by its parent and its tokens, and a first node by its scope too, so that what one tenant or adapter has
-//! computed is never found by another, not even by a hash that two share. It keeps no time and no counts of owners; which
-//! block makes room is the memory's choice.
+//! A node is known by its parent and its tokens, and a first node by its scope too. So the blocks of one tenant or
+//! adapter are never found by another, not even where hashes collide. The index keeps no times and no counts of owners;
+//! the memory chooses which block is evicted.
 
 use std::ops::Range;
 
@@ -11,7 +11,8 @@ use crate::hash::NumberMap;
 use crate::random::{GOLDEN, mix};
 use crate::{AdapterId, BlockId, TenantId};
 
-/// Who may find a prefix: those of the same tenant (or of the same group of tenants that chose to share) and adapter.
+/// Who may find a prefix: requests of the same tenant (or of the same group of tenants that chose to share) and
+/// adapter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Scope {
     who: u64,
@@ -34,9 +35,10 @@ impl Scope {
     }
 }
 
-/// The hash of a block after `parent`, which is the hash of what comes before it.
+/// The hash of a block with `tokens`, where `parent` is the hash of the block before it, or the root of its scope.
 pub fn block_hash(parent: u64, tokens: &[u32]) -> u64 {
-    // Products that do not wait for each other; who does not know the parent cannot make one of them zero.
+    // The products do not depend on each other. Without knowing the parent, nobody can choose tokens that make one
+    // zero.
     let (left, right) = (parent ^ GOLDEN, parent.rotate_left(32));
     let product = |&[a, b, c, d]: &[u32; 4]| {
         let pair = |low, high| u64::from(low) | u64::from(high) << 32;
@@ -56,29 +58,29 @@ pub fn block_hash(parent: u64, tokens: &[u32]) -> u64 {
     mix(hash)
 }
 
-/// What a block comes after.
+/// The block before a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum After {
-    /// Nothing: it is the first of those of a scope.
+    /// None: the block is the first of a prefix in this scope.
     Nothing(Scope),
-    /// Another block, and so in the same scope.
+    /// This block, in the same scope.
     Block(BlockId),
 }
 
-/// Blocks by content. What it keeps of a block itself stands in that block's [`Block`], where its owners are counted.
+/// Blocks by content. Parents, children and hashes of blocks are kept in their [`Block`]s.
 #[derive(Clone, Debug)]
 pub(super) struct PrefixIndex {
     block_size: usize,
     seed: u64,
     /// Which bits of a hash count: all, but for tests.
     mask: u64,
-    /// The newest block with each hash; those with the same hash are linked by [`Block::next`].
+    /// The newest block with each hash; blocks with the same hash are linked by [`Block::next`].
     table: NumberMap<u64, u32>,
-    /// The tokens of each block. They, and what follows, are made room for when the first block comes.
+    /// The tokens of each block. This field and the following ones are allocated when the first block comes.
     tokens: Vec<u32>,
     /// The scope of each block that begins a prefix.
     scopes: Vec<Scope>,
-    /// Hashes of evicted blocks, the newer over the older: to tell why something is missing.
+    /// Hashes of evicted blocks, newer over older: to tell why a block is missing.
     evicted: Vec<u64>,
 }
 
@@ -95,7 +97,7 @@ impl PrefixIndex {
         }
     }
 
-    /// The hash of nothing, in `scope`.
+    /// The parent hash of the first block of a prefix in `scope`.
     pub(super) fn root(&self, scope: Scope) -> u64 {
         mix(mix(self.seed ^ scope.who).wrapping_add(u64::from(scope.shared)) ^ scope.adapter.wrapping_mul(GOLDEN))
     }
@@ -117,7 +119,7 @@ impl PrefixIndex {
         None
     }
 
-    /// Makes block `at` findable; if another holds the same, gives that one and changes nothing.
+    /// Makes block `at` findable. If another block has the same content, returns that block and changes nothing.
     pub(super) fn insert(
         &mut self,
         blocks: &mut [Block],
@@ -141,7 +143,7 @@ impl PrefixIndex {
         let parent = match after {
             After::Block(parent) => {
                 let before = &mut blocks[parent.0 as usize];
-                assert!(before.is_indexed(), "block {at} follows one that is not indexed");
+                assert!(before.is_indexed(), "block {at} follows a block that is not indexed");
                 before.children += 1;
                 parent.0
             }
@@ -156,7 +158,7 @@ impl PrefixIndex {
         None
     }
 
-    /// Forgets block `at`, which nothing follows.
+    /// Removes block `at` from the index. No indexed block may follow it.
     pub(super) fn evict(&mut self, blocks: &mut [Block], at: u32) {
         let Block { hash, parent, children, next, .. } = blocks[at as usize];
         assert!(parent != ABSENT, "block {at} is cached and not indexed");
@@ -182,19 +184,19 @@ impl PrefixIndex {
         self.evicted[hash as usize & last] = hash;
     }
 
-    /// Whether a block with this hash made room for others not long ago.
+    /// Whether a block with this hash was evicted not long ago.
     pub(super) fn was_evicted(&self, hash: u64) -> bool {
         !self.evicted.is_empty() && self.evicted[hash as usize & (self.evicted.len() - 1)] == hash
     }
 
-    /// Recounts children and entries; a block whose prefix is not all there is found.
+    /// Recounts children and entries, and checks that the whole prefix of each block is there.
     pub(super) fn audit(&self, blocks: &[Block]) {
         let indexed = || blocks.iter().enumerate().filter(|(_, block)| block.is_indexed());
         let mut children = vec![0; blocks.len()];
         for (at, block) in indexed().filter(|(_, block)| block.parent != NONE) {
             let parent = &blocks[block.parent as usize];
             children[block.parent as usize] += 1;
-            assert!(parent.is_indexed(), "block {at} follows one that is not there");
+            assert!(parent.is_indexed(), "block {at} follows a block that is not there");
             assert!(parent.owners > 0 || block.owners == 0, "block {at} is held and the one before it is not");
         }
         for (at, block) in indexed() {
@@ -258,7 +260,7 @@ mod tests {
         assert!(others.iter().all(|&other| other != one), "{one} {others:?}");
     }
 
-    /// What hashes begin with tells any two apart that may not find each other's blocks.
+    /// Different scopes have different roots.
     #[test]
     fn no_two_scopes_share_a_root() {
         let index = PrefixIndex::new(2, 1);
@@ -269,13 +271,13 @@ mod tests {
         assert_eq!(distinct(&|number| Scope::of(TenantId(number), None, None)), many);
         assert_eq!(distinct(&|number| Scope::of(TenantId(0), Some(u64::from(number) << 32), None)), many);
         for tenant in 0..4 {
-            // Numbers near each other, and as many that are far from those.
+            // Half of the numbers are close together, and the other half close together far from these.
             let adapter = |number: u32| Some(AdapterId(number.rotate_right(1)));
             assert_eq!(distinct(&|number| Scope::of(TenantId(tenant), None, adapter(number))), many);
         }
     }
 
-    /// Tests of equal hashes depend on it.
+    /// The tests of equal hashes rely on this.
     #[test]
     fn all_hashes_of_a_degraded_index_are_equal() {
         let mut index = PrefixIndex::new(2, 1);

@@ -1,9 +1,9 @@
 //! The ratio with ageing, `P = R / (C + W) + ageing · W`, the largest first.
 //!
-//! For those who have just come it is the ratio; waiting adds to it, so that nobody starves: the ratio's part is at most
-//! the largest `R / C` there is, and `ageing` outweighs that after a time. Since R is a part of the machine, at most 1, that
-//! is at most one over the least cost, whatever unit resources are counted in: among tasks of 2 seconds and more, the
-//! default of 0.1 lets nobody be overtaken by those who come more than 5 seconds later.
+//! A task that has just come has the plain ratio. Waiting adds to it, so that no task starves: the ratio is at most the
+//! largest `R / C` there is, and the ageing term outweighs it after a time. R is a part of the machine, at most 1
+//! whatever the units of resources, so `R / C` is at most one over the least cost. Among tasks of 2 seconds and more,
+//! the default of 0.1 lets no task be overtaken by tasks that come more than 5 seconds later.
 
 use super::{Bound, Candidate, Policy, PolicyEntry, Span, ratio};
 use crate::Time;
@@ -34,7 +34,7 @@ impl Policy for AgedRatio {
     }
 
     fn bound(&self) -> Bound {
-        // One that comes `s` later is ahead only while its ratio, at most the largest, exceeds `ageing · s`.
+        // A task that comes `s` later is ahead only while its ratio, at most the largest, exceeds `ageing · s`.
         Bound::Overtaking(Span { per_ratio: 1.0 / self.ageing, ..Span::default() })
     }
 

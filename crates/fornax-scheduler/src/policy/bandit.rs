@@ -438,7 +438,7 @@ mod tests {
             bandit.observe(&Observation::Queued { task: task(cost), front: None });
         }
         assert_eq!(bandit.context_now(), 5);
-        // The large leave: those that are left are many, and alike.
+        // The large tasks leave. The remaining tasks are many, and alike.
         for &cost in costs.iter().filter(|&&cost| cost > 1.0) {
             bandit.observe(&Observation::Unqueued { task: task(cost) });
         }
@@ -447,7 +447,7 @@ mod tests {
             bandit.observe(&Observation::Unqueued { task: task(1.0) });
         }
         assert_eq!(bandit.context_now(), 0);
-        // Rounding, or one that was never queued, leaves nothing below zero.
+        // Rounding errors, or tasks that were never queued, do not make the sums negative.
         for _ in 0..3 {
             bandit.observe(&Observation::Unqueued { task: task(2.0) });
         }

@@ -1,5 +1,5 @@
 //! Earliest deadline first. Where all deadlines can be met one after another, this order meets them; beyond that it
-//! makes many a little late. What to do with those that are late already is not decided here.
+//! makes many a little late. What to do with late tasks is not decided here.
 
 use std::time::Duration;
 

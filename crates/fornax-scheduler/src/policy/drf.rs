@@ -1,11 +1,11 @@
 //! Dominant resource fairness: the game-theoretic share of several resources (Ghodsi et al., NSDI 2011,
 //! <https://www.usenix.org/legacy/event/nsdi11/tech/full_papers/Ghodsi.pdf>).
 //!
-//! A tenant's *dominant share* is the largest part of any resource that it holds, divided by its weight. The tenant with
-//! the smallest goes first. For tasks that can be divided this has four properties, which the tests check on small worlds:
-//! nobody would be better off with an equal part of the machine (sharing incentive), nobody gains by asking for what it does
-//! not need (strategy-proofness), nobody prefers another's part (envy-freeness), and nobody can have more without another
-//! having less (Pareto efficiency). With whole tasks they hold up to one task.
+//! A tenant's *dominant share* is the largest part of any resource that it holds, divided by its weight. The tenant
+//! with the smallest goes first. For tasks that can be divided this has four properties, which the tests check on small
+//! worlds: no tenant would be better off with an equal part of the machine (sharing incentive), no tenant gains by
+//! asking for more than it needs (strategy-proofness), no tenant prefers another's part (envy-freeness), and no tenant
+//! can have more without another having less (Pareto efficiency). With whole tasks the properties hold up to one task.
 
 use super::{Bound, Candidate, Observation, Policy, PolicyEntry};
 use crate::{TenantId, Time};
@@ -86,8 +86,9 @@ impl Policy for DominantShare {
 
 /// The fair division of a machine among tenants whose tasks can be divided: how many tasks each gets to run.
 ///
-/// `demands[tenant][resource]` is what one task needs, `weights` are the tenants' weights. Dominant shares rise together
-/// until a resource is used up; those who need none of it go on. A tenant that needs nothing gets none.
+/// `demands[tenant][resource]` is what one task needs, `weights` are the tenants' weights. Dominant shares rise
+/// together until a resource is used up; from then on, only the shares of tenants that need none of it rise. A tenant
+/// that needs nothing gets nothing.
 ///
 /// ```
 /// use fornax_scheduler::policy::drf::divide;

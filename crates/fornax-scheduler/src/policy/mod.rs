@@ -4,7 +4,7 @@
 //! blocks, devices or queues, and it decides nothing but order: whether there is room is another part's concern.
 //!
 //! # How a policy is asked
-//! The tasks that wait stand in lines: one for all, or one a tenant where [`Policy::by_tenant`] says so. The line with
+//! The waiting tasks stand in lines: one for all, or one a tenant where [`Policy::by_tenant`] says so. The line with
 //! the lowest [`Policy::tenant_rank`] comes first, and within it the task with the lowest [`Policy::rank`]; equal ranks
 //! go by submission. The order within a line is kept, not sorted again at every step. So a rank is either *fixed*, which
 //! means that of two tasks the same one is ahead at all times (linear ageing is fixed: what counts is the arrival), or
@@ -77,7 +77,7 @@ pub enum Observation {
     Queued {
         /// The task.
         task: Candidate,
-        /// The tenant at the front of those who wait, before this one; none unless each has a line of its own.
+        /// The tenant at the front of the queue before this task came; none unless each tenant has a line of its own.
         front: Option<TenantId>,
     },
     /// A task no longer waits.
@@ -112,19 +112,19 @@ pub enum Observation {
     Ended {
         /// The task.
         task: Candidate,
-        /// Its computing time in seconds: what it came to be, as far as that is known at the end, or else as it was estimated.
+        /// Its computing time in seconds: the true time if that is known at the end, or else the estimate.
         cost: f64,
         /// How long it waited for its first result, in seconds.
         waited: f64,
     },
 }
 
-/// How long a policy lets a task be overtaken by those who came later.
+/// How long a policy lets a task be overtaken by tasks that came later.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Bound {
     /// Without end: others may go first as long as there are any.
     Unbounded,
-    /// By none who come later than a span after it.
+    /// No task that comes later than a span after it overtakes it.
     Overtaking(Span),
     /// No tenant's service falls behind another's by more than a constant while both have work waiting; within a
     /// tenant it is first come first served.
@@ -138,7 +138,7 @@ pub struct Span {
     pub fixed: f64,
     /// Seconds for each second of the task's own cost.
     pub per_cost: f64,
-    /// Seconds for each level of priority by which another is above it.
+    /// Seconds for each level of priority by which another task is above it.
     pub per_level: f64,
     /// Seconds for each unit of the largest `demand / cost` there is.
     pub per_ratio: f64,
@@ -174,8 +174,8 @@ pub trait Policy: fmt::Debug + Send + PolicyClone {
         false
     }
 
-    /// With `ahead` before `behind` now: the first time after `now` at which that may be otherwise, or any time before
-    /// it; none if it stays so.
+    /// When two tasks, `ahead` before `behind` at `now`, may change places: that time, or any time between `now` and
+    /// then; none if they never do.
     fn crossing(&self, ahead: &Candidate, behind: &Candidate, now: Time) -> Option<Time> {
         let _ = (ahead, behind, now);
         None
@@ -207,12 +207,12 @@ pub trait Policy: fmt::Debug + Send + PolicyClone {
         false
     }
 
-    /// Another number whenever all ranks may have changed at once.
+    /// A number that changes whenever all ranks may have changed at once.
     fn revision(&self) -> u64 {
         0
     }
 
-    /// The names of the policies that one that learns chooses among.
+    /// The names of the policies that a learning policy chooses among; empty for all other policies.
     fn learns_from(&self) -> Vec<&'static str> {
         Vec::new()
     }
@@ -223,7 +223,7 @@ pub trait Policy: fmt::Debug + Send + PolicyClone {
     }
 }
 
-/// Copies a policy in its box; there for every policy that is [`Clone`].
+/// Copies a boxed policy; implemented for every policy that is [`Clone`].
 pub trait PolicyClone {
     /// The copy.
     fn boxed_clone(&self) -> Box<dyn Policy>;
@@ -244,7 +244,7 @@ impl Clone for Box<dyn Policy> {
 /// A policy in the list.
 #[derive(Debug)]
 pub struct PolicyEntry {
-    /// What it is asked for by.
+    /// The name by which it is chosen.
     pub name: &'static str,
     /// What it does, in a line.
     pub summary: &'static str,

@@ -7,11 +7,11 @@ use crate::SchedulerError;
 pub struct PolicyOptions(Vec<(&'static str, f64)>);
 
 impl PolicyOptions {
-    /// The values that `text` gives, and `defaults` for what it does not name.
+    /// The values that `text` gives, and the defaults of all other options.
     ///
     /// # Errors
-    /// [`SchedulerError::UnknownOption`] for a name that is not among the defaults, with those that are;
-    /// [`SchedulerError::InvalidConfig`] for a value that is no number.
+    /// [`SchedulerError::UnknownOption`], with the known names, for a name that is not among the defaults;
+    /// [`SchedulerError::InvalidConfig`] for a value that is no number, or a part that is not `name=value`.
     pub fn parse(defaults: &'static [(&'static str, f64)], text: &str) -> Result<Self, SchedulerError> {
         let mut values = defaults.to_vec();
         for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {

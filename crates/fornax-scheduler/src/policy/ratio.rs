@@ -1,7 +1,7 @@
-//! The ratio of what a task asks to what it costs and has waited, `P = R / (C + W)`, the largest first.
+//! The ratio of a task's demand to its cost plus its waiting time, `P = R / (C + W)`, the largest first.
 //!
 //! It starves: the longer a task waits, the smaller its ratio, so that newcomers go first for ever. It is here because
-//! it is asked for and to be compared with; [`aged_ratio`](super::aged_ratio) is the one to use.
+//! it is asked for, and to compare with; use [`aged_ratio`](super::aged_ratio) instead.
 
 use super::{Bound, Candidate, Policy, PolicyEntry};
 use crate::Time;
@@ -9,7 +9,7 @@ use crate::Time;
 /// The list's line.
 pub const ENTRY: PolicyEntry = PolicyEntry {
     name: "ratio",
-    summary: "the largest R / (C + W) first: demand over cost and waiting; starves those who wait",
+    summary: "the largest R / (C + W) first: demand over cost and waiting; starves waiting tasks",
     options: &[],
     make: |_| Ok(Box::new(Ratio)),
 };

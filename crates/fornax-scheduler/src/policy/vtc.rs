@@ -1,12 +1,13 @@
 //! Virtual token counter: fair service among tenants (Sheng et al., OSDI 2024, <https://arxiv.org/abs/2401.00588>).
 //!
-//! Each tenant has a counter of the service it got: `input` a token of its prompts, when taken on, and `output` a token
-//! put out, divided by its weight. The tenant with the lowest counter goes first. One who comes after a pause is lifted to
-//! the lowest of those who wait, so that idling saves nothing up.
+//! Each tenant has a counter of the service it got, divided by its weight: `input` for each prompt token when a request
+//! is admitted, and `output` for each output token. The tenant with the lowest counter goes first. The counter of a
+//! tenant that comes after a pause is lifted to the lowest counter of the waiting tenants, so that idling saves nothing
+//! up.
 //!
 //! While two tenants both have work waiting, the services they get differ by at most `2 · max(input · L, output · M)` per
-//! weight, with L the tokens of the longest prompt and M those that fit in KV memory. That presumes that whoever is first
-//! is never passed over for lack of room, so a scheduler with this policy should not look ahead.
+//! weight, with L the tokens of the longest prompt and M the tokens that fit in KV memory. That presumes that the first
+//! request is never passed over for lack of room, so a scheduler with this policy should not look ahead.
 
 use super::{Bound, Candidate, Observation, Policy, PolicyEntry};
 use crate::{TenantId, Time};
@@ -159,7 +160,7 @@ mod tests {
         vtc.observe(&Observation::Admitted { task: task(0), input: 30.0 });
         vtc.observe(&Observation::Queued { task: task(1), front: None });
         assert_eq!(vtc.tenant_rank(TenantId(1)), 30.0);
-        // One who has more keeps it.
+        // A tenant with a higher counter keeps it.
         vtc.observe(&Observation::Served { tenant: TenantId(2), output: 90.0 });
         vtc.observe(&Observation::Queued { task: task(2), front: Some(TenantId(1)) });
         assert_eq!(vtc.tenant_rank(TenantId(2)), 90.0);

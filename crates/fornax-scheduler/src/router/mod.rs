@@ -1,10 +1,10 @@
 //! Which replica serves a request: by load, by the prefixes it has, or by tenant.
 //!
-//! The router knows replicas by their reports, which are always a little old. What it sent since a report counts as load
-//! until a later report includes it. A replica that owes a report for longer than `max_staleness` gets nothing as long as
-//! another is fresh. An idle replica owes none: after a report of no load, its silence counts from the first request that
-//! is sent to it. Prefixes are known by what was sent where; that a replica has evicted one meanwhile costs a miss and
-//! nothing else.
+//! The router knows replicas by their reports, which are always a little old. What it sent since a report counts as
+//! load until a later report includes it. A replica whose report is overdue for longer than `max_staleness` gets no
+//! requests as long as another replica is fresh. An idle replica owes no report: after it reported no load, its silence
+//! counts from the next request that is sent to it. The router knows prefixes from the requests that it sent; if a
+//! replica has evicted one since, that costs a miss and nothing else.
 //!
 //! It decides, and carries nothing: connections, retries and health checks are the caller's.
 
@@ -40,8 +40,8 @@ pub struct RouteRequest {
 pub enum RouterEvent {
     /// A request is to be sent somewhere.
     Request(RouteRequest),
-    /// What a replica had to do at a time. A replica reports while it has something to do, and once more when it has
-    /// nothing left; from then until the next request it may be silent.
+    /// The work of a replica at a time. A replica reports while it has work, and once more when it has none left; from
+    /// then until the next request it may be silent.
     Report {
         /// The replica.
         replica: u32,
@@ -78,7 +78,7 @@ pub struct RouterConfig {
     pub replicas: usize,
     /// Tokens in a block, as the replicas have it.
     pub block_size: usize,
-    /// How old the latest report of a replica that has something to do may be.
+    /// How old the latest report of a replica with work may be.
     pub max_staleness: Duration,
     /// How many blocks are remembered for each replica, the latest used: as many as it can keep.
     pub prefixes: usize,
@@ -121,8 +121,8 @@ impl Replica {
         }
     }
 
-    /// Since when it owes a report: since its last one if that told of work, or else since the first request that was sent
-    /// after it; none while it is idle.
+    /// Since when it owes a report: since its last report if that told of work, or else since the first request that
+    /// was sent after that report; none while it is idle.
     fn silent_since(&self) -> Option<Time> {
         if self.reported > 0 { Some(self.at) } else { self.sent.front().map(|&(when, _)| when) }
     }
@@ -135,8 +135,8 @@ pub struct View {
     pub eligible: Vec<u32>,
     /// Load in tokens by replica, eligible or not.
     pub loads: Vec<u64>,
-    /// Each replica's work in tokens: what it computed by its reports, half as much for every half minute that has passed
-    /// since, and its load.
+    /// Each replica's work in tokens: the tokens that it computed by its reports, halved for every half minute since,
+    /// and its load.
     pub work: Vec<f64>,
     /// Replicas that were sent the beginning of the prompt before, with how many tokens of it.
     pub matches: Vec<(u32, u32)>,
@@ -164,7 +164,7 @@ pub struct Router {
     strategy: Box<dyn RoutingStrategy>,
     replicas: Vec<Replica>,
     now: Time,
-    /// Who was sent a prefix, and when last. Never iterated, so that its order does not matter.
+    /// The replicas that were sent a prefix, and when last. Never iterated, so that its order does not matter.
     holders: HashMap<u64, Vec<(u32, u64)>>,
     /// Counts uses of blocks.
     uses: u64,
@@ -259,7 +259,7 @@ impl Router {
         }
         replica.at = at;
         replica.reported = tokens;
-        // A counter that went back is that of a replica that began anew.
+        // A counter that went back means that the replica was restarted.
         let more = if computed < replica.computed { computed } else { computed - replica.computed };
         replica.computed = computed;
         while let Some(&(when, sent)) = replica.sent.front()
@@ -296,7 +296,8 @@ impl Router {
         Ok(Route { request: request.id, replica, matched, load })
     }
 
-    /// Brings loads up to date and finds who may be chosen: those that are there and fresh, or else all that are there.
+    /// Brings loads up to date and finds the eligible replicas: the present and fresh ones, or if none is fresh, all
+    /// present.
     fn look(&mut self) -> Result<(), SchedulerError> {
         self.fade();
         let view = &mut self.view;
@@ -530,7 +531,7 @@ mod tests {
         assert_eq!(send(&mut router, 3, &[], second(111.0)).replica, 1);
         router.step(report(0, 111.5, 20), second(111.5));
         assert_eq!(send(&mut router, 4, &[], second(111.5)).replica, 0);
-        // One that told of work owes reports from then on.
+        // A replica that told of work owes reports from then on.
         router.step(report(1, 122.0, 500), second(122.0));
         assert_eq!(send(&mut router, 5, &[], second(122.0)).replica, 1);
     }
@@ -546,7 +547,7 @@ mod tests {
         assert!(routes.is_empty());
         assert_eq!((rejected[0].event, &rejected[0].error), (1, &SchedulerError::NoReplica));
         assert_eq!(rejected[1].error, SchedulerError::UnknownReplica { found: 7, replicas: 2 });
-        // One that comes back has forgotten what it had.
+        // A replica that comes back has lost its prefixes.
         router.step([RouterEvent::Add(0)], Time::ZERO);
         let route = send(&mut router, 4, &[1, 2, 3], Time::ZERO);
         assert_eq!((route.replica, route.matched, route.load), (0, 0, 0));
@@ -574,7 +575,7 @@ mod tests {
         router.step(report(1, 1.0, 30, 900), second(1.0));
         assert_eq!(send(&mut router, 1, &[1], second(1.0)).replica, 1, "1010 and 930");
         assert_eq!(router.view.work, [1010.0, 930.0]);
-        // Half a minute on, what was computed counts half; a counter that went back began anew.
+        // Half a minute later, work counts half. A counter that went back is that of a restarted replica.
         router.step(report(0, 31.0, 0, 1000), second(31.0));
         router.step(report(1, 31.0, 0, 50), second(31.0));
         assert_eq!(send(&mut router, 2, &[2], second(31.0)).replica, 0);

@@ -55,7 +55,7 @@ pub const ROUTING: &[RoutingEntry] = &[
     },
     RoutingEntry {
         name: "least-loaded",
-        summary: "who has the fewest tokens to compute",
+        summary: "the replica with the fewest tokens to compute",
         options: &[],
         make: |_, _| Ok(Box::new(LeastLoaded)),
     },
@@ -67,7 +67,7 @@ pub const ROUTING: &[RoutingEntry] = &[
     },
     RoutingEntry {
         name: "prefix",
-        summary: "who has the prompt's beginning and did at most `epsilon` above the mean; or else who did the least",
+        summary: "a replica with the prompt's beginning and at most `epsilon` above the mean's work, or else the one with the least",
         options: &[("epsilon", PrefixAffine::EPSILON)],
         make: |options, _| Ok(Box::new(PrefixAffine { epsilon: options.not_negative("epsilon")? })),
     },
@@ -117,7 +117,7 @@ impl RoutingStrategy for RoundRobin {
     }
 }
 
-/// Who has the fewest tokens to compute.
+/// The replica with the fewest tokens to compute.
 #[derive(Clone, Copy, Debug)]
 pub struct LeastLoaded;
 
@@ -158,16 +158,18 @@ impl RoutingStrategy for TwoChoices {
     }
 }
 
-/// Who has the prompt's beginning, as long as its work is no more than `epsilon` above the mean.
+/// A replica that has the prompt's beginning, as long as its work is no more than `epsilon` above the mean.
 ///
-/// A replica's work is what it computed lately and what it has still to compute. It may be sent a request for the prefix
-/// that it has as long as its work is at most `(1 + epsilon) · mean` and a prompt, and its load at most twice the mean and a
-/// prompt. Otherwise the replica that did the least work gets the request, and then has the prefix too: what is asked for
-/// often comes to lie on as many replicas as its traffic needs. Of several that have it, the one with the least left to do
-/// is taken. This is consistent hashing with bounded loads (Mirrokni et al., SODA 2018,
-/// <https://arxiv.org/abs/1608.01350>) with what is known of caches in the place of the hash: the smaller `epsilon`, the
-/// more even the work, and the fewer the hits. A conversation that is all that a replica did stays there in any case, since
-/// its prompt repeats what was computed for it.
+/// A replica's work is the tokens that it computed recently and those that it has still to compute. A request goes to a
+/// replica with its prefix as long as that replica's work is at most `(1 + epsilon) · mean` and a prompt, and its load
+/// at most twice the mean and a prompt; of several such replicas, to the one with the least left to compute. Otherwise
+/// the replica with the least work gets the request, and then has the prefix too. So a popular prefix comes to lie on
+/// as many replicas as its traffic needs.
+///
+/// This is consistent hashing with bounded loads (Mirrokni et al., SODA 2018, <https://arxiv.org/abs/1608.01350>), with
+/// the known caches in place of the hash. The smaller `epsilon`, the more even the work, and the fewer the hits. A
+/// conversation that is a replica's only work stays there in any case, since its prompt repeats the tokens that were
+/// computed for it.
 #[derive(Clone, Copy, Debug)]
 pub struct PrefixAffine {
     /// How far above the mean work a replica may be and still be sent more for its prefixes.
@@ -208,7 +210,7 @@ impl RoutingStrategy for PrefixAffine {
         let most_load = BUSY * mean(&|replica| load(replica) as f64) + prompt;
         let within = |replica: u32| work(replica) <= most_work && load(replica) as f64 <= most_load;
         let holders = view.matches.iter().filter(|(replica, _)| within(*replica));
-        // What is not there counts as load: the longer beginning, on the replica that has less to do.
+        // The tokens that are not cached there count as load: prefer long prefixes and replicas with less to do.
         let left = |&(replica, matched): &(u32, u32)| {
             (load(replica).saturating_add(u64::from(request.prompt_tokens - matched)), replica)
         };
@@ -258,7 +260,7 @@ fn least_worked(view: &View) -> u32 {
 }
 
 fn least_loaded(view: &View) -> u32 {
-    // Of those that are equally loaded, mostly idle ones, the one that was sent the least lately.
+    // Of equally loaded replicas, which are mostly idle ones, the replica with the least recent work.
     let key = |replica: &u32| (view.loads[*replica as usize], crate::policy::key(view.work[*replica as usize]));
     let least = view.eligible.iter().copied().min_by_key(key);
     least.expect("a view has an eligible replica")
@@ -301,7 +303,7 @@ mod tests {
         assert_eq!(strategy.choose(&request(0), &seen), 2, "the mean is 1010; who did the least gets it");
         let mut loose = PrefixAffine { epsilon: 0.03 };
         assert_eq!(loose.choose(&request(0), &seen), 1);
-        // Who is drained does not count.
+        // Drained replicas do not count.
         seen.eligible = vec![0, 1, 3];
         seen.work[1] = 1100.0;
         assert_eq!(strategy.choose(&request(0), &seen), 1);
@@ -379,7 +381,8 @@ mod tests {
         uneven.loads[homes[0] as usize] = 40_000;
         let other = strategy.choose(&request(0), &uneven);
         assert_ne!(other, homes[0]);
-        // What is to be sent counts for the mean too: 200 more on one of four with 1000 is just below the bound.
+        // The request itself counts for the mean too: 200 more on one of four replicas with 1000 is just below the
+        // bound.
         let heavy = RouteRequest { new_tokens: 100, ..request(0) };
         let mut chosen: Vec<u32> = (0..50)
             .map(|tenant| {

@@ -91,7 +91,7 @@ mod tests {
         spread.end_window(true);
         spread.add(1, 4.0);
         spread.end_window(true);
-        // An empty window and one that does not count say nothing.
+        // Empty windows and windows that do not count are ignored.
         spread.end_window(true);
         spread.add(0, 1.0);
         spread.add(1, 1.0);

@@ -10,7 +10,7 @@ pub struct StepLoad {
     pub tokens: f64,
     /// Tokens whose keys and values are read: the contexts of all items.
     pub context: f64,
-    /// Pairs of a token and one that it attends to.
+    /// Pairs of a token and a token that it attends to.
     pub pairs: f64,
 }
 

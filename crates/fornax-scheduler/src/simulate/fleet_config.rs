@@ -1,15 +1,15 @@
-//! What a fleet is: its replicas, their policy and routing, and what makes sense of them.
+//! The configuration of a fleet: its replicas, their policy, the routing, and which settings are valid.
 
 use super::{Class, CostModel};
 use crate::kv::KvMemory;
 use crate::{BatchConfig, SchedulerError, TenantId, policy, routing};
 
-/// What is simulated.
+/// The configuration of a [`Fleet`](super::Fleet).
 #[derive(Clone, Debug)]
 pub struct FleetConfig {
-    /// What reports call it.
+    /// Its name in reports.
     pub name: String,
-    /// How many replicas, all alike.
+    /// How many replicas it has, all alike.
     pub replicas: usize,
     /// The strategy of the router, by name.
     pub routing: String,
@@ -20,19 +20,20 @@ pub struct FleetConfig {
     pub batch: BatchConfig,
     /// How long steps take.
     pub cost: CostModel,
-    /// Weights of tenants that have another than 1.
+    /// Weights of tenants; all others have 1.
     pub weights: Vec<(TenantId, f64)>,
-    /// What reports call tenants that have names.
+    /// The names of tenants in reports, for tenants that have names.
     pub tenants: Vec<(u32, String)>,
-    /// How wrong predictions of output lengths are: the standard deviation of their logarithm. 0 is clairvoyant; none
-    /// predicts the mean of what the class's requests put out that have ended. No prediction is above a request's limit, and
-    /// nothing else that a scheduler or a router is told depends on how long an output will be.
+    /// How wrong predictions of output lengths are: the standard deviation of their logarithm. With 0 predictions are
+    /// perfect; with none, a request is predicted the mean output length of the ended requests of its class. No
+    /// prediction is above a request's limit. Nothing else that a scheduler or a router is told depends on the true
+    /// length of an output.
     pub prediction: Option<f64>,
     /// Seconds between a replica's reports to the router.
     pub report_interval: f64,
-    /// For chance in predictions, speculation and routing.
+    /// The seed of randomness in predictions, speculation and routing.
     pub seed: u64,
-    /// Whether reports measure others by it.
+    /// Whether it is the oracle that other variants are compared with.
     pub oracle: bool,
 }
 
@@ -55,16 +56,17 @@ impl Default for FleetConfig {
     }
 }
 
-/// The most blocks that all replicas have together, and the most pairs of a replica and a tenant: what memory holds.
+/// The most blocks that all replicas have together, so that a simulation fits into memory.
 const MOST_BLOCKS: usize = 100_000_000;
+/// The most pairs of a replica and a tenant, for the same reason.
 pub(super) const MOST_TENANTS: usize = 10_000_000;
 
 impl FleetConfig {
-    /// Whether it makes sense for requests of `classes`.
+    /// Checks that the settings are valid for requests of `classes`.
     ///
     /// # Errors
-    /// [`SchedulerError::InvalidConfig`] naming the field, and whatever the policy, the routing, the scheduler, the memory or
-    /// the cost model refuses.
+    /// [`SchedulerError::InvalidConfig`] naming the field, and the errors of the policy, the routing, the scheduler,
+    /// the memory and the cost model.
     pub fn check(&self, classes: &[Class]) -> Result<(), SchedulerError> {
         let policy = policy(&self.policy)?;
         routing(&self.routing, self.seed)?;
@@ -85,7 +87,7 @@ impl FleetConfig {
         }
         let mut blocks = 0usize;
         for model in &self.batch.models {
-            // The memory checks the size of blocks; one of each kind is enough for that.
+            // A memory of one block is made for its check of the block size.
             KvMemory::new(1, model.block_size, 0)?;
             blocks = blocks.saturating_add(model.blocks).saturating_add(model.host_blocks);
         }
@@ -104,7 +106,7 @@ impl FleetConfig {
                 return Err(SchedulerError::config(
                     "weights",
                     tenant.0,
-                    "no class has this tenant; weigh those that there are",
+                    "no class has this tenant; give weights to tenants of classes",
                 ));
             }
             if self.weights[..at].iter().any(|(other, _)| *other == tenant) {

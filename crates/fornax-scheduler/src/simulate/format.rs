@@ -1,4 +1,4 @@
-//! What a trace does not say of itself: units and sizes. And names, which may be numbers.
+//! The units and sizes of a trace, which its lines do not give, and names that may be numbers.
 
 use std::fmt;
 
@@ -21,7 +21,7 @@ pub enum TimeUnit {
 }
 
 impl TimeUnit {
-    /// How many seconds it has.
+    /// The unit in seconds.
     pub(super) fn seconds(self) -> f64 {
         match self {
             Self::Seconds => 1.0,
@@ -44,18 +44,18 @@ impl std::str::FromStr for TimeUnit {
     }
 }
 
-/// What the lines of a trace mean, where they do not say so themselves.
+/// The units and sizes of a trace, which its lines do not give.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TraceFormat {
-    /// The unit of `arrival`, `timestamp`, `deadline` and `cancel`. Without it an `arrival` is in seconds, and a `timestamp`,
-    /// as Mooncake has it, in milliseconds.
+    /// The unit of `arrival`, `timestamp`, `deadline` and `cancel`. Without it, an `arrival` is in seconds and a
+    /// `timestamp` in milliseconds, as in Mooncake's traces.
     pub time_unit: Option<TimeUnit>,
-    /// How many tokens of a prompt each of `hash_ids` stands for. Without it 512, as in Mooncake's traces.
+    /// How many tokens each of `hash_ids` stands for. Without it 512, as in Mooncake's traces.
     pub block_size: Option<u32>,
 }
 
-/// A number, or a name that gets one.
+/// A number, or a name that is given a number.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Name {
     /// A number.

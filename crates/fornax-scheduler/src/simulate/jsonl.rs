@@ -1,9 +1,9 @@
 //! Traces from outside: a request a line, as JSON.
 //!
-//! A line is `{"arrival": 0.5, "prompt": 200, "output": 50}`; [`Scenario::read_trace`](super::Scenario::read_trace) says what
-//! may be added. Traces with the key names of Mooncake (`timestamp`, `input_length`, `output_length`, `hash_ids`) are read as
-//! they are. Lines come in order of time and may end in LF or CRLF, the last one in nothing; empty ones are passed over, and
-//! so is a byte order mark at the beginning.
+//! A line is `{"arrival": 0.5, "prompt": 200, "output": 50}`; [`Scenario::read_trace`](super::Scenario::read_trace)
+//! describes the optional keys. Traces with the keys of Mooncake (`timestamp`, `input_length`, `output_length`,
+//! `hash_ids`) are read as they are. Lines come in order of time and end in LF or CRLF, which the last line may lack.
+//! Empty lines and a byte order mark at the beginning are skipped.
 
 use std::collections::BTreeMap;
 
@@ -40,14 +40,14 @@ struct Entry {
     hash_ids: Option<Vec<u64>>,
 }
 
-/// How much of what was found a message repeats.
+/// An error message repeats at most this many characters of each end of a text.
 const EXCERPT: usize = 160;
-/// Whole numbers up to here may be seconds; beyond, a trace of nothing else must say what they are.
+/// A trace of whole numbers up to here is taken to be in seconds; a longer one needs a unit.
 const PLAIN_SECONDS: f64 = 1000.0;
 /// The most continuations of a prompt.
 const MOST_SEQUENCES: u32 = 10_000;
 
-/// Names and the numbers they get: the first that no number in use is above.
+/// Names and the numbers they get: the numbers after the largest number in use.
 #[derive(Default)]
 struct Names {
     next: u32,
@@ -94,7 +94,7 @@ struct Reader<'a> {
     tenants: Names,
     adapters: Names,
     requests: Vec<TraceRequest>,
-    /// Of each request: its tenant and its adapter, before all names are known.
+    /// The tenant and the adapter of each request, which get their numbers when all names are known.
     named: Vec<(Noted, Option<Noted>)>,
     /// Whether every arrival so far was a whole number without a unit.
     whole: bool,
@@ -145,7 +145,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// The request of an entry, or what is wrong with it.
+    /// The request of an entry, or an error message.
     fn request(&mut self, entry: &Entry, at: u64) -> Result<TraceRequest, String> {
         let (arrival, unit) = self.arrival(entry)?;
         let (prompt_field, prompt) = either("prompt", entry.prompt, "input_length", entry.input_length)?;
@@ -189,7 +189,7 @@ impl Reader<'_> {
         })
     }
 
-    /// When it comes, in seconds, and how many seconds the unit of its times has.
+    /// The arrival of an entry in seconds, and the unit of its times in seconds.
     fn arrival(&mut self, entry: &Entry) -> Result<(f64, f64), String> {
         let (field, time) = either("arrival", entry.arrival, "timestamp", entry.timestamp)?;
         let whole = time.fract() == 0.0;
@@ -226,7 +226,7 @@ impl Reader<'_> {
         }
     }
 
-    /// A request that has a prompt and nothing else.
+    /// A request with the prompt of an entry, and defaults for all else.
     fn prompt(&self, entry: &Entry, field: &str, prompt: u32, at: u64) -> Result<TraceRequest, String> {
         let own = TraceRequest { body_stream: mix(!at), ..TraceRequest::default() };
         let Some(ids) = &entry.hash_ids else {
@@ -253,12 +253,13 @@ impl Reader<'_> {
             ));
         }
         let prefix = if found == all as usize { prompt } else { full * size };
-        // Apart from the streams of groups and of bodies.
+        // These streams differ from the streams of groups and of bodies.
         let blocks = ids.iter().map(|&id| mix(mix(id) ^ BLOCKS)).collect();
         Ok(TraceRequest { blocks, block_tokens: size, prefix, body: prompt - prefix, ..own })
     }
 
-    /// Numbers the names, and gives the limit of the whole trace to those that have none of their own or of their class.
+    /// Numbers the names, and gives the longest output of the trace as a limit to requests that have no limit
+    /// themselves or by their class.
     fn finish(mut self) -> Result<Trace, String> {
         let Some(last) = self.requests.last() else {
             return Err("there is no request in it; expected one a line, as JSON".into());
@@ -290,14 +291,14 @@ impl Reader<'_> {
     }
 }
 
-/// What the error of a line that is no request asks for.
+/// The form of a line, for error messages.
 const EXPECTED: &str = "{\"arrival\": seconds, \"prompt\": tokens, \"output\": tokens}";
-/// Tokens that a hash id stands for in Mooncake's traces.
+/// How many tokens a hash id stands for in Mooncake's traces.
 const MOONCAKE_BLOCK: u32 = 512;
-/// Makes the streams of blocks other than all others.
+/// Sets the streams of blocks apart from all other streams.
 const BLOCKS: u64 = 0x6b76_626c_6f63_6b73;
 
-/// A field that has two names, of which a line gives one.
+/// The name and the value of a field that has two names; a line has to give exactly one of them.
 fn either<T: Copy>(
     one: &'static str,
     first: Option<T>,
@@ -312,12 +313,12 @@ fn either<T: Copy>(
     }
 }
 
-/// Words on one line and of a length that can be read, whatever the file holds.
+/// A text for an error message: without control characters, and cut to its beginning and end if it is long.
 pub(super) fn shortened(words: &str) -> String {
     cut(words, EXCERPT)
 }
 
-/// The same of up to twice as many characters as `excerpt`.
+/// The same with at most `excerpt` characters of the beginning and of the end.
 pub(super) fn cut(words: &str, excerpt: usize) -> String {
     let plain = |character: char| if character.is_control() { '\u{fffd}' } else { character };
     if words.chars().nth(2 * excerpt).is_none() {
@@ -427,9 +428,9 @@ mod tests {
         assert_eq!(prompts.iter().map(Vec::len).collect::<Vec<usize>>(), [1200, 1100, 1024]);
         let alike = |one: usize, two: usize| prompts[one].iter().zip(&prompts[two]).take_while(|(a, b)| a == b).count();
         assert_eq!((alike(0, 1), alike(0, 2), alike(1, 2)), (1024, 512, 512));
-        // What is put out is a request's own.
+        // Outputs are not shared.
         assert_ne!(requests[0].output(0), requests[1].output(0));
-        // Other units and sizes of blocks are said by the scenario; ids of full blocks alone will do.
+        // The scenario gives other units and block sizes. Ids for the full blocks alone are enough.
         let format = TraceFormat { time_unit: Some(TimeUnit::Seconds), block_size: Some(16) };
         let text = r#"{"timestamp": 0.5, "input_length": 40, "output_length": 1, "hash_ids": [4, 5]}"#;
         let trace = super::read(text.as_bytes(), &classes(), format).expect("a line");
@@ -476,10 +477,10 @@ mod tests {
         let of = |at: usize| &trace.requests[at];
         let two = of(1);
         assert_eq!((two.priority, two.deadline, two.cancel, two.sequences), (Some(-2), Some(1.5), Some(0.25), 4));
-        // Without a limit of its own or of its class, what the longest puts out.
+        // Without a limit of its own or of its class, a request gets the longest output of the trace.
         let limits: Vec<Option<u32>> = trace.requests.iter().map(|request| request.max_tokens).collect();
         assert_eq!(limits, [Some(20), Some(50), Some(20), Some(20), None, Some(20)]);
-        // Names get the numbers after all others.
+        // Names get the numbers after the largest number in use.
         assert_eq!(trace.tenants, [(41, "acme".to_owned()), (42, "zen".to_owned())]);
         let tenants: Vec<u32> = trace.requests.iter().map(|request| request.tenant).collect();
         assert_eq!(tenants, [4, 4, 41, 40, 42, 41]);

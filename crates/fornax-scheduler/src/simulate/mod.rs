@@ -1,7 +1,9 @@
-//! What a scheduler would do to your traffic: the very same scheduler and router, with made-up requests and a model of time.
+//! What the schedulers would do with your traffic: the very same scheduler and router, with made-up requests and a
+//! model of time.
 //!
-//! A [`Workload`] brings requests, a [`CostModel`] says how long a step takes, a [`Fleet`] lets them meet and gives a
-//! [`Report`]. The same seed gives the same report. What is simulated is time and text; nothing of the scheduler is.
+//! A [`Workload`] makes requests, a [`CostModel`] says how long a step takes, and a [`Fleet`] serves the requests and
+//! gives a [`Report`]. The same seed gives the same report. Time and texts are simulated; the scheduler and the router
+//! are not.
 //!
 //! An [`Outcome`] holds the reports of several variants side by side: as tables, as plots in SVG ([`plot`]), and, with the
 //! feature `simulate`, as JSON. With that feature a `Scenario` is read from TOML and a trace from JSON lines.

@@ -1,53 +1,54 @@
-//! Reports side by side: distances from an oracle, the regret of a policy that learns, and plots. Tables are in `table.rs`.
+//! The reports of several variants together: tables, distances from an oracle, the regret of a learning policy, and
+//! plots.
 
 use super::plot::{self, Labels, Line};
 use super::table::{Draft, Table};
 use super::{Report, TenantReport};
 
-/// What a scenario gives: one report a variant, and as many again for each seed more.
+/// The outcome of a scenario: one report a variant, for each seed.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Outcome {
-    /// What it shows.
+    /// The scenario's title.
     pub title: String,
-    /// The seed, which gives the same reports again.
+    /// The first seed.
     pub seed: u64,
-    /// One report a variant.
+    /// One report a variant, with the first seed.
     pub reports: Vec<Report>,
-    /// The same of the seeds that follow, one after another.
+    /// The same for each of the seeds after the first.
     pub repeats: Vec<Vec<Report>>,
 }
 
-/// How far a variant is from the oracle: 1 is as good.
+/// A variant's figures divided by the oracle's: 1 is as good.
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "simulate", derive(serde::Serialize))]
 pub struct Distance {
     /// The variant.
     pub name: String,
-    /// How many requests it served, over the oracle's: the other figures are about those.
+    /// The number of served requests, over the oracle's. The latencies are those of served requests.
     pub finished: f64,
-    /// Its mean time from arrival to end, of those served, over the oracle's.
+    /// The mean time from arrival to end of served requests, over the oracle's.
     pub mean_latency: f64,
-    /// Its mean time to the first token, of those that got one, over the oracle's.
+    /// The mean time to the first token of requests that got one, over the oracle's.
     pub first_token_mean: f64,
-    /// By class: its 99th percentile of the time to the first token, over the oracle's.
+    /// The 99th percentile of the time to the first token, by class, over the oracle's.
     pub first_token_p99: Vec<f64>,
-    /// Its tokens a second, over the oracle's.
+    /// Output tokens a second, over the oracle's.
     pub output_tokens_per_second: f64,
 }
 
-/// What a policy that learns lost against the best of the fixed ones that it learns from, in hindsight.
+/// The reward that a learning policy lost against the best of its arms in hindsight.
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "simulate", derive(serde::Serialize))]
 pub struct Regret {
-    /// The variant that learns.
+    /// The learning variant.
     pub name: String,
     /// The fixed variant with the highest reward.
     pub best: String,
-    /// The sum over all windows of the best one's reward less its own.
+    /// The sum over all windows of the best variant's reward less the learning variant's.
     pub total: f64,
-    /// How many windows there are; in each of them the reward lies between 0 and 1.
+    /// The number of windows. The reward of a window lies between 0 and 1.
     pub windows: usize,
-    /// The part of the total that came in the second half of the windows: below a half, it learned.
+    /// The part of the total lost in the second half of the windows. Below a half, the policy learned.
     pub late: f64,
 }
 
@@ -57,12 +58,12 @@ impl Outcome {
         self.reports.iter().find(|report| report.name == name)
     }
 
-    /// How many seeds it was run with.
+    /// The number of seeds.
     pub fn seeds(&self) -> u64 {
         1 + self.repeats.len() as u64
     }
 
-    /// What it shows, and with which seeds.
+    /// The title with the seeds.
     pub fn heading(&self) -> String {
         match self.repeats.len() as u64 {
             0 => format!("{}, seed {}", self.title, self.seed),
@@ -76,9 +77,9 @@ impl Outcome {
         texts.join("\n")
     }
 
-    /// How each class was served, how each variant did; then, where there is something to show, how each tenant was served,
-    /// how even the replicas were, how far each variant is from the oracle, and what learning cost. With several seeds a
-    /// number is the mean over them and, after ±, their standard deviation.
+    /// The tables by class and by variant; then, where they have rows, the tables by tenant, of replicas, of distances
+    /// from the oracle, and of regret. With several seeds a number is the mean over them and, after ±, the standard
+    /// deviation.
     pub fn tables(&self) -> Vec<Table> {
         let one = |reports: &Vec<Report>| Self { reports: reports.clone(), ..Self::default() };
         let runs: Vec<Self> = std::iter::once(&self.reports).chain(&self.repeats).map(one).collect();
@@ -288,7 +289,7 @@ impl Outcome {
         self.reports.iter().map(distance).collect()
     }
 
-    /// The regret of each variant that learns, against the best of the fixed ones among its arms; none if there are none.
+    /// The regret of each learning variant against the best fixed variant among its arms; empty if no variant learns.
     pub fn regrets(&self) -> Vec<Regret> {
         let regret = |learner: &Report| {
             let best = self.best_arm(learner)?;
@@ -301,15 +302,16 @@ impl Outcome {
         self.reports.iter().filter_map(regret).collect()
     }
 
-    /// The fixed variant with the highest reward among those whose policy is an arm of the learner.
+    /// The fixed variant with the highest reward whose policy is an arm of the learner.
     fn best_arm(&self, learner: &Report) -> Option<&Report> {
         let base = |policy: &str| policy.split(':').next().unwrap_or_default().trim().to_owned();
         let arms = self.reports.iter().filter(|one| !one.oracle && learner.learned_from.contains(&&*base(&one.policy)));
         arms.max_by(|one, two| one.reward.total_cmp(&two.reward))
     }
 
-    /// Plots as SVG, each with the name of a file: times to the first token as distributions by class, their percentiles as
-    /// bars, and queues over time; hits over balance where there are replicas, rewards lost where something learns.
+    /// Plots as SVG, each with a file name: the distribution of times to the first token by class, their 99th
+    /// percentiles as bars, and queues over time; with several replicas, hits over balance; with a learning policy,
+    /// lost rewards.
     pub fn plots(&self) -> Vec<(String, String)> {
         let mut plots: Vec<(String, String)> = Vec::new();
         let classes = self.reports.first().map_or(&[][..], |report| &report.classes);
@@ -352,7 +354,7 @@ impl Outcome {
         plots
     }
 
-    /// What each variant lost against the best fixed one, added up, if one learns.
+    /// The cumulative reward that each variant lost against the best fixed variant; none if no variant learns.
     fn regret_plot(&self) -> Option<String> {
         let learner = self.reports.iter().find(|report| self.best_arm(report).is_some())?;
         let best = self.best_arm(learner)?;
@@ -370,8 +372,8 @@ impl Outcome {
         Some(plot::lines(Labels { title: &title, x: "seconds", y: "lost reward", log_x: false }, &lines))
     }
 
-    /// The reports as JSON. With several seeds `variants` and what follows from them are those of the first, and `spread` has
-    /// in the place of each number its mean over the seeds, its standard deviation, the least and the most.
+    /// The reports as JSON. With several seeds, all but `spread` is of the first seed. `spread` repeats `variants` and
+    /// has, in the place of each number, its mean over the seeds, its standard deviation, the least and the most.
     #[cfg(feature = "simulate")]
     pub fn json(&self) -> serde_json::Value {
         let mut json = serde_json::json!({
@@ -391,7 +393,7 @@ impl Outcome {
     }
 }
 
-/// The same as each of `values`, with the spread of numbers in their places.
+/// A value of the same form as each of `values`, with the spread of each number in its place.
 #[cfg(feature = "simulate")]
 fn spread(values: &[&serde_json::Value]) -> serde_json::Value {
     use serde_json::Value;
@@ -404,7 +406,7 @@ fn spread(values: &[&serde_json::Value]) -> serde_json::Value {
             serde_json::json!({"mean": mean, "standard_deviation": deviation, "least": least, "most": most})
         }
         Value::Array(items) => {
-            // Tenants may come with one seed and not with another.
+            // With another seed, other tenants may have come.
             let length = values.iter().filter_map(|value| value.as_array()).map(Vec::len).min().unwrap_or(items.len());
             (0..length).map(|at| spread(&values.iter().map(|value| &value[at]).collect::<Vec<_>>())).collect()
         }
@@ -419,13 +421,13 @@ fn spread(values: &[&serde_json::Value]) -> serde_json::Value {
 /// The most tenants that have rows of their own in a table.
 const MOST_TENANTS: usize = 24;
 
-/// What a variant's reward was below the best one's, by window in which both have one.
+/// The best variant's reward less another's, for each window in which both have a reward.
 fn lost(best: &Report, other: &Report) -> Vec<f64> {
     let pairs = best.rewards.iter().zip(&other.rewards);
     pairs.filter_map(|(best, other)| Some((*best)? - (*other)?)).collect()
 }
 
-/// A name that is a file's in any folder of any system.
+/// A name that is valid for a file on every system and does not leave its folder.
 fn file_name(name: &str) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c.to_ascii_lowercase() } else { '-' };
     name.chars().take(60).map(plain).collect()

@@ -282,7 +282,7 @@ mod tests {
         assert_eq!(svg.matches("<rect").count(), 1 + 2 + 1);
         let all: Vec<(String, (f64, f64))> = (0..14).map(|at| (format!("p{at}"), (1.0, f64::from(at)))).collect();
         let svg = points(Labels { log_x: true, ..labels }, &all);
-        // A mark for each point and one for its name; squares where colours begin anew.
+        // A mark for each point and one for its name; squares where the colours repeat.
         assert_eq!((svg.matches("<circle").count(), svg.matches("<rect").count()), (24, 1 + 4));
         assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
     }

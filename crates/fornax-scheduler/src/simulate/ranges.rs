@@ -1,14 +1,14 @@
-//! Which workloads make sense: the ranges of all their numbers, so that whatever is accepted ends and fits into memory.
+//! The valid ranges of all numbers of a workload, so that every accepted simulation ends and fits into memory.
 
 use super::trace::{MOST_REQUESTS, MOST_TOKENS};
 use super::{Arrivals, Class, Length, Workload};
 use crate::SchedulerError;
 
 impl Workload {
-    /// Whether it makes sense.
+    /// Checks that all numbers are in their ranges.
     ///
     /// # Errors
-    /// [`SchedulerError::InvalidConfig`] naming what does not.
+    /// [`SchedulerError::InvalidConfig`] naming the field.
     pub fn check(&self) -> Result<(), SchedulerError> {
         let refuse = |field, found: String, reason| Err(SchedulerError::config(field, found, reason));
         if !(1..=MOST_REQUESTS).contains(&self.requests) {
@@ -62,7 +62,7 @@ impl Arrivals {
         match *self {
             Self::Poisson(mean) => rate(mean),
             Self::Bursty { rate: mean, factor, on, off } => {
-                // Time goes from burst to burst; between two requests there must not be endlessly many.
+                // The iterator goes from burst to burst; the number of bursts between two requests must be bounded.
                 rate(mean) && (1.0..=1e6).contains(&factor) && span(on) && span(off) && mean * (on + off) >= 1e-6
             }
             Self::Diurnal { rate: mean, depth, period } => rate(mean) && (0.0..=1.0).contains(&depth) && span(period),
@@ -71,7 +71,7 @@ impl Arrivals {
 }
 
 impl Class {
-    /// Whether it makes sense.
+    /// Checks that all numbers are in their ranges.
     fn check(&self) -> Result<(), SchedulerError> {
         let positive = |value: f64| value.is_finite() && value > 0.0;
         let chance = |value: f64| (0.0..=1.0).contains(&value);

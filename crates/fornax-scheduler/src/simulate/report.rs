@@ -1,4 +1,5 @@
-//! What a simulation shows: how each class was served, how evenly tenants and replicas were, and what the memory did.
+//! The report of a simulation: how classes and tenants were served, how even the replicas were, and what the cache
+//! found.
 
 use super::balance::Spread;
 use super::{Balance, Class, FleetConfig, Histogram, TraceRequest};
@@ -12,35 +13,35 @@ pub(super) enum Ending {
     Served,
     /// Past its deadline.
     Late,
-    /// Nobody wanted it any more.
+    /// Cancelled by its client.
     Cancelled,
 }
 
-/// How a kind of request was served. Times are in seconds; latencies are times from arrival to end of the requests that were
-/// served, and of no others.
+/// How a class of requests was served. Times are in seconds. Latencies are times from arrival to end, of served
+/// requests only.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[cfg_attr(feature = "simulate", derive(serde::Serialize))]
 #[allow(missing_docs, reason = "percentiles, named after what they are of")]
 pub struct ClassReport {
     /// The class.
     pub name: String,
-    /// How many came.
+    /// How many requests came.
     pub requests: u64,
-    /// How many were served to the end.
+    /// How many requests were served to the end.
     pub finished: u64,
-    /// How many the scheduler refused.
+    /// How many requests the scheduler refused.
     pub refused: u64,
-    /// How many were dropped when their deadline had passed.
+    /// How many requests were dropped because their deadline had passed.
     pub late: u64,
-    /// How many were cancelled before they had ended.
+    /// How many requests were cancelled before they had ended.
     pub cancelled: u64,
-    /// The part of all that came that was served within both of the class's targets.
+    /// The part of all requests that was served within both of the class's targets.
     pub within_targets: f64,
     pub mean_latency: f64,
     pub latency_p50: f64,
     pub latency_p90: f64,
     pub latency_p99: f64,
-    /// Mean time from arrival to the first token, of those that got one.
+    /// Mean time from arrival to the first token, of requests that got one.
     pub first_token_mean: f64,
     pub first_token_p50: f64,
     pub first_token_p90: f64,
@@ -52,27 +53,27 @@ pub struct ClassReport {
     pub first_token: Histogram,
 }
 
-/// How a tenant was served. Times are in seconds, latencies of those served.
+/// How a tenant was served. Times are in seconds; latencies are of served requests only.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[cfg_attr(feature = "simulate", derive(serde::Serialize))]
 pub struct TenantReport {
     /// Its number.
     pub tenant: u32,
-    /// What the trace calls it, if it has a name there.
+    /// Its name in the trace, if it has one.
     pub name: Option<String>,
-    /// How many requests of it came.
+    /// How many requests of the tenant came.
     pub requests: u64,
-    /// How many were served to the end.
+    /// How many of them were served to the end.
     pub finished: u64,
     /// Mean time from arrival to end.
     pub mean_latency: f64,
     /// The largest time from arrival to end.
     pub most_latency: f64,
-    /// Mean time from arrival to the first token, of those that got one.
+    /// Mean time from arrival to the first token, of requests that got one.
     pub first_token_mean: f64,
-    /// The largest of these.
+    /// The largest time from arrival to the first token.
     pub first_token_most: f64,
-    /// What it got: prompt + 2 · output tokens.
+    /// The service that it got: prompt + 2 · output tokens.
     pub service: f64,
 }
 
@@ -83,7 +84,7 @@ impl TenantReport {
     }
 }
 
-/// What a simulation shows. Times are in seconds.
+/// The report of a simulation of one variant. Times are in seconds.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[cfg_attr(feature = "simulate", derive(serde::Serialize))]
 pub struct Report {
@@ -95,49 +96,49 @@ pub struct Report {
     pub routing: String,
     /// How many replicas it had.
     pub replicas: usize,
-    /// Whether others are measured by it.
+    /// Whether it is the oracle that other variants are compared with.
     pub oracle: bool,
-    /// From the first arrival to the last token.
+    /// The time from the first arrival to the last event.
     pub seconds: f64,
-    /// By kind of request.
+    /// By class.
     pub classes: Vec<ClassReport>,
-    /// By tenant of which requests came, in the order of their numbers.
+    /// By tenant, in the order of their numbers, without tenants that sent no request.
     pub tenants: Vec<TenantReport>,
     /// How many requests came.
     pub requests: u64,
     /// How many were served to the end.
     pub finished: u64,
-    /// Mean time from arrival to end over all requests that were served.
+    /// Mean time from arrival to end of all served requests.
     pub mean_latency: f64,
-    /// Requests in the system, waiting or running, in the mean over time.
+    /// The mean number of requests in the system, waiting or running, over time.
     pub mean_in_system: f64,
-    /// Tokens put out a second.
+    /// Output tokens a second.
     pub output_tokens_per_second: f64,
     /// Requests a second that were served within their targets.
     pub goodput: f64,
     /// The largest difference in service (prompt + 2 · output tokens) between two tenants over a window of ten seconds in
     /// which both had work waiting.
     pub fairness_gap: f64,
-    /// The part of prompts' full blocks that were found in the cache when the requests were taken on. What a preempted one
-    /// finds again of its own is no hit.
+    /// The part of the prompts' full blocks that was found in the cache when requests were admitted. The blocks that a
+    /// preempted request finds again do not count.
     pub cache_hit_rate: f64,
-    /// How many blocks that is.
+    /// The number of these blocks.
     pub cache_hits: u64,
-    /// Lookups that ended at a block that had made room for others.
+    /// Lookups that ended at a block that had been evicted.
     pub evicted_misses: u64,
     /// Lookups that ended at a block that was never there, or at the prompt's end.
     pub cold_misses: u64,
     /// Sequences preempted.
     pub preemptions: u64,
-    /// Tokens computed in vain.
+    /// Tokens whose keys and values were given up after they were computed.
     pub lost_tokens: u64,
-    /// Speculative tokens that were right, as a part of those granted.
+    /// The part of the computed draft tokens that was accepted.
     pub accepted: f64,
     /// The part of the time in which replicas computed.
     pub utilisation: f64,
-    /// Steps.
+    /// The number of steps.
     pub steps: u64,
-    /// Sequences in a step, in the mean.
+    /// The mean number of sequences in a step.
     pub mean_batch: f64,
     /// How evenly tokens were computed over the replicas.
     pub tokens_balance: Balance,
@@ -145,17 +146,17 @@ pub struct Report {
     pub busy_balance: Balance,
     /// The tokens that the busiest replica computed.
     pub busiest_tokens: u64,
-    /// How well requests were served whatever their size, between 0 and 1: one over the root mean square of their
-    /// slowdowns, which are `1 + waited / cost`, in windows of ten seconds by arrival, in the mean of the windows. It is what
-    /// the policy `bandit` learns from.
+    /// How well requests were served whatever their size, between 0 and 1. The slowdown of a request is
+    /// `1 + waited / cost`. The reward of a window of ten seconds is one over the root mean square of the slowdowns of the
+    /// requests that came in it. This is the mean over the windows. The policy `bandit` learns from such rewards.
     pub reward: f64,
-    /// The reward of each window, and none where no request came.
+    /// The reward of each window; none for windows in which no request came.
     #[cfg_attr(feature = "simulate", serde(skip))]
     pub rewards: Vec<Option<f64>>,
-    /// What a learning policy of the first replica did.
+    /// The epochs of the first replica's policy, if that learns.
     #[cfg_attr(feature = "simulate", serde(skip))]
     pub epochs: Vec<Epoch>,
-    /// The policies that it learned among, if it did.
+    /// The policies that its policy chooses among, if that learns.
     pub learned_from: Vec<&'static str>,
     /// Requests waiting for their first token, by second.
     #[cfg_attr(feature = "simulate", serde(skip))]
@@ -169,7 +170,7 @@ impl Report {
     }
 }
 
-/// What is kept of a class while it is served.
+/// The counts of a class during a simulation.
 #[derive(Clone, Debug, Default)]
 struct Record {
     requests: u64,
@@ -177,24 +178,24 @@ struct Record {
     late: u64,
     cancelled: u64,
     good: u64,
-    /// Of those served.
+    /// Of served requests.
     latency: Histogram,
     first_token: Histogram,
     next_token: Histogram,
 }
 
-/// What is kept of a tenant.
+/// The counts of a tenant during a simulation.
 #[derive(Clone, Debug, Default)]
 struct Account {
     /// Requests that wait for their first token.
     waiting: u32,
-    /// The least number of these in this window.
+    /// The least number of such requests in this window.
     least: u32,
     /// Service in this window.
     service: f64,
     all_service: f64,
     requests: u64,
-    /// Number, sum and most of latencies, and of times to the first token.
+    /// The number, the sum and the largest of latencies; the same of times to the first token.
     latency: (u64, f64, f64),
     first_token: (u64, f64, f64),
 }
@@ -206,12 +207,12 @@ impl Account {
     }
 }
 
-/// Adds a time to its number, sum and most.
+/// Adds a time to the number, the sum and the largest of times.
 fn add(times: &mut (u64, f64, f64), seconds: f64) {
     *times = (times.0 + 1, times.1 + seconds, times.2.max(seconds));
 }
 
-/// Keeps account while a simulation runs.
+/// Collects the figures of a report while a simulation runs.
 #[derive(Debug)]
 pub(super) struct Recorder {
     name: String,
@@ -232,9 +233,10 @@ pub(super) struct Recorder {
     tenants: Vec<Account>,
     /// Names of tenants.
     names: Vec<(u32, String)>,
-    /// The sum of the times that requests were there.
+    /// The sum of the times that requests were in the system.
     there: f64,
-    /// Whether blocks are looked for, tokens in one, how many were looked for, and how many found.
+    /// Whether prefix caching is on. The fields after it are the tokens of a block, the blocks looked up and the blocks
+    /// found.
     caching: bool,
     block_size: u32,
     looked_up: u64,
@@ -243,13 +245,13 @@ pub(super) struct Recorder {
     gap: f64,
     queue: Vec<u32>,
     waiting: u32,
-    /// By window: the sum of the squares of slowdowns of the requests that came in it, and their number.
+    /// For each window, the sum of the squared slowdowns of the requests that came in it, and their number.
     slowdowns: Vec<(f64, u32)>,
 }
 
-/// Seconds of a window over which tenants' services are compared.
+/// Seconds of a window, over which tenants' services are compared.
 const WINDOW: f64 = 10.0;
-/// How many windows and seconds are told apart; what comes later counts as in the last.
+/// The most windows, and the most seconds of the queue's record. Later events count in the last window.
 const MOST_WINDOWS: usize = 1_000_000;
 
 impl Recorder {
@@ -297,7 +299,7 @@ impl Recorder {
         self.waiting += 1;
     }
 
-    /// A request is computed for the first time, with this slowdown, and with so many tokens found.
+    /// A request is computed for the first time, with this slowdown and `found` tokens from the cache.
     pub(super) fn begun(&mut self, request: &TraceRequest, slowdown: f64, found: u32) {
         if self.caching {
             self.looked_up += u64::from(request.prompt_tokens() / self.block_size);
@@ -316,7 +318,7 @@ impl Recorder {
         self.leave(request.tenant);
     }
 
-    /// The first `new` tokens came out of a request.
+    /// A request put out its first tokens, `new` of them.
     pub(super) fn emitted_first(&mut self, request: &TraceRequest, new: u32, now: Time) {
         self.at(now);
         let waited = now.secs_since(request.arrival);
@@ -327,7 +329,7 @@ impl Recorder {
         tenant.serve(f64::from(request.prompt_tokens()) + 2.0 * f64::from(new));
     }
 
-    /// `new` tokens more came out of a request, after another of the same sequence at `last`, if there was one.
+    /// A request put out `new` further tokens. The sequence's token before them came at `last`, if there was one.
     pub(super) fn emitted(&mut self, request: &TraceRequest, new: u32, last: Option<Time>, now: Time) {
         self.at(now);
         let record = &mut self.records[usize::from(request.class)];
@@ -353,7 +355,7 @@ impl Recorder {
             Ending::Served => {
                 record.latency.add(latency);
                 add(&mut self.tenants[request.tenant as usize].latency, latency);
-                // One that wants no output is served when its prompt is computed.
+                // A request without output is served when its prompt is computed.
                 let first = if emitted == 0 { now } else { first };
                 let pace = now.secs_since(first) / f64::from(emitted.saturating_sub(1).max(1));
                 let in_time = first.secs_since(request.arrival) <= class.first_token_target;
@@ -387,7 +389,7 @@ impl Recorder {
         if window == self.window {
             return;
         }
-        // Windows in which the last requests run out say nothing about routing; neither does the first, which starts empty.
+        // Windows after the last arrivals say nothing about routing, nor does the first window, which starts empty.
         let counts = self.window > 0 && self.latest.as_secs_f64() >= (self.window + 1) as f64 * WINDOW - 1.0;
         self.busy.end_window(counts);
         self.tokens.end_window(counts);

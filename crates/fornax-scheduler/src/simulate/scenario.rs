@@ -10,7 +10,7 @@ use super::jsonl::{self, shortened};
 use super::{Arrivals, Class, CostModel, Fleet, FleetConfig, Outcome, Report, Trace, Workload};
 use crate::{Admission, BatchConfig, ModelConfig, Preemption, SchedulerError, TenantId, policy};
 
-/// The scenarios that come with the crate: a name and its TOML.
+/// The scenarios that come with the crate: their names and TOML.
 pub const BUILT_IN: &[(&str, &str)] = &[
     ("mixed", include_str!("../../scenarios/mixed.toml")),
     ("policies", include_str!("../../scenarios/policies.toml")),
@@ -28,14 +28,14 @@ pub const BUILT_IN: &[(&str, &str)] = &[
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scenario {
-    /// What it shows.
+    /// The title of its reports.
     pub title: String,
-    /// How many requests; a trace has its own.
+    /// How many requests come; a trace has its own requests.
     pub requests: Option<u64>,
     /// The same seed gives the same reports.
     #[serde(default = "one")]
     pub seed: u64,
-    /// With how many seeds it is run, from `seed` on: tables then have means and their spread.
+    /// How many seeds it is run with, from `seed` on. With several, tables have means and standard deviations.
     #[serde(default = "one")]
     pub seeds: u64,
     /// When requests come; a trace has its own times.
@@ -45,17 +45,17 @@ pub struct Scenario {
     pub classes: Vec<Class>,
     /// How long steps take.
     pub cost: CostModel,
-    /// What holds for all variants that do not say otherwise.
+    /// The settings of all variants that do not set them themselves.
     #[serde(default)]
     pub defaults: Variant,
-    /// Weights of tenants, as pairs of tenant and weight: of tenants that classes have, by number, or of those that the trace
-    /// has, by name.
+    /// Weights of tenants, as pairs of tenant and weight. Tenants of classes are given by number, tenants of the trace
+    /// by name.
     #[serde(default)]
     pub weights: Vec<(Name, f64)>,
-    /// What a trace means where its lines do not say so.
+    /// The units and sizes of the trace.
     #[serde(default)]
     pub trace: TraceFormat,
-    /// What is compared.
+    /// The variants to compare.
     #[serde(rename = "variant")]
     pub variants: Vec<Variant>,
 }
@@ -69,7 +69,7 @@ fn one() -> u64 {
 pub enum Prediction {
     /// The standard deviation of the logarithm; 0 is perfect.
     Deviation(f64),
-    /// Nothing is known of a request: it is predicted the mean of its class so far.
+    /// The mean output length of the ended requests of its class.
     ClassMean,
 }
 
@@ -105,8 +105,8 @@ impl<'de> Deserialize<'de> for Prediction {
     }
 }
 
-/// One way to serve the workload; what is not given is as in `defaults`, or else as in [`FleetConfig`]. Keys may be written
-/// with hyphens too.
+/// One way to serve the workload. Settings that it does not have are taken from `defaults`, and else from
+/// [`FleetConfig`]. Keys may be written with hyphens too.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs, reason = "the fields of FleetConfig, BatchConfig and ModelConfig, which document them")]
@@ -140,7 +140,8 @@ pub struct Variant {
     #[serde(alias = "drop-late")]
     pub drop_late: Option<bool>,
     pub adapters: Option<usize>,
-    /// Whether it is what others are measured by: it knows the lengths of outputs, and preempts for work that is shorter.
+    /// Whether it is the oracle that other variants are compared with: it knows the lengths of outputs, and preempts
+    /// for shorter work.
     pub oracle: Option<bool>,
 }
 
@@ -149,18 +150,18 @@ pub struct Variant {
 pub struct Progress<'a> {
     /// The variant that runs.
     pub variant: &'a str,
-    /// Its place, from zero.
+    /// The number of the run, from zero: variants are counted again for each seed.
     pub number: usize,
-    /// How many variants there are, counted again for each seed.
+    /// How many runs there are: variants times seeds.
     pub variants: usize,
-    /// How many requests have come.
+    /// How many requests of this run have come.
     pub requests: u64,
-    /// How many will come.
+    /// How many requests will come in all.
     pub of: u64,
 }
 
-/// Runs the scenario `text`, in TOML, or the built-in one of that name; `trace` is a trace in JSON lines to serve instead
-/// of the scenario's own requests ([`Scenario::read_trace`]).
+/// Runs the scenario `text` in TOML, or the built-in scenario of that name. `trace` is a trace in JSON lines that is
+/// served instead of the scenario's own requests ([`Scenario::read_trace`]).
 ///
 /// ```
 /// let outcome = fornax_scheduler::simulate::simulate(
@@ -188,7 +189,7 @@ pub fn simulate(text: &str, trace: Option<&[u8]>) -> Result<Outcome, SchedulerEr
     scenario.run(trace.as_ref(), &mut |_| {})
 }
 
-/// What a scenario says of itself: the comment at its beginning, up to the first full stop.
+/// The summary of a scenario: the comment at the beginning of its TOML, up to the first full stop.
 pub fn summary(toml: &str) -> String {
     let comment: Vec<&str> = toml.lines().map_while(|line| line.strip_prefix('#')).map(str::trim).collect();
     let text = comment.join(" ");
@@ -199,8 +200,8 @@ impl Scenario {
     /// Reads a scenario.
     ///
     /// # Errors
-    /// [`SchedulerError::Scenario`] with the line and what was expected; what [`Workload::check`] or, for one of the
-    /// variants, [`FleetConfig::check`] refuses.
+    /// [`SchedulerError::Scenario`] with the line and what was expected, the errors of [`Workload::check`], and for
+    /// each variant those of [`FleetConfig::check`].
     pub fn parse(text: &str) -> Result<Self, SchedulerError> {
         if text.trim_start_matches('\u{feff}').trim().is_empty() {
             let reason = "it is empty; give title, requests, arrivals, cost, [[class]] and [[variant]]";
@@ -218,10 +219,10 @@ impl Scenario {
         Ok(scenario)
     }
 
-    /// Whether it makes sense, with every variant.
+    /// Checks that all settings are valid, with every variant.
     ///
     /// # Errors
-    /// As [`Scenario::parse`], but for the text.
+    /// As [`Scenario::parse`], without the errors of the text.
     pub fn check(&self) -> Result<(), SchedulerError> {
         if self.variants.is_empty() {
             let reason = "it is empty; give at least one [[variant]] to run";
@@ -233,7 +234,7 @@ impl Scenario {
         if self.trace.block_size == Some(0) {
             return Err(SchedulerError::config("trace.block_size", 0, "give the tokens that a hash id stands for"));
         }
-        // What a trace may bring is checked where it is given.
+        // `Self::run` checks what a trace brings.
         let arrivals = self.arrivals.unwrap_or(Arrivals::Poisson(1.0));
         self.workload_of(self.requests.unwrap_or(1), arrivals).check()?;
         let mut names: Vec<String> = Vec::new();
@@ -255,11 +256,12 @@ impl Scenario {
         Ok(())
     }
 
-    /// Puts in the place of the variants one for each policy of a list with commas, as `defaults` say otherwise. A comma
-    /// between the options of a policy stays there: `fcfs,bandit:epoch=5,explore=0.2` are two.
+    /// Replaces the variants by one for each policy of a comma-separated list, with all other settings from `defaults`.
+    /// A comma may also separate the options of a policy: `fcfs,bandit:epoch=5,explore=0.2` are two policies.
     ///
     /// # Errors
-    /// [`SchedulerError::UnknownPolicy`] and what the options of a policy refuse; a policy that is named twice.
+    /// [`SchedulerError::UnknownPolicy`], the errors of a policy's options, and [`SchedulerError::Scenario`] for a
+    /// policy that is named twice.
     pub fn compare(&mut self, policies: &str) -> Result<(), SchedulerError> {
         let mut names: Vec<String> = Vec::new();
         for part in policies.split(',').map(str::trim) {
@@ -285,27 +287,28 @@ impl Scenario {
     /// | `tenant` | whose it is: a number or a name | the first of its class |
     /// | `priority` | the higher, the more urgent | that of its class |
     /// | `deadline` | the time after its arrival at which it is late | that of its class |
-    /// | `cancel` | the time after its arrival at which nobody wants it any more | it is not cancelled |
+    /// | `cancel` | the time after its arrival at which its client cancels it | it is not cancelled |
     /// | `n` | how many continuations it wants | 1 |
     /// | `adapter` | the adapter that it needs: a number or a name | none |
     /// | `prefix`, `prefix_group` | how many tokens of its prompt it shares with all others of the group | it shares nothing |
     /// | `hash_ids` | a number for each block of its prompt, which stands for the block and all before it | it shares nothing |
     ///
-    /// `timestamp`, `input_length` and `output_length` may stand for `arrival`, `prompt` and `output`, as in Mooncake's traces:
-    /// then times are in milliseconds, and a hash id stands for 512 tokens. [`Scenario::trace`] names other units and sizes.
-    /// Where every `arrival` is a whole number and the last above a thousand, it must, since they may be milliseconds. Empty
-    /// lines, a byte order mark and line ends of either kind are passed over. An output of 0 tokens is refused.
+    /// `timestamp`, `input_length` and `output_length` may stand for `arrival`, `prompt` and `output`, as in Mooncake's
+    /// traces: then times are in milliseconds, and a hash id stands for 512 tokens. [`Scenario::trace`] gives other
+    /// units and sizes. Where every `arrival` is a whole number and the last is above a thousand, it has to give the
+    /// unit, since the times may be milliseconds. Empty lines and a byte order mark are skipped; lines end in LF or
+    /// CRLF. A request with an output of 0 tokens is served once its prompt is computed.
     ///
     /// # Errors
-    /// [`SchedulerError::Scenario`] with the line, the field and what was expected; a trace without a request.
+    /// [`SchedulerError::Scenario`] with the line, the field and what was expected, or for a trace without a request.
     pub fn read_trace(&self, bytes: &[u8]) -> Result<Trace, SchedulerError> {
         jsonl::read(bytes, &self.classes, self.trace)
     }
 
-    /// The requests that it makes up.
+    /// The scenario's own requests.
     ///
     /// # Errors
-    /// [`SchedulerError::Scenario`] where it does not say how many come, or when.
+    /// [`SchedulerError::Scenario`] if it lacks `requests` or `arrivals`.
     pub fn workload(&self) -> Result<Workload, SchedulerError> {
         let missing = |field: &str| SchedulerError::Scenario {
             place: field.into(),
@@ -320,9 +323,9 @@ impl Scenario {
         Workload { requests, arrivals, classes: self.classes.clone(), seed: self.seed }
     }
 
-    /// What a variant is in full.
+    /// The full configuration of a variant.
     pub fn fleet(&self, variant: &Variant) -> FleetConfig {
-        /// The variant's field, or the default's, or else what it is without either.
+        /// The field of the variant, else of `defaults`, else `$otherwise`.
         macro_rules! field {
             ($name:ident, $otherwise:expr) => {
                 self.field(variant, |variant| variant.$name.clone()).unwrap_or($otherwise)
@@ -372,7 +375,7 @@ impl Scenario {
         }
     }
 
-    /// Weights by number, those of names as `tenants` number them.
+    /// The weights with numbers in place of names; `tenants` has the numbers.
     fn numbered_weights(&self, tenants: &[(u32, String)]) -> Vec<(TenantId, f64)> {
         let number = |name: &Name| match name {
             Name::Number(number) => Some(*number),
@@ -381,12 +384,12 @@ impl Scenario {
         self.weights.iter().filter_map(|(name, weight)| Some((TenantId(number(name)?), *weight))).collect()
     }
 
-    /// Runs every variant over the requests of `trace`, or its own, with each of its seeds, and tells `progress` now and then
-    /// how far it is.
+    /// Runs every variant with each seed over the requests of `trace`, or over its own requests. Calls `progress` now
+    /// and then.
     ///
     /// # Errors
-    /// What a configuration refuses, or a request: one of a class or tenant that the scenario does not have; what
-    /// [`Scenario::workload`] lacks where there is no trace.
+    /// The errors of [`Scenario::check`]; those of requests, such as a class that the scenario does not have; without a
+    /// trace, those of [`Scenario::workload`].
     pub fn run(
         &self,
         trace: Option<&Trace>,
@@ -404,7 +407,7 @@ impl Scenario {
         Ok(Outcome { title: self.title.clone(), seed: self.seed, reports, repeats: runs.collect() })
     }
 
-    /// Runs every variant with the present seed, which is the `at`th.
+    /// Runs every variant with `self.seed`, which is the `at`th seed of the scenario.
     fn run_once(
         &self,
         at: usize,
@@ -436,7 +439,7 @@ impl Scenario {
         Ok(reports)
     }
 
-    /// Whether the tenants that are weighed by name are there, and not too many for the replicas.
+    /// Checks that the trace has the tenants that are weighed by name, and not too many tenants for the replicas.
     fn check_tenants(&self, trace: Option<&Trace>) -> Result<(), SchedulerError> {
         let names = trace.map_or(&[][..], |trace| &trace.tenants);
         let there = |words: &str| names.iter().any(|(_, name)| name == words);
@@ -446,7 +449,7 @@ impl Scenario {
             {
                 let found = format!("{:?}", shortened(words));
                 let reason =
-                    "the trace names no such tenant; weigh those that there are, or tenants of classes by number";
+                    "the trace names no such tenant; give weights to tenants of the trace, or of classes by number";
                 return Err(SchedulerError::config("weights", found, reason));
             }
         }
@@ -461,20 +464,20 @@ impl Scenario {
         Ok(())
     }
 
-    /// The variant's field, or the default's.
+    /// The field of the variant, else of `defaults`.
     fn field<T>(&self, variant: &Variant, field: impl Fn(&Variant) -> Option<T>) -> Option<T> {
         field(variant).or_else(|| field(&self.defaults))
     }
 }
 
-/// A message that lists each key once: with underscores, and not again with hyphens.
+/// An error message without the keys that are listed a second time with hyphens.
 fn one_spelling(message: &str) -> String {
     let names: Vec<&str> = message.split(", ").collect();
     let twice = |name: &&str| name.contains('-') && names.contains(&name.replace('-', "_").as_str());
     names.iter().copied().filter(|name| !twice(name)).collect::<Vec<&str>>().join(", ")
 }
 
-/// Half of the characters that a message may have which lists the keys of a variant.
+/// Half of the most characters of an error message that may list the keys of a variant.
 const KEYS: usize = 240;
 
 /// The most seeds of a run.

@@ -1,9 +1,9 @@
-//! Tables of words and numbers, and how those of several seeds become one: means and their spread.
+//! Tables of words and numbers. The tables of several seeds become one table of means and standard deviations.
 
-/// A table: what stands above its columns, which of them hold numbers, and its rows.
+/// A table: its title, its columns and its rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
-    /// What it shows.
+    /// The title.
     pub title: &'static str,
     /// The names of the columns, and whether they hold numbers.
     pub columns: Vec<(String, bool)>,
@@ -12,7 +12,7 @@ pub struct Table {
 }
 
 impl Table {
-    /// The table of one run, or of several that differ in numbers only.
+    /// The table of one run, or of several runs that differ only in numbers.
     pub(super) fn of(drafts: &[&Draft]) -> Self {
         let first = drafts[0];
         let rows = (0..first.rows.len()).map(|row| {
@@ -41,7 +41,7 @@ fn escape(cell: &str) -> String {
     cell.replace('|', "\\|")
 }
 
-/// A table of one run, whose numbers are not written yet.
+/// A table of one run, whose numbers are not formatted yet.
 #[derive(Clone, Debug)]
 pub(super) struct Draft {
     title: &'static str,
@@ -52,9 +52,9 @@ pub(super) struct Draft {
 #[derive(Clone, Debug)]
 enum Cell {
     Words(String),
-    /// A number, with so many decimals, before a unit.
+    /// A number, its decimals, and its unit.
     Number(f64, usize, &'static str),
-    /// How many of how many.
+    /// How many requests were served, of how many.
     Served(u64, u64),
 }
 
@@ -93,7 +93,7 @@ impl Draft {
     }
 }
 
-/// A cell of one run, or the same cell of several.
+/// The text of a cell: the value of one run, or the mean and standard deviation over several runs.
 fn written(cells: &[&Cell]) -> String {
     match cells[0] {
         Cell::Words(words) => {
@@ -120,7 +120,7 @@ fn written(cells: &[&Cell]) -> String {
     }
 }
 
-/// The mean of numbers and their standard deviation (that of a sample); 0 for one alone.
+/// The mean of numbers and their sample standard deviation, which is 0 for one number.
 pub(super) fn mean_and_deviation(numbers: &[f64]) -> (f64, f64) {
     let count = numbers.len() as f64;
     let mean = numbers.iter().sum::<f64>() / count;

@@ -1,7 +1,7 @@
-//! Requests as they come: made up by a seed, in order of time.
+//! Requests in the order of their arrivals, recorded or made up from a seed.
 //!
-//! A request's text is not kept but named: tokens are drawn from a stream by position, so that two requests with the same
-//! stream begin alike, and what a model puts out is what the next turn of the conversation repeats.
+//! A request does not store its text. Its tokens are a function of a stream and a position, so that two requests with
+//! the same stream begin alike, and the next turn of a conversation can repeat the output of the turn before.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -9,12 +9,12 @@ use std::collections::BinaryHeap;
 use crate::random::{GOLDEN, mix};
 use crate::{Random, Time, Token};
 
-/// The most tokens of a prompt or an output: more than any model reads, and few enough to be written down.
+/// The most tokens of a prompt or an output: more than any model reads, and few enough for memory.
 pub const MOST_TOKENS: u32 = 1 << 24;
 /// The most requests of a workload.
 pub const MOST_REQUESTS: u64 = 100_000_000;
 
-/// How many tokens, at most [`MOST_TOKENS`].
+/// The distribution of a number of tokens, at most [`MOST_TOKENS`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(
     feature = "simulate",
@@ -22,9 +22,9 @@ pub const MOST_REQUESTS: u64 = 100_000_000;
     serde(rename_all = "kebab-case", deny_unknown_fields)
 )]
 pub enum Length {
-    /// Always as many.
+    /// Always the same number.
     Fixed(u32),
-    /// From the first to the second, all alike.
+    /// From the least to the most, all equally likely.
     Uniform(u32, u32),
     /// Log-normal: the median, the standard deviation of the logarithm, the most.
     LogNormal(f64, f64, u32),
@@ -43,7 +43,7 @@ impl Length {
         drawn.max(1)
     }
 
-    /// The most that it may come to.
+    /// The largest number that it may give.
     pub fn most(&self) -> u32 {
         match *self {
             Self::Fixed(most) | Self::Uniform(_, most) | Self::LogNormal(_, _, most) | Self::Pareto(_, _, most) => most,
@@ -59,9 +59,9 @@ impl Length {
     serde(rename_all = "kebab-case", deny_unknown_fields)
 )]
 pub enum Arrivals {
-    /// Independently of each other, so many a second.
+    /// Independently of each other, at this mean rate a second.
     Poisson(f64),
-    /// So many a second in the mean, `factor` times as many in bursts of `on` seconds, `off` seconds apart in the mean.
+    /// In bursts of `on` seconds that are `off` seconds apart, with `factor` times as many requests as between bursts.
     Bursty {
         /// Requests a second in the mean.
         rate: f64,
@@ -72,7 +72,7 @@ pub enum Arrivals {
         /// The mean time between bursts in seconds.
         off: f64,
     },
-    /// So many a second in the mean, more and fewer by `depth` (0 to 1) over a period of seconds.
+    /// At a rate that rises and falls by `depth` (0 to 1) of its mean, once a period.
     Diurnal {
         /// Requests a second in the mean.
         rate: f64,
@@ -113,16 +113,16 @@ pub struct Class {
     pub name: String,
     /// Its part of the requests, relative to the other classes.
     pub share: f64,
-    /// Its first tenant.
+    /// The number of its first tenant.
     pub tenant: u32,
     /// How many tenants it has, all alike.
     pub tenants: u32,
     /// Tokens of a prompt, without a shared beginning.
     pub prompt: Length,
-    /// Tokens put out: how long outputs come to be, which no policy is told.
+    /// Output tokens: the true lengths, which no scheduler is told.
     pub output: Length,
-    /// The most tokens that a request may put out (`max_tokens` of common APIs), which its scheduler is told. A longer output
-    /// is cut there. Without it, the most that `output` may come to.
+    /// The most output tokens of a request (`max_tokens` of common APIs), which its scheduler is told. A longer output
+    /// is cut there. Without it, the largest number that `output` may give.
     pub max_tokens: Option<u32>,
     /// Shared beginnings.
     pub prefix: Option<Prefix>,
@@ -165,7 +165,7 @@ impl Default for Class {
 }
 
 impl Class {
-    /// The most tokens that a request of it may put out.
+    /// The most output tokens of its requests.
     pub fn limit(&self) -> u32 {
         self.max_tokens.unwrap_or(self.output.most())
     }
@@ -173,8 +173,9 @@ impl Class {
 
 /// A request of a trace.
 ///
-/// Its prompt is a beginning that others may share, and a body of its own. The beginning is a stream's, or that of blocks,
-/// each of which is a stream: requests whose first blocks are the same begin alike, so that beginnings form a tree.
+/// Its prompt is a beginning that other requests may share, and a body of its own. The beginning comes from one stream,
+/// or is made of blocks with a stream each. Requests whose first blocks are the same begin alike, so that beginnings
+/// form a tree.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TraceRequest {
     /// When it comes.
@@ -185,19 +186,19 @@ pub struct TraceRequest {
     pub tenant: u32,
     /// The stream of its shared beginning, unless that is made of blocks.
     pub prefix_stream: u64,
-    /// How long the beginning is.
+    /// The tokens of the beginning.
     pub prefix: u32,
-    /// The streams of the beginning's blocks; the last may be cut.
+    /// The streams of the beginning's blocks; the last block may be cut.
     pub blocks: Vec<u64>,
-    /// Tokens in a block of the beginning.
+    /// The tokens of a block of the beginning.
     pub block_tokens: u32,
-    /// The stream of the rest.
+    /// The stream of the body.
     pub body_stream: u64,
-    /// How long that is.
+    /// The tokens of the body.
     pub body: u32,
-    /// How many tokens it will put out, each of its sequences as many: the truth, which no policy is told.
+    /// The true number of output tokens of each of its sequences, which no scheduler is told.
     pub new_tokens: u32,
-    /// The most tokens that it may put out, which its scheduler is told; none is the limit of its class.
+    /// The most output tokens, which its scheduler is told; none is the limit of its class.
     pub max_tokens: Option<u32>,
     /// The higher, the more urgent; none is the priority of its class.
     pub priority: Option<i32>,
@@ -207,12 +208,12 @@ pub struct TraceRequest {
     pub sequences: u32,
     /// The adapter that it needs.
     pub adapter: Option<u32>,
-    /// Seconds after which it is no longer wanted, unless it has ended.
+    /// Seconds after which its client cancels it, unless it has ended.
     pub cancel: Option<f64>,
 }
 
 impl Default for TraceRequest {
-    /// One that comes at once, without a prompt or an output.
+    /// A request that comes at once, without a prompt or an output.
     fn default() -> Self {
         Self {
             arrival: Time::ZERO,
@@ -257,12 +258,12 @@ impl TraceRequest {
         self.prefix + self.body
     }
 
-    /// The token that its first sequence puts out at a place.
+    /// The output token of its first sequence at position `at`.
     pub fn output(&self, at: u32) -> Token {
         self.output_of(0, at)
     }
 
-    /// The token that one of its sequences puts out at a place.
+    /// The output token of one of its sequences at position `at`.
     pub fn output_of(&self, sequence: u32, at: u32) -> Token {
         let stream = if sequence == 0 { self.body_stream } else { mix(self.body_stream ^ u64::from(sequence)) };
         token(stream, self.body + at)
@@ -273,23 +274,23 @@ fn token(stream: u64, at: u32) -> Token {
     (mix(stream ^ u64::from(at).wrapping_mul(GOLDEN)) & 0x1_ffff) as u32
 }
 
-/// Requests that were recorded, and what their tenants are called.
+/// Recorded requests, and the names of their tenants.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Trace {
     /// The requests in order of time.
     pub requests: Vec<TraceRequest>,
-    /// Tenants that the trace names, with the numbers that they got.
+    /// The names of tenants, with the numbers that they were given.
     pub tenants: Vec<(u32, String)>,
 }
 
-/// Requests to come.
+/// Made-up requests.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Workload {
-    /// How many.
+    /// How many requests come.
     pub requests: u64,
-    /// When.
+    /// When they come.
     pub arrivals: Arrivals,
-    /// Of which kinds.
+    /// Their classes.
     pub classes: Vec<Class>,
     /// The same seed gives the same requests.
     pub seed: u64,
@@ -313,7 +314,8 @@ impl Workload {
     }
 }
 
-/// The next turn of a conversation: when, which conversation, its class and tenant, and what came before.
+/// The next turn of a conversation: its arrival, body stream, class, tenant, prefix stream and prefix length, and the
+/// tokens of the turns before it.
 type Turn = (Time, u64, u16, u32, u64, u32, u32);
 
 /// The requests of a [`Workload`] in order of time.
@@ -323,7 +325,7 @@ pub struct WorkloadIter {
     gaps: Random,
     texts: Random,
     now: f64,
-    /// Whether there is a burst, and until when it is as it is.
+    /// Whether there is a burst now, and when that changes.
     burst: (bool, f64),
     left: u64,
     conversations: u64,
@@ -333,7 +335,7 @@ pub struct WorkloadIter {
 }
 
 impl WorkloadIter {
-    /// The seconds until the next arrival from outside.
+    /// The seconds until the next conversation begins.
     fn gap(&mut self) -> f64 {
         let start = self.now;
         let mut at = start;
@@ -353,12 +355,13 @@ impl WorkloadIter {
                         at += gap;
                         break;
                     }
-                    // Memoryless: at the end of the burst the waiting begins anew.
+                    // The gaps are memoryless: at the end of a burst, a new gap can be drawn from there.
                     at = self.burst.1;
                 }
             }
             Arrivals::Diurnal { rate, depth, period } => loop {
-                // Thinning: draws at the highest rate, of which as many are kept as the time of day has.
+                // Thinning: arrivals are drawn at the highest rate, and kept with a chance in proportion to the present
+                // rate.
                 at += self.gaps.exponential(1.0 / (rate * (1.0 + depth)));
                 let now = 1.0 - depth * (std::f64::consts::TAU * at / period).cos();
                 if self.gaps.chance(now / (1.0 + depth)) {
@@ -400,7 +403,7 @@ impl WorkloadIter {
         TraceRequest { arrival, class: number, tenant, prefix_stream, prefix, ..own }
     }
 
-    /// Lets a conversation go on, or end.
+    /// Plans the next turn of a conversation, or ends it.
     fn plan_turn(&mut self, request: &TraceRequest) {
         let Some(turns) = self.workload.classes[usize::from(request.class)].turns else { return };
         if self.texts.chance(1.0 - 1.0 / turns.mean) {
@@ -408,7 +411,7 @@ impl WorkloadIter {
             let when = Time::from_secs_f64(request.arrival.as_secs_f64() + think);
             let history = request.body.saturating_add(request.new_tokens);
             if history > MOST_TOKENS {
-                // Nobody could answer that; the conversation ends.
+                // The next prompt would be too long: the conversation ends.
                 return;
             }
             self.later.push(Reverse((

@@ -95,7 +95,7 @@ pub enum TaskEvent {
         /// The units that it still has.
         units: u32,
     },
-    /// A task is no longer wanted. One that waits is gone at once; one that runs is named in [`TaskPlan::stop`] and
+    /// A task is no longer wanted. A waiting task is gone at once. A running task is named in [`TaskPlan::stop`], and
     /// keeps its resources until it is said to have ended.
     Cancel(TaskId),
 }
@@ -133,7 +133,7 @@ pub struct TaskPlan {
     pub cancelled: Vec<TaskId>,
     /// Waiting tasks whose deadline has passed; they are gone.
     pub expired: Vec<TaskId>,
-    /// Why those that were looked at still wait; [`TaskScheduler::why`] answers for the others.
+    /// Why the tasks wait that the step looked at. [`TaskScheduler::why`] answers for every task.
     pub waiting: Vec<(TaskId, Wait)>,
     /// Events that were refused.
     pub rejected: Vec<Rejected>,

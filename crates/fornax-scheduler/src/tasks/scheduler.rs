@@ -10,7 +10,7 @@ use crate::resources::{Allocation, Amounts};
 use crate::tenants::Tenants;
 use crate::{ResourceManager, SchedulerError, TaskId, TenantId, Time, Wait};
 
-/// How many tasks are looked at behind one that does not fit.
+/// How many tasks are looked at behind a task that does not fit.
 const LOOK: usize = 16;
 
 /// Decides which tasks run on a machine.
@@ -71,8 +71,8 @@ struct Run {
 }
 
 impl TaskScheduler {
-    /// A scheduler of `machine`, which must be idle, in the order of `policy`. Nothing is passed over for lack of room,
-    /// and what is late is dropped.
+    /// A scheduler of `machine`, which must be idle, in the order of `policy`. No task is passed over for lack of room,
+    /// and late tasks are dropped.
     pub fn new(machine: ResourceManager, policy: Box<dyn Policy>) -> Self {
         let mut scheduler = Self {
             machine,
@@ -166,7 +166,7 @@ impl TaskScheduler {
         let blocked = self.start(&mut plan);
         match blocked {
             Some(slot) => self.ask_to_shrink(slot, &mut plan),
-            // Nobody waits for what is left.
+            // No task waits for the free resources.
             None => self.grow(&mut plan),
         }
         plan.waiting = self.waits.iter().map(|(id, wait)| (*id, wait.clone())).collect();
@@ -364,19 +364,19 @@ impl TaskScheduler {
         blocked.first().map(|(slot, _)| *slot)
     }
 
-    /// Gives what is free to those that can use more, the longest running first.
+    /// Gives free resources to running tasks that can use more units, the longest running first.
     fn grow(&mut self, plan: &mut TaskPlan) {
         let running: Vec<u32> = self.running.values().copied().collect();
         for slot in running {
             let entry = self.entry(slot);
             let run = entry.run.expect("a running task runs");
-            // One that was asked to shrink still has what it is to give up.
+            // A task that was asked to shrink still holds the units that it has to give up.
             if run.stopping || run.wanted < run.units {
                 continue;
             }
             let (id, tenant, unit, most) =
                 (entry.task.id, entry.task.tenant, entry.unit.clone(), entry.task.most_units);
-            // What is free bounds the units, by halves.
+            // The largest number of units that the free resources allow, by bisection.
             let (mut fits, mut fails) = (run.units, most.saturating_add(1));
             while fails - fits > 1 {
                 let units = fits + (fails - fits) / 2;
@@ -397,7 +397,7 @@ impl TaskScheduler {
         }
     }
 
-    /// Asks those that have more than the least to give it up, the last started first, as far as `slot` needs it.
+    /// Asks running tasks to give up units beyond their least, the last started first, until `slot` has enough.
     fn ask_to_shrink(&mut self, slot: u32, plan: &mut TaskPlan) {
         let entry = self.entry(slot);
         let needed = entry.unit.times(entry.task.least_units);

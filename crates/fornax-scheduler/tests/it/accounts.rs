@@ -1,4 +1,4 @@
-//! What the batch scheduler counts, and what it tells its policy: a policy that orders nothing writes all of it down.
+//! The statistics of the batch scheduler, and the observations that it gives its policy, recorded by a plain policy.
 
 use std::sync::{Arc, Mutex};
 
@@ -9,11 +9,11 @@ use fornax_scheduler::{
 
 use super::batch::{done, step};
 
-/// First come, first served, with a record of what it was told.
+/// First come, first served, with a record of its observations.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Notes {
     told: Arc<Mutex<Vec<Observation>>>,
-    /// Whether it does without what comes for every token and block.
+    /// Whether it declines the observations that come for every token and block.
     incurious: bool,
 }
 
@@ -22,7 +22,7 @@ impl Notes {
         self.told.lock().expect("nobody panics while writing").clone()
     }
 
-    /// What is held of a resource, by all that was told.
+    /// How much of a resource is held, by the sum of the observations.
     fn held(&self, of: usize) -> f64 {
         let share = |one: &Observation| match *one {
             Observation::Held { resource, share, .. } if resource == of => share,
@@ -31,7 +31,7 @@ impl Notes {
         self.all().iter().map(share).sum()
     }
 
-    /// The tasks that began to wait, each as often as it did.
+    /// The tasks that began to wait, each as often as it began to.
     fn queued(&self) -> Vec<Candidate> {
         let task = |one| if let Observation::Queued { task, .. } = one { Some(task) } else { None };
         self.all().into_iter().filter_map(task).collect()
@@ -194,7 +194,7 @@ fn what_is_lost_in_host_memory_is_counted_and_computed_again() {
         plan = step(&mut scheduler, events, 1.0);
         assert!(plan.rejected.is_empty(), "{:?}", plan.rejected);
         if scheduler.stats().lost_tokens > before {
-            // The prompt, and the outputs that were computed until there was no block left for the next.
+            // The prompt, and the output tokens that were computed before no block was left for the next one.
             assert_eq!(scheduler.stats().lost_tokens, 12);
         }
         ended.extend(plan.finished.iter().map(|one| (one.sequence.request.0, one.reason, one.new_tokens)));
@@ -214,14 +214,14 @@ fn no_more_draft_tokens_are_computed_than_there_are_tokens_left() {
     // One of five is out with the prompt, and the last needs no draft.
     let plan = step(&mut scheduler, vec![done(&plan), drafts()], 1.0);
     assert_eq!((plan.items[0].tokens, plan.items[0].drafts), (1, 3));
-    // None of them was accepted, so that one token came out.
+    // No draft token was accepted, so that one token came out.
     let plan = step(&mut scheduler, vec![done(&plan), drafts()], 2.0);
     assert_eq!((plan.items[0].start, plan.items[0].drafts), (5, 2));
     assert_eq!((scheduler.stats().draft_tokens, scheduler.stats().accepted_tokens), (3, 0));
 }
 
 #[test]
-fn one_is_late_after_its_deadline_and_not_at_it() {
+fn a_request_is_late_after_its_deadline_and_not_at_it() {
     let (mut scheduler, _) = with(config());
     let deadline = Some(Time::from_secs_f64(2.0));
     let request = Request { deadline, ..Request::new(1, (0..4).collect(), 9) };
@@ -278,7 +278,7 @@ fn choices_are_checked_to_their_limits() {
 }
 
 #[test]
-fn those_who_wait_and_run_are_counted() {
+fn waiting_and_running_sequences_are_counted() {
     let (mut scheduler, _) = with(BatchConfig { max_running: 2, ..config() });
     let requests = (0..5).map(|id| BatchEvent::Submit(Request::new(id, vec![1, 2], 2))).collect();
     let plan = step(&mut scheduler, requests, 0.0);
@@ -290,7 +290,7 @@ fn those_who_wait_and_run_are_counted() {
 }
 
 #[test]
-fn copies_are_late_with_the_one_they_were_made_of() {
+fn a_copy_is_late_together_with_its_original() {
     let (mut scheduler, _) = with(config());
     let request = Request { deadline: Some(Time::from_secs_f64(5.0)), ..Request::new(1, vec![1, 2, 3], 9) };
     let plan = step(&mut scheduler, vec![BatchEvent::Submit(request)], 0.0);
@@ -304,7 +304,7 @@ fn copies_are_late_with_the_one_they_were_made_of() {
 }
 
 #[test]
-fn only_what_lies_in_host_memory_can_be_lost_there() {
+fn only_a_swapped_out_sequence_can_lose_its_host_blocks() {
     let (mut scheduler, _) = with(config());
     let requests = [1, 2].map(|id| BatchEvent::Submit(Request::new(id, (0..28).collect(), 2)));
     step(&mut scheduler, requests.to_vec(), 0.0);
@@ -326,8 +326,8 @@ fn a_policy_is_told_what_is_asked_for_and_what_is_still_ahead() {
         }
         let queued: Vec<(u64, f64, f64)> =
             notes.queued().iter().map(|task| (task.number, task.demand, task.cost)).collect();
-        // Of the second, eight tokens were read and five put out when it had to make room: seven are still to be written,
-        // after all thirteen are read again, or after the last one where the others were kept in host memory.
+        // When the second is preempted, eight prompt tokens are computed and five tokens put out. Seven output tokens
+        // remain, and all thirteen tokens are computed again, or only the last one where the others lie in host memory.
         assert_eq!(queued, [(0, 5.0 / 6.0, 136.0), (1, 5.0 / 6.0, 136.0), (1, 5.0 / 6.0, ahead)]);
         let ended = |one: &Observation| if let Observation::Ended { cost, .. } = *one { Some(cost) } else { None };
         assert_eq!(notes.all().iter().filter_map(ended).collect::<Vec<f64>>(), [136.0, 136.0]);
@@ -354,7 +354,7 @@ fn demand_is_the_part_of_the_memory_for_all_sequences_and_each_of_them_has_a_num
 }
 
 #[test]
-fn a_policy_that_does_not_ask_is_spared_what_comes_for_every_token_and_block() {
+fn a_policy_is_not_told_of_tokens_and_blocks_unless_it_asks() {
     for incurious in [false, true] {
         let notes = Notes { incurious, ..Notes::default() };
         let mut scheduler = BatchScheduler::new(config(), Box::new(notes.clone())).expect("a sound configuration");

@@ -1,4 +1,4 @@
-//! Traffic that is made to hurt: one request or one tenant that others must not suffer from, or must not suffer from others.
+//! Adversarial traffic: one request or one tenant that must not starve others, or must not be starved by others.
 
 use fornax_scheduler::simulate::{Class, CostModel, FleetConfig, Report, Roofline, TraceRequest};
 use fornax_scheduler::{BatchConfig, ModelConfig};
@@ -32,19 +32,20 @@ pub(super) fn large_and_small(policy: &str, batch: BatchConfig) -> Report {
 }
 
 #[test]
-fn the_large_of_one_tenant_do_not_take_turns_with_the_small_of_another_for_ever() {
+fn large_prompts_are_not_preempted_for_ever_by_small_requests_of_another_tenant() {
     for (policy, least) in [("fcfs", 0), ("vtc", 0), ("drf", 1)] {
         let report = large_and_small(policy, batch(2048));
         assert_eq!(report.finished, 1684, "{policy}");
         let large = &report.classes[1];
         assert!(report.mean_latency < 12.0 && large.mean_latency < 12.0, "{policy}: {large:?}");
-        // None of the large is computed more than twice.
+        // No large prompt is computed more than twice.
         assert!(report.lost_tokens <= 4 * 31_000 + 1680 * 300, "{policy}: {} tokens lost", report.lost_tokens);
         assert!(report.preemptions >= least, "{policy}: the memory does not run out");
     }
 }
 
-/// Of 100 blocks, one of priority 10 holds 80 and one of priority 0 holds 17, when one of priority 5 comes that needs 50.
+/// Of 100 blocks, a request of priority 10 holds 80 and a request of priority 0 holds 17, when a request of priority 5
+/// comes that needs 50.
 pub(super) fn useless(preemptive: bool, lookahead: u32) -> Report {
     let with = |class, number, arrival, prompt, output, priority| TraceRequest {
         class,
@@ -57,7 +58,7 @@ pub(super) fn useless(preemptive: bool, lookahead: u32) -> Report {
 }
 
 #[test]
-fn nobody_is_preempted_where_that_does_not_help() {
+fn no_sequence_is_preempted_where_that_does_not_help() {
     let patient = useless(false, 0);
     for lookahead in [0, 8, 1000] {
         let report = useless(true, lookahead);
@@ -68,7 +69,7 @@ fn nobody_is_preempted_where_that_does_not_help() {
     }
 }
 
-/// 255 sequences decode, and one with a prompt of this length comes.
+/// 255 sequences decode, and a request with a prompt of this length comes.
 pub(super) fn unchunked(prompt: u32) -> Report {
     let decoding = (0..255).map(|at| request(at, 0.0, 2, 800));
     let one = TraceRequest { class: 1, ..request(999, 1.0, prompt, 10) };
@@ -85,7 +86,8 @@ fn a_prompt_that_is_not_cut_does_not_wait_for_an_empty_step() {
     }
 }
 
-/// One adapter at a time: one request uses it for long, then one wants another, then twenty come that need none.
+/// One adapter may be in use. A long request uses it, then a request comes for another adapter, then twenty without an
+/// adapter.
 pub(super) fn adapters(lookahead: u32) -> Report {
     let long = TraceRequest { adapter: Some(1), ..request(0, 0.0, 100, 1000) };
     let other = TraceRequest { class: 1, adapter: Some(2), ..request(1, 0.1, 100, 10) };
@@ -97,18 +99,18 @@ pub(super) fn adapters(lookahead: u32) -> Report {
 }
 
 #[test]
-fn who_needs_no_adapter_does_not_wait_for_one() {
+fn requests_without_an_adapter_do_not_wait_for_one() {
     for lookahead in [0, 8] {
         let report = adapters(lookahead);
         let plain = &report.classes[2];
         assert!(plain.first_token_p99 < 0.05, "{lookahead}: {plain:?}");
-        // The other follows the long one, not those who came later.
+        // The request for the other adapter follows the long one, not the later requests.
         let (long, other) = (&report.classes[0], &report.classes[1]);
         assert!((other.first_token_mean + 0.1 - long.mean_latency).abs() < 0.05, "{lookahead}: {other:?}");
     }
 }
 
-/// Requests of ten tokens come while one wants as many continuations as there are running slots.
+/// Requests of ten tokens come while another request wants as many continuations as there are running slots.
 pub(super) fn wide(caching: bool) -> Report {
     let small = (0..200).map(|at| request(at, 0.02 * at as f64, 100, 100));
     let one = TraceRequest { class: 1, sequences: 64, ..request(999, 1.0, 200, 100) };

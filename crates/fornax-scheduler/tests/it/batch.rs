@@ -42,7 +42,7 @@ pub(super) fn done(plan: &Plan) -> BatchEvent {
     BatchEvent::Done { plan: plan.id.expect("there is a plan"), outputs, tokens }
 }
 
-/// Carries plans out until nothing is left; gives what ended.
+/// Carries plans out until no plan has work, and returns the ended sequences.
 pub(super) fn drain(scheduler: &mut BatchScheduler, mut plan: Plan) -> Vec<(SequenceId, EndReason, u32)> {
     let mut ended = Vec::new();
     for tick in 0..1000 {
@@ -83,7 +83,7 @@ fn unchunked_prompts_go_whole_or_wait() {
     assert_eq!(plan.waiting[0].1, Wait::Tokens { needed: 20, left: 12 });
     let plan = step(&mut scheduler, vec![done(&plan)], 1.0);
     assert_eq!(plan.items.iter().map(|item| item.tokens).collect::<Vec<u32>>(), [1, 20]);
-    // One that exceeds every step has a step's prompts to itself.
+    // A prompt that exceeds every step is computed in a step without other prompts.
     let plan = step(&mut scheduler, vec![done(&plan)], 2.0);
     assert_eq!(plan.items.iter().map(|item| item.tokens).collect::<Vec<u32>>(), [1, 40]);
     assert_eq!(drain(&mut scheduler, plan).len(), 3);
@@ -233,7 +233,7 @@ fn what_ends_while_it_is_computed_ends_at_once() {
     let reasons: Vec<EndReason> = during.finished.iter().map(|one| one.reason).collect();
     assert_eq!(reasons, [EndReason::Cancelled, EndReason::Late]);
     assert_eq!(scheduler.memory(ModelId(0)).expect("a model").held(), 0);
-    // Its results are still to come, and what they say of those that ended is not looked at.
+    // The plan's results are still to come; for ended sequences they are ignored.
     let after = step(&mut scheduler, vec![done(&plan)], 6.0);
     assert!(after.rejected.is_empty() && after.finished.is_empty() && after.status == PlanStatus::Idle);
 }
@@ -330,7 +330,7 @@ fn reasons_name_what_lacks_and_who_is_first() {
 }
 
 #[test]
-fn who_waits_for_a_steps_tokens_is_told_so() {
+fn a_wait_for_a_steps_tokens_is_reported() {
     let mut scheduler = scheduler(BatchConfig { max_tokens: 64, ..config(200) });
     let second = SequenceId::first(RequestId(1));
     let mut plan = submit(&mut scheduler, [0, 1].map(|id| Request::new(id, tokens(200, 1000 * id as u32), 5)));
@@ -339,7 +339,7 @@ fn who_waits_for_a_steps_tokens_is_told_so() {
         assert_eq!(scheduler.why(second), Some(Wait::Tokens { needed: 200, left: 0 }));
         plan = step(&mut scheduler, vec![done(&plan)], f64::from(at));
     }
-    // One that comes while a step is under way has not been looked at.
+    // A request that came after the last step has not been looked at.
     let during = step(
         &mut scheduler,
         vec![BatchEvent::Cancel(RequestId(1)), BatchEvent::Submit(Request::new(7, tokens(20, 9000), 5))],
@@ -366,7 +366,7 @@ fn others_are_ahead_by_the_policy_or_by_their_tenants_share() {
     assert_eq!(why("fcfs", [0, 0, 1], 2), Wait::Behind { first: 1, policy: "fcfs" });
     assert_eq!(why("vtc", [0, 0, 0], 2), Wait::Behind { first: 1, policy: "vtc" });
     assert!(matches!(why("vtc", [0, 0, 1], 1), Wait::Share { tenant: TenantId(0), first: TenantId(1), .. }));
-    // Of two that have had nothing, neither is over its share.
+    // Of two tenants without service, neither is over its share.
     assert_eq!(why("drf", [0, 1, 2], 2), Wait::Behind { first: 1, policy: "drf" });
 }
 
@@ -415,7 +415,7 @@ fn hashes_of_prefixes_depend_on_all_that_they_stand_for() {
 }
 
 #[test]
-fn those_who_come_together_go_in_order_of_submission() {
+fn requests_of_the_same_time_go_in_order_of_submission() {
     let mut scheduler = scheduler(config(64));
     let request = |id| Request::new(id, tokens(4, id as u32 * 10), 1);
     let plan = submit(&mut scheduler, (1..4).map(request));
@@ -425,7 +425,7 @@ fn those_who_come_together_go_in_order_of_submission() {
 }
 
 #[test]
-fn one_that_does_not_fit_is_passed_over_as_often_as_allowed() {
+fn a_request_that_does_not_fit_is_passed_over_as_often_as_allowed() {
     for (lookahead, served) in [(0, 1), (2, 3), (9, 4)] {
         let mut scheduler = scheduler(BatchConfig { lookahead, ..config(10) });
         let requests = [(1, 20), (2, 24), (3, 3), (4, 3), (5, 3)];

@@ -1,4 +1,4 @@
-//! Where room, running slots and tokens just suffice, and where they just do not: expectations that are counted by hand.
+//! Boundary cases: blocks, running slots and tokens just suffice, or just do not. The expectations are counted by hand.
 
 use fornax_scheduler::{
     Admission, BatchConfig, BatchEvent, BatchScheduler, ModelConfig, Output, Plan, Preemption, Request, RequestId,
@@ -17,7 +17,7 @@ fn by_priority(config: BatchConfig) -> BatchScheduler {
     BatchScheduler::new(config, policy("priority").expect("a policy")).expect("a sound configuration")
 }
 
-/// A request of `prompt` tokens that no other begins with.
+/// A request of `prompt` tokens that shares its beginning with no other request.
 fn request(id: u64, prompt: u32, new: u32) -> Request {
     Request::new(id, tokens(prompt, 1000 * id as u32), new)
 }
@@ -38,7 +38,7 @@ fn a_sequence_has_fewer_than_two_to_the_thirty_second_tokens() {
     config.models[0].block_size = 1 << 20;
     let mut scheduler = scheduler(config);
     let (one, two) = (request(1, 1, u32::MAX - 1), request(2, 2, u32::MAX - 1));
-    // What counts is the sum: a long prompt with a long output is far below it.
+    // The sum of prompt and output counts: here both are long, and far below it.
     let plan = submit(&mut scheduler, [one, two, request(3, 70_000, 70_000)]);
     let refused: Vec<&SchedulerError> = plan.rejected.iter().map(|one| &one.error).collect();
     let expected = SchedulerError::InvalidNumber {
@@ -79,11 +79,11 @@ fn blocks_move_to_host_memory_that_has_just_room_for_them() {
 }
 
 #[test]
-fn what_comes_back_from_host_memory_needs_all_its_blocks() {
+fn a_sequence_that_is_swapped_in_needs_all_its_blocks() {
     let mut config = BatchConfig { preemption: Preemption::Swap, ..config(9) };
     config.models[0].host_blocks = 8;
     let mut scheduler = scheduler(config);
-    // The second and the third begin alike, and what is put out differs.
+    // The second and the third share a prompt, and their outputs differ.
     let done = |plan: &Plan| {
         let outputs = vec![Output::tokens(1); plan.items.len()];
         let tokens = plan.items.iter().map(|item| item.sequence.request.0 as u32).collect();
@@ -95,8 +95,8 @@ fn what_comes_back_from_host_memory_needs_all_its_blocks() {
         plan = step(&mut scheduler, vec![done(&plan)], 1.0);
     }
     assert_eq!((plan.preempted[0].sequence.request, plan.swap_out[0].host.len()), (RequestId(3), 4));
-    // With the end of the first there are four blocks, and two of those that it needs are with the second: but its own come
-    // back whole, and its next token needs a fifth.
+    // With the end of the first, four blocks are free. The second holds two blocks of the third's prompt, but a
+    // sequence that is swapped in shares nothing: it needs all its four blocks, and a fifth for its next token.
     let plan = step(&mut scheduler, vec![done(&plan)], 2.0);
     assert_eq!((plan.finished[0].sequence.request, plan.swap_in.len()), (RequestId(1), 0));
     assert_eq!(plan.waiting, [(SequenceId::first(RequestId(3)), Wait::Blocks { needed: 5, free: 4 })]);
@@ -104,15 +104,15 @@ fn what_comes_back_from_host_memory_needs_all_its_blocks() {
 }
 
 #[test]
-fn a_step_is_full_again_after_one_of_it_had_to_make_room() {
+fn a_preempted_sequences_token_goes_to_others_in_the_same_step() {
     let mut scheduler = by_priority(BatchConfig { max_tokens: 8, prefix_caching: false, ..config(5) });
     let with = |priority, request| Request { priority, ..request };
     let plan = submit(&mut scheduler, [with(0, request(1, 8, 8))]);
     let plan = step(&mut scheduler, vec![done(&plan), BatchEvent::Submit(with(2, request(2, 7, 8)))], 1.0);
     let plan = step(&mut scheduler, vec![done(&plan)], 2.0);
     assert_eq!(work(&plan), [(1, 9, 1), (2, 7, 1)]);
-    // The second wants a block. The first has had its turn in this step and gives its token back with its blocks, which
-    // leaves seven of eight tokens to the third.
+    // The second needs a block. The first, which had its turn in this step, gives up its token and its blocks. So seven
+    // of eight tokens are left for the third.
     let plan = step(&mut scheduler, vec![done(&plan), BatchEvent::Submit(with(1, request(3, 8, 1)))], 3.0);
     assert_eq!(plan.preempted[0].sequence.request, RequestId(1));
     assert_eq!(work(&plan), [(2, 8, 1), (3, 0, 7)]);
@@ -130,24 +130,24 @@ fn the_urgent_may_take_the_running_slot_of_another() {
 }
 
 #[test]
-fn one_that_was_refused_is_taken_on_when_there_is_just_room() {
+fn a_refused_request_is_admitted_when_there_is_just_room() {
     let mut scheduler = scheduler(config(6));
     let plan = submit(&mut scheduler, [request(1, 8, 1), request(2, 7, 5), request(3, 16, 1)]);
     assert_eq!(work(&plan), [(1, 0, 8), (2, 0, 7)]);
     assert_eq!(plan.waiting[0].1, Wait::Blocks { needed: 4, free: 2 });
-    // The first ends and leaves two blocks more.
+    // The first ends and frees two blocks more.
     let plan = step(&mut scheduler, vec![done(&plan)], 1.0);
     assert_eq!(work(&plan), [(2, 7, 1), (3, 0, 16)]);
     assert_eq!(drain(&mut scheduler, plan).len(), 3);
 }
 
 #[test]
-fn one_that_was_refused_is_taken_on_when_another_has_computed_its_beginning() {
+fn a_refused_request_is_admitted_when_another_has_computed_its_prefix() {
     for preemptive in [false, true] {
         let mut scheduler = scheduler(BatchConfig { preemptive, ..config(6) });
         let plan = submit(&mut scheduler, [Request::new(1, tokens(12, 0), 3), Request::new(2, tokens(13, 0), 3)]);
         assert_eq!(plan.waiting[0].1, Wait::Blocks { needed: 4, free: 3 });
-        // Two blocks are left, and it needs one besides the three that are there.
+        // Two blocks are free. Three blocks of its prompt are cached, and it needs one more.
         let plan = step(&mut scheduler, vec![done(&plan)], 1.0);
         assert_eq!(work(&plan), [(1, 12, 1), (2, 12, 1)]);
         assert_eq!(drain(&mut scheduler, plan).len(), 2);
@@ -155,8 +155,8 @@ fn one_that_was_refused_is_taken_on_when_another_has_computed_its_beginning() {
 }
 
 #[test]
-fn what_prompts_under_way_will_need_is_set_aside_besides_the_watermark() {
-    // Of the first prompt's four blocks, three are still to come, and two are left to those that grow.
+fn the_remaining_blocks_of_begun_prompts_are_set_aside_besides_the_watermark() {
+    // Three blocks of the first prompt's four are set aside, and two for the watermark.
     let submitted = |blocks| {
         let mut scheduler = scheduler(BatchConfig { max_chunk: 4, watermark: 2, ..config(blocks) });
         submit(&mut scheduler, [request(1, 16, 1), request(2, 8, 1)])
@@ -168,21 +168,21 @@ fn what_prompts_under_way_will_need_is_set_aside_besides_the_watermark() {
 }
 
 #[test]
-fn draft_tokens_leave_alone_what_is_set_aside() {
+fn draft_tokens_take_no_blocks_that_are_set_aside() {
     for (blocks, drafts_computed) in [(6, 3), (7, 7)] {
         let mut scheduler = scheduler(BatchConfig { max_chunk: 4, watermark: 1, ..config(blocks) });
         let plan = submit(&mut scheduler, [request(1, 4, 20)]);
         let drafts = BatchEvent::Drafts { sequence: SequenceId::first(RequestId(1)), tokens: vec![5; 9] };
         let plan = step(&mut scheduler, vec![done(&plan), BatchEvent::Submit(request(2, 12, 1)), drafts], 1.0);
-        // Three blocks are held and two promised, one is the watermark. Draft tokens fill the block of the token before them, and
-        // another if there is one.
+        // Three blocks are held and two promised, and one is the watermark. Draft tokens fill the block of the token
+        // before them, and another block if one is spare.
         assert_eq!(work(&plan), [(1, 4, 1), (2, 0, 4)]);
         assert_eq!(plan.items[0].drafts, drafts_computed, "{blocks}");
     }
 }
 
 #[test]
-fn sixteen_that_do_not_fit_are_passed_over_in_a_step_and_no_more() {
+fn at_most_sixteen_requests_that_do_not_fit_are_passed_over_in_a_step() {
     for (large, served) in [(16, 2), (17, 1)] {
         let mut scheduler = scheduler(BatchConfig { lookahead: 100, ..config(10) });
         let requests = [request(1, 20, 1)].into_iter().chain((0..large).map(|id| request(10 + id, 24, 1)));
@@ -204,7 +204,7 @@ fn what_a_request_may_put_out_has_to_fit() {
 }
 
 #[test]
-fn a_step_whose_tokens_are_used_up_takes_nobody_on() {
+fn a_step_without_remaining_tokens_admits_no_request() {
     let mut scheduler = scheduler(BatchConfig { max_tokens: 8, ..config(16) });
     let plan = submit(&mut scheduler, [request(1, 8, 1), request(2, 8, 1)]);
     assert_eq!((work(&plan), scheduler.running()), (vec![(1, 0, 8)], 1));
@@ -226,7 +226,7 @@ fn a_long_prompt_that_failed_waits_for_a_step_without_other_prompts() {
 }
 
 #[test]
-fn a_prompt_that_failed_goes_whole_where_others_have_taken_its_tokens() {
+fn a_failed_prompt_is_computed_whole_where_decoding_sequences_have_taken_its_tokens() {
     let mut scheduler = scheduler(BatchConfig { chunked: false, ..config(32) });
     let plan = submit(&mut scheduler, [request(1, 4, 3)]);
     let plan = step(&mut scheduler, vec![done(&plan), BatchEvent::Submit(request(2, 31, 1))], 1.0);
@@ -240,7 +240,7 @@ fn a_prompt_that_failed_goes_whole_where_others_have_taken_its_tokens() {
 
 #[test]
 fn a_prompt_goes_on_as_far_as_there_are_blocks() {
-    // Four that decode take a block each, out of those that the prompt's second piece was to have.
+    // Four decoding sequences take a block each, out of the blocks for the prompt's second chunk.
     for (blocks, piece) in [(11, Some(4)), (10, None)] {
         let mut scheduler = scheduler(BatchConfig { max_chunk: 8, ..config(blocks) });
         let plan = submit(&mut scheduler, (1..5).map(|id| request(id, 3, 4)));
@@ -260,7 +260,7 @@ fn a_prompt_goes_on_as_far_as_there_are_blocks() {
 }
 
 #[test]
-fn what_was_put_out_is_found_to_the_last_block_that_it_filled() {
+fn outputs_are_found_in_the_cache_to_their_last_full_block() {
     let mut scheduler = scheduler(config(16));
     // Of nine tokens the last is not computed, so that eight fill two blocks.
     let plan = submit(&mut scheduler, [Request::new(1, tokens(4, 0), 5)]);
@@ -280,7 +280,7 @@ fn blocks_are_told_by_the_name_of_a_sequence() {
     assert_eq!(scheduler.blocks_of(SequenceId { request: RequestId(1), index: 1 }), None);
 }
 
-/// What a sequence has is what came and what it put out, whatever the size of a block and whoever had to make room.
+/// A sequence's tokens are its prompt and its output, whatever the block size and whichever sequence was preempted.
 #[test]
 fn no_token_is_lost_whatever_the_block_size() {
     for (block_size, prefix_caching) in

@@ -1,7 +1,7 @@
-//! Simulated replicas to which everything happens at once: aborts, exhausted memory, clock jumps, duplicates, lost swaps,
-//! failed plans and items, deferred samples, draft tokens, requests that are not ready. After every step all books are
-//! recounted, and each item's context is compared. A failing seed is printed; `FORNAX_SEED=N` replays it alone.
-//! `FORNAX_SEEDS=N` runs N worlds instead of a thousand, for those who run the tests a thousand times.
+//! Simulated replicas with everything at once: aborts, exhausted memory, clock jumps, duplicates, lost swaps, failed
+//! plans and items, deferred samples, draft tokens, requests that are not ready. After every step the scheduler is
+//! audited, and each item's context is compared. A failing seed is printed; `FORNAX_SEED=N` replays it alone.
+//! `FORNAX_SEEDS=N` runs N worlds instead of a thousand, for many runs of the tests, as when testing mutations.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use fornax_scheduler::{
 
 use super::engine::{Chances, Engine};
 
-/// How many requests a seed brings.
+/// How many requests come with a seed.
 const REQUESTS: u64 = 1000;
 /// How many seeds are run.
 fn seeds() -> u64 {
@@ -51,7 +51,7 @@ fn config(random: &mut Random) -> BatchConfig {
     }
 }
 
-/// A request; now and then one that cannot be served.
+/// A random request; a few cannot be served.
 fn request(random: &mut Random, id: u64, now: Time) -> Request {
     let prompt = if random.chance(0.01) { 0 } else { random.between(1, 24) };
     // A small alphabet and few beginnings, so that prefixes are shared.
@@ -75,7 +75,7 @@ fn request(random: &mut Random, id: u64, now: Time) -> Request {
     }
 }
 
-/// What an engine has to say of sequences that are deferred or could have draft tokens.
+/// The events of an engine for deferred sequences, and draft tokens for decoding ones.
 fn answers(random: &mut Random, engine: &Engine, last: &Plan, events: &mut Vec<BatchEvent>) {
     for from in engine.deferred() {
         // A beam search: some beams are dropped, others forked, and the rest go on, all in one step.
@@ -103,10 +103,10 @@ fn answers(random: &mut Random, engine: &Engine, last: &Plan, events: &mut Vec<B
     }
 }
 
-/// What came of one replica's life.
+/// The results of one replica's life.
 #[derive(Debug, PartialEq)]
 struct Life {
-    /// What it planned, as one number.
+    /// A hash of all its plans.
     digest: u64,
     ended: u64,
     stats: BatchStats,
@@ -140,7 +140,7 @@ fn run(seed: u64) -> Life {
         steps += 1;
         assert!(steps < 200 * REQUESTS, "{} sequences get nowhere under {}", scheduler.len(), entry.name);
         let mut events = Vec::new();
-        // Results come first, as an engine has them when it sends what follows from them.
+        // Results come first, as an engine has to read them before it sends events that depend on them.
         let mut done = 0;
         while let Some(flight) = engine.flights.front()
             && random.chance(if done == 0 { 0.9 } else { 0.3 })
@@ -180,7 +180,7 @@ fn run(seed: u64) -> Life {
             events.push(BatchEvent::SwapLost(any_sequence(&mut random)));
         }
         if random.chance(0.15) {
-            // Most go with a sequence that has just decoded, as a beam does.
+            // Most forks are of sequences that have just decoded, as in a beam search.
             let from = match last.items.is_empty() {
                 false => last.items[random.below(last.items.len() as u64) as usize].sequence,
                 true => any_sequence(&mut random),
@@ -210,7 +210,7 @@ fn run(seed: u64) -> Life {
         for (sequence, _) in &plan.waiting {
             assert!(scheduler.why(*sequence).is_some(), "{sequence} waits for no reason");
         }
-        // Something always goes on, unless all wait for the engine.
+        // There is always work, unless all sequences wait for the engine.
         let waits = scheduler.deferred() + scheduler.not_ready();
         assert!(plan.status != PlanStatus::Blocked || waits > 0, "{} sequences and nothing to do", scheduler.len());
         assert!(scheduler.in_flight().eq(engine.flights.iter().filter_map(|flight| flight.plan.id)));
@@ -269,9 +269,9 @@ fn no_invariant_breaks_over_a_million_requests() {
             }
         }
     }
-    // Some are refused, and some become several.
+    // Some requests are refused, and some become several sequences.
     assert!(ended > seeds * REQUESTS / 2, "{ended}");
-    // The worlds are hard enough: there was preemption, swapping, copying, drafting, deferring, and a cache that ran over.
+    // The worlds are hard enough: there were preemptions, swaps, copies, draft tokens, deferred samples and evictions.
     assert!(seen.iter().all(|&count| count > seeds), "{seen:?}");
 }
 

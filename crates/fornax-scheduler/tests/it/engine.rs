@@ -1,6 +1,6 @@
-//! An engine without a model, which carries plans out from what is in them alone. Its KV memory remembers, for each place of
-//! a block, which token of whom was computed there, so that each item's whole context can be compared with what its
-//! sequence is known to be.
+//! An engine without a model, which carries plans out with nothing but their contents. Its KV memory records, for each
+//! place of a block, which token was computed there and in which scope. So each item's whole context can be compared
+//! with the known tokens of its sequence.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +10,7 @@ use fornax_scheduler::{
     Request, RequestId, SequenceId, Token,
 };
 
-/// What is computed in one place of a block: a token, its position, and for whom.
+/// The content of one place of a block: a token, its position, and the scope in which it was computed.
 type Place = Option<(Token, u32, Scope)>;
 
 /// The KV memory of one model.
@@ -21,14 +21,14 @@ struct Memory {
     host: Vec<Vec<Place>>,
 }
 
-/// What is known of a sequence from outside of the scheduler.
+/// The state of a sequence as the engine knows it.
 #[derive(Clone, Debug)]
 struct Known {
     text: Vec<Token>,
-    /// Tells it from others that had its id before.
+    /// Tells it from other sequences that had its id before.
     life: u64,
     deferred: bool,
-    /// How much of the prompt was computed in one go, for requests that want to see all of it.
+    /// How many tokens of the prompt were computed, for requests that reuse no prefix and want every token computed.
     seen: u32,
 }
 
@@ -39,16 +39,16 @@ pub(super) struct Flight {
     lives: Vec<u64>,
 }
 
-/// What carrying a plan out gave.
+/// The results of a plan.
 #[derive(Clone, Debug)]
 pub(super) struct Results {
     pub(super) outputs: Vec<Output>,
     pub(super) tokens: Vec<Token>,
-    /// By item: whether its sequence was still there.
+    /// For each item, whether its sequence was still there.
     alive: Vec<bool>,
 }
 
-/// How often what happens.
+/// The chances of what happens to samples.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Chances {
     pub(super) ended: f64,
@@ -61,7 +61,7 @@ pub(super) struct Chances {
 pub(super) struct Engine {
     models: Vec<Memory>,
     requests: BTreeMap<RequestId, Request>,
-    /// Of each request, how many of its sequences have begun.
+    /// How many sequences of each request have begun.
     begun: BTreeMap<RequestId, u32>,
     known: BTreeMap<SequenceId, Known>,
     lives: u64,
@@ -104,7 +104,7 @@ impl Engine {
         self.requests.values().filter(|request| !request.ready).map(|request| request.id).collect()
     }
 
-    /// How many blocks are stored by all that was told.
+    /// How many blocks are stored, by the KV events so far.
     pub(super) fn stored(&self) -> usize {
         self.stored.len()
     }
@@ -148,7 +148,7 @@ impl Engine {
         }
     }
 
-    /// Writes what an item computes; nothing of use where `scope` is none.
+    /// Writes the tokens that an item computes; where `scope` is none, writes garbage.
     fn write(&mut self, plan: &Plan, item: &Item, tokens: &[Token], scope: Option<Scope>) {
         let memory = &mut self.models[usize::from(item.model.0)];
         for (position, &token) in (item.start..).zip(tokens) {
@@ -158,7 +158,7 @@ impl Engine {
         }
     }
 
-    /// Begins the oldest plan in flight and breaks it off: none of what it wrote is of use.
+    /// Begins the oldest plan in flight and breaks it off: everything that it wrote is garbage.
     pub(super) fn break_off(&mut self, random: &mut Random) {
         let flight = self.flights.pop_front().expect("a plan is in flight");
         self.move_blocks(&flight.plan, random.below(4) as usize);
@@ -221,7 +221,7 @@ impl Engine {
         results.outputs.push(if ended { Output::ended(count) } else { Output::tokens(count) });
     }
 
-    /// Holds an item's tokens and all that it attends to against what its sequence is known to be.
+    /// Compares an item's tokens and its context with the known tokens of its sequence.
     fn compare(&mut self, plan: &Plan, item: &Item, tokens: &[Token]) {
         let scope = self.scope(item).expect("its request is known");
         let known = self.known.get_mut(&item.sequence).expect("it is alive");
@@ -239,9 +239,9 @@ impl Engine {
         self.compared += start as u64;
     }
 
-    /// Takes in what became of events, in their order, and the plan that came of them. Results come first among them.
+    /// Takes in the events of a step, in their order with results first, and the plan that the step made.
     pub(super) fn follow(&mut self, events: &[BatchEvent], plan: &Plan) {
-        // Those that ended in this step and whose ids were given to others in it.
+        // Sequences that ended in this step, and whose ids other sequences got in it.
         let mut replaced = Vec::new();
         for (at, event) in events.iter().enumerate() {
             if plan.rejected.iter().any(|rejected| rejected.event == at) {
@@ -311,7 +311,7 @@ impl Engine {
         }
     }
 
-    /// Takes in the results of a plan, as far as its sequences are still there.
+    /// Takes in the results of a plan for sequences that are still there.
     fn take(&mut self, plan: &Plan, results: &Results) {
         let (mut outputs, mut tokens) = (results.outputs.as_slice(), results.tokens.as_slice());
         for (item, alive) in plan.items.iter().zip(&results.alive) {
@@ -345,7 +345,7 @@ impl Engine {
         }
     }
 
-    /// Those of a request's sequences that do not begin with the item that samples its first ones wait for running slots.
+    /// The sequences of a request that do not begin with the item of its first samples wait for running slots.
     fn put_off(&mut self, item: &Item, prompt: &[Token]) {
         let request = item.sequence.request;
         let (next, begun) = (item.sequence.index + item.samples, self.begun.get_mut(&request).expect("it is known"));
@@ -357,7 +357,7 @@ impl Engine {
         }
     }
 
-    /// A plan is complete in itself, and says the truth about its sequences.
+    /// Checks that a plan is complete in itself, and correct about its sequences.
     fn check(&self, plan: &Plan) {
         let mut written = BTreeSet::new();
         let order: Vec<(ModelId, Option<AdapterId>)> =

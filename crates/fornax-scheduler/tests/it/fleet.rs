@@ -1,4 +1,5 @@
-//! What reaches replicas and reports from classes and traces, in worlds so small that it can be said beforehand.
+//! Fleets so small that their reports can be worked out by hand: what reaches replicas and reports from classes and
+//! traces.
 
 use fornax_scheduler::simulate::{
     Arrivals, Class, CostModel, Fitted, FleetConfig, Length, MOST_TOKENS, Roofline, TraceRequest, Turns, Workload,
@@ -51,13 +52,13 @@ fn the_urgent_class_goes_first_where_the_policy_says_so() {
         let report = run(FleetConfig { policy: policy.into(), ..config() }, &classes, &requests);
         report.class("urgent").expect("a class").mean_latency
     };
-    // The first runs to 4 s; then it is the turn of one that came before, or not.
+    // The first request runs to 4 s. Then the second or the third runs, depending on the policy.
     assert_eq!((ends("fcfs"), ends("priority")), (12.0 - 2.5, 8.0 - 2.5));
 }
 
 #[test]
-fn what_was_put_out_is_found_when_the_conversation_goes_on() {
-    // The second turn repeats the first's 16 tokens and the 49 that were put out, and adds 7.
+fn outputs_are_found_in_the_cache_by_the_next_turn_of_a_conversation() {
+    // The second turn repeats the first turn's 16 prompt tokens and 49 output tokens, and adds 7.
     let hits = |stream| {
         let second = TraceRequest { body_stream: stream, ..request(0, 100.0, 72, 1) };
         run(config(), &[Class::default()], &[request(0, 0.0, 16, 49), second]).cache_hits
@@ -72,9 +73,9 @@ fn of_two_idle_replicas_the_one_that_did_less_is_taken() {
     assert_eq!((report.busiest_tokens, report.tokens_balance.variation), (2000, 0.0));
 }
 
-/// Two quiet minutes and then a busy one: what was idle takes part.
+/// Two quiet minutes and then a busy one, in which the replicas that were idle take part.
 #[test]
-fn idle_replicas_are_not_taken_for_dead() {
+fn idle_replicas_are_not_taken_for_lost() {
     let mut random = Random::new(4);
     let (mut at, mut requests) = (0.0, Vec::new());
     while at < 180.0 {
@@ -127,7 +128,7 @@ fn balance_is_that_of_whole_windows_in_which_requests_come() {
     let config = FleetConfig { replicas: 2, routing: "round-robin".into(), ..config() };
     let report = run(config, &[Class::default()], &requests);
     assert_eq!(report.seconds, 61.0);
-    // The first window starts empty and does not count, nor do those in which nothing comes any more.
+    // The first window starts empty and does not count, nor do windows after the last arrival.
     let balance = report.tokens_balance;
     assert!(close(balance.window_most, (1.5 + 5.0 / 3.0 + 1.0) / 3.0), "{balance:?}");
     assert!(close(balance.window_variation, (0.5 + 2.0 / 3.0 + 0.0) / 3.0), "{balance:?}");
@@ -180,6 +181,6 @@ fn a_conversation_goes_on_as_long_as_it_can_be_read() {
         streams.dedup();
         36 / streams.len()
     };
-    // With what it was answered, it is as long as a prompt may be, or a token longer.
+    // With the answer, the conversation is as long as a prompt may be, or a token longer.
     assert_eq!((turns(MOST_TOKENS - 1), turns(MOST_TOKENS), turns(MOST_TOKENS / 8 - 1)), (2, 1, 9));
 }

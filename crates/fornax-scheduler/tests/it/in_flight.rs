@@ -1,4 +1,4 @@
-//! Two plans in flight: what is planned before results are in, and what becomes of it when they are other than expected.
+//! Two plans in flight: what is planned before results are in, and what happens when the results are not as expected.
 
 use fornax_scheduler::{
     BatchConfig, BatchEvent, BatchScheduler, EndReason, ModelId, Output, PENDING, Plan, PlanId, PlanStatus, Request,
@@ -45,7 +45,7 @@ fn a_token_that_is_not_known_yet_is_planned_as_pending() {
 }
 
 #[test]
-fn pieces_of_a_prompt_follow_each_other_without_results() {
+fn chunks_of_a_prompt_follow_each_other_without_results() {
     let mut scheduler = scheduler(BatchConfig { plans_in_flight: 2, max_tokens: 8, ..config(16) });
     let one = submit(&mut scheduler, [Request::new(1, tokens(20, 0), 2)]);
     let two = next(&mut scheduler);
@@ -57,7 +57,7 @@ fn pieces_of_a_prompt_follow_each_other_without_results() {
 }
 
 #[test]
-fn what_follows_the_end_of_a_sequence_is_not_looked_at() {
+fn results_after_the_end_of_a_sequence_are_ignored() {
     for (output, reason, new) in [(Output::ended(1), EndReason::Stopped, 1), (Output::FAILED, EndReason::Failed, 0)] {
         let mut scheduler = ahead(16);
         let one = submit(&mut scheduler, [Request::new(1, tokens(3, 0), 9)]);
@@ -75,7 +75,7 @@ fn what_follows_the_end_of_a_sequence_is_not_looked_at() {
 }
 
 #[test]
-fn what_follows_a_deferred_sample_is_not_looked_at() {
+fn results_after_a_deferred_sample_are_ignored() {
     let mut scheduler = ahead(16);
     let sequence = SequenceId::first(RequestId(1));
     let one = submit(&mut scheduler, [Request::new(1, tokens(4, 0), 9)]);
@@ -112,7 +112,7 @@ fn a_plan_that_fails_takes_the_next_one_with_it() {
 }
 
 #[test]
-fn what_is_not_one_token_for_sure_waits_for_its_results() {
+fn sequences_that_may_not_give_one_token_wait_for_their_results() {
     let mut scheduler = ahead(32);
     let waits = Request { plan_ahead: false, ..Request::new(1, tokens(3, 0), 9) };
     let several = Request { sequences: 2, ..Request::new(2, tokens(3, 10), 9) };
@@ -123,7 +123,7 @@ fn what_is_not_one_token_for_sure_waits_for_its_results() {
     assert_eq!((of(&one), of(&two)), (vec![1, 2, 3], vec![3]));
     let drafts = |id| BatchEvent::Drafts { sequence: SequenceId::first(RequestId(id)), tokens: vec![1, 2] };
     let three = step(&mut scheduler, vec![done(&one), drafts(1), drafts(3)], 1.0);
-    // The third has a token to come, so that it is not known what its draft tokens would follow.
+    // The third has a token in flight, so it is not known after which token its draft tokens would come.
     assert_eq!(three.rejected[0].error, SchedulerError::CannotDraft { id: SequenceId::first(RequestId(3)) });
     assert_eq!((of(&three), three.items[1].drafts), (vec![1, 3, 2, 2], 0));
     let drafted = three.items.iter().find(|item| item.sequence.request.0 == 1).expect("it is planned");
@@ -133,7 +133,7 @@ fn what_is_not_one_token_for_sure_waits_for_its_results() {
 }
 
 #[test]
-fn nobody_in_flight_is_preempted() {
+fn no_sequence_in_flight_is_preempted() {
     let mut scheduler = scheduler(BatchConfig { plans_in_flight: 2, prefix_caching: false, ..config(6) });
     let requests = [Request::new(1, tokens(8, 0), 12), Request::new(2, tokens(8, 50), 12)];
     let mut flights = vec![submit(&mut scheduler, requests)];

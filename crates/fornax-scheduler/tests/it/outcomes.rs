@@ -1,4 +1,4 @@
-//! What is made of reports: tables and plots, from reports that are made up.
+//! Tables, plots and JSON from made-up reports.
 
 use fornax_scheduler::simulate::{
     Balance, ClassReport, CostModel, Fitted, Histogram, Outcome, Report, Roofline, TenantReport,
@@ -14,7 +14,7 @@ fn outcome(reports: Vec<Report>) -> Outcome {
 }
 
 #[test]
-fn who_was_not_served_is_told() {
+fn tables_tell_how_many_requests_were_served() {
     let mut one = report("one");
     assert_eq!(outcome(vec![one.clone()]).tables()[0].rows[0][2], "5");
     one.classes[0].finished = 3;
@@ -151,7 +151,7 @@ fn distances_weigh_classes_by_their_requests_and_take_nothing_for_as_good() {
     assert_eq!(distances[0].first_token_p99, [2.0, 2.8]);
     // Where the oracle put out nothing there is nothing to divide by.
     assert_eq!((distances[0].output_tokens_per_second, distances[1].output_tokens_per_second), (1.0, 1.0));
-    // A mean is one also where fewer got a first token than with the oracle.
+    // The mean is right also where fewer requests got a first token than with the oracle.
     let oracle = Report { oracle: true, ..with("oracle", vec![class(8, 1.0)]) };
     let distances = self::outcome(vec![with("one", vec![class(2, 3.0)]), oracle]).distances();
     assert_eq!((distances[0].first_token_mean, distances[1].first_token_mean), (3.0, 1.0));

@@ -136,7 +136,7 @@ fn points_stand_off_the_sides() {
     assert_eq!(squares[..2], [[375.0, 151.0, 10.0, 10.0], [709.0, 221.0, 10.0, 10.0]]);
     let fills: Vec<String> = elements(&svg, "circle").iter().map(|mark| mark["fill"].clone()).collect();
     assert!(fills[0] == fills[1] && fills[0] != fills[2]);
-    assert_eq!(elements(&svg, "rect")[1]["fill"], fills[0], "colours begin anew");
+    assert_eq!(elements(&svg, "rect")[1]["fill"], fills[0], "colours repeat");
 }
 
 #[test]
@@ -198,7 +198,7 @@ fn legends_are_cut_where_they_would_leave_the_plot() {
     assert_eq!((legend[0].0.clone(), legend[1].0.clone()), (name(26), format!("{}…", name(25))));
     assert_eq!(legend[19], ("line 19".to_owned(), 730.0, 335.0));
     assert!(legend[20..].iter().all(|(text, x, y)| (text.as_str(), *x, *y) == ("…", 730.0, 350.0)));
-    // After twelve colours they begin anew, dashed, and then dotted.
+    // The twelve colours repeat with dashed lines, and then with dotted lines.
     let drawn = elements(&svg, "polyline");
     let dashes: Vec<Option<&str>> =
         [0, 11, 12, 23, 24, 39].map(|at| drawn[at].get("stroke-dasharray").map(String::as_str)).to_vec();

@@ -13,12 +13,13 @@ fn seconds(value: f64) -> Time {
     Time::from_secs_f64(value)
 }
 
-/// One machine that runs one task at a time, each for its cost; one task comes a second. When does the first start?
+/// When the first task starts on a machine that runs one task at a time, each for its cost, while another comes each
+/// second.
 fn start_of_the_first(name: &str, first: Task, others: impl Fn(u64) -> Task, limit: u64) -> Option<f64> {
     let machine = ResourceManager::new([("machine", 1)]).expect("a machine");
     let mut scheduler = TaskScheduler::new(machine, policy(name).expect("a policy"));
     let (mut running, mut id) = (None, 1);
-    // Something runs already, so that the first has to wait.
+    // Another task runs already, so that the first has to wait.
     let busy = TaskEvent::Submit(Task::new(0, Demand::of("machine", 1)));
     running = scheduler.step([busy], Time::ZERO).start.first().map(|start| (start.id, 1.0)).or(running);
     let mut events = vec![TaskEvent::Submit(first.clone())];
@@ -68,8 +69,8 @@ fn strict_priority_and_plain_shortest_starve_and_their_aged_forms_do_not() {
     }
 }
 
-/// The example of docs/src/scheduling.md: a machine of 8,000 on which tasks of 3,000 and two seconds come a little faster than
-/// they are served, and one small task among them, whatever memory is counted in.
+/// The example of docs/src/scheduling.md, with memory counted in different units: on a machine of 8,000, tasks of 3,000
+/// and two seconds come a little faster than they are served, and one small task comes among them.
 #[test]
 fn the_aged_ratio_keeps_its_bound_in_any_unit() {
     let starts = |name: &str, unit: u64| {
@@ -102,13 +103,14 @@ fn the_aged_ratio_keeps_its_bound_in_any_unit() {
     };
     assert_eq!(starts("ratio", 1), None, "it starves");
     let waits: Vec<Option<f64>> = [1, 1000, 1 << 30].map(|unit| starts("aged-ratio", unit)).to_vec();
-    // Those that came before it are served first, which takes eleven seconds, and those of the next 1.75 seconds.
+    // Tasks that came before it are served first, which takes eleven seconds, and tasks of the next 1.75 seconds.
     assert!(waits.iter().all(|wait| *wait == waits[0]) && waits[0].is_some_and(|wait| wait < 15.0), "{waits:?}");
 }
 
-/// For each policy with a bound on overtaking: no task starts before one that came earlier by more than the bound allows.
+/// With each policy that has a bound on overtaking, no task starts before a task that came earlier by more than the
+/// bound.
 #[test]
-fn nobody_is_overtaken_for_longer_than_the_policy_says() {
+fn no_task_is_overtaken_for_longer_than_the_policy_says() {
     let specs = ["priority:ageing=0.5", "aged-ratio:ageing=0.2", "shortest:ageing=0.3", "deadline:slack=20"];
     let bounded = |name: &&str| matches!(policy(name).expect("a policy").bound(), Bound::Overtaking(_));
     let listed = POLICIES.iter().map(|entry| entry.name).filter(bounded);
@@ -232,8 +234,8 @@ fn a_span_is_the_sum_of_its_parts() {
     assert_eq!((to_deadline.seconds(&due, 0.0, 0.0), to_deadline.seconds(&task, 0.0, 0.0)), (25.0, 21.0));
 }
 
-/// What [`Policy::crossing`] promises: until then the order stays. And since a time that comes too early costs a match that
-/// need not have been played, the ranks are equal then, up to a tick.
+/// Until the time that [`Policy::crossing`] gives, the order stays. At that time the ranks are equal, up to a tick: an
+/// earlier time would cost a comparison in vain.
 #[test]
 fn two_tasks_change_places_when_the_policy_says_so() {
     for name in ["ratio", "aged-ratio:ageing=0.01", "aged-ratio:ageing=0.03", "aged-ratio:ageing=0.1", "bandit"] {
@@ -381,7 +383,7 @@ fn weights_divide_by_themselves() {
 }
 
 #[test]
-fn those_who_need_nothing_of_what_is_used_up_go_on() {
+fn tenants_that_need_no_exhausted_resource_get_more() {
     // Two share the first resource, 6 and 6; the third has the second for itself, and the fourth asks for nothing.
     let demands = [vec![1.0, 0.0], vec![2.0, 0.0], vec![0.0, 5.0], vec![0.0, 0.0]];
     let tasks = divide(&[12.0, 100.0], &demands, &[1.0; 4]);

@@ -1,4 +1,4 @@
-//! What an engine says of samples and sequences: how they end, fail, are deferred, have draft tokens, or put nothing out.
+//! Outputs and events of an engine: samples that end, fail, are deferred, have draft tokens, or put out nothing.
 
 use fornax_scheduler::kv::{KvEvent, block_hash};
 use fornax_scheduler::{
@@ -28,7 +28,7 @@ fn held(scheduler: &BatchScheduler) -> usize {
 }
 
 #[test]
-fn sequences_for_which_running_slots_lack_begin_when_there_are_some() {
+fn continuations_without_a_running_slot_begin_when_slots_come_free() {
     let three = Request { sequences: 3, ..Request::new(2, tokens(9, 100), 3) };
     for prefix_caching in [true, false] {
         let mut scheduler = scheduler(BatchConfig { max_running: 3, prefix_caching, ..config(64) });
@@ -57,7 +57,7 @@ fn sequences_for_which_running_slots_lack_begin_when_there_are_some() {
         ended.sort_unstable();
         assert_eq!(ended, [(id(1, 0), 3), (id(2, 0), 3), (id(2, 1), 3), (id(2, 2), 3)]);
     }
-    // Before its prompt is computed a request is one sequence, and gives all up with it.
+    // Before its prompt is computed, a request is one sequence, and ends as one.
     let mut scheduler = scheduler(BatchConfig { max_running: 3, max_tokens: 4, ..config(64) });
     let plan = submit(&mut scheduler, [Request::new(1, tokens(3, 0), 50)]);
     let plan = step(&mut scheduler, vec![done(&plan), BatchEvent::Submit(three)], 1.0);
@@ -129,7 +129,7 @@ fn a_beam_search_drops_forks_and_goes_on_in_one_step() {
     let mut texts: Vec<(Vec<u32>, u32, u32)> = plan.items.iter().map(text).collect();
     texts.sort_unstable();
     assert_eq!((texts, plan.copy.len()), (vec![(vec![60], 7, 8), (vec![61], 7, 8)], 1));
-    // A copy of a deferred sequence without a token is deferred too, and one that is full has ended.
+    // A copy of a deferred sequence without a token is deferred too. A copy whose token is its last has ended.
     let third = vec![results(&plan, &[Output::NONE; 2]), BatchEvent::Stop(id(1, 2)), fork(3, None), fork(4, Some(70))];
     let plan = step(&mut scheduler, third, 3.0);
     let ended = [id(1, 2), id(1, 4)].map(|sequence| plan.finished.iter().find(|one| one.sequence == sequence));
@@ -171,7 +171,7 @@ fn a_request_that_can_be_continued_keeps_its_blocks() {
     assert_eq!(drain(&mut scheduler, plan).len(), 2);
 }
 
-/// Two beams each, of which both searches lack one, do not wait for each other for ever.
+/// Two beam searches of two beams each, both of which lack one beam, do not wait for each other for ever.
 #[test]
 fn beam_searches_that_lack_a_beam_each_go_on_one_after_the_other() {
     let mut scheduler = scheduler(BatchConfig { prefix_caching: false, ..config(7) });
@@ -188,7 +188,7 @@ fn beam_searches_that_lack_a_beam_each_go_on_one_after_the_other() {
         }
         plan = step(&mut scheduler, events, 1.0);
         ended.extend(plan.finished.iter().map(|one| (one.sequence, one.new_tokens)));
-        // A search goes on when both of its beams, or all that are left, have their logits.
+        // A search goes on when all of its remaining beams have their logits.
         let mut events = Vec::new();
         for request in [1, 2] {
             let alive = |index: &u32| scheduler.blocks_of(id(request, *index)).is_some();
@@ -269,7 +269,7 @@ fn a_request_that_puts_nothing_out_ends_with_its_prompt() {
 }
 
 #[test]
-fn a_request_that_is_not_ready_holds_nobody_up() {
+fn a_request_that_is_not_ready_delays_no_other() {
     let mut scheduler = scheduler(config(16));
     let waiting = Request { ready: false, ..Request::new(1, tokens(4, 0), 1) };
     let plan = submit(&mut scheduler, [waiting, Request::new(2, tokens(4, 50), 1)]);
@@ -280,7 +280,7 @@ fn a_request_that_is_not_ready_holds_nobody_up() {
     let plan = step(&mut scheduler, vec![BatchEvent::Ready(RequestId(1)), BatchEvent::Ready(RequestId(1))], 2.0);
     assert_eq!(plan.rejected[0].error, SchedulerError::AlreadyReady { id: RequestId(1) });
     assert_eq!((plan.items[0].sequence, scheduler.not_ready()), (id(1, 0), 0));
-    // It is cancelled like any other, and has its place by when it came.
+    // It is cancelled like any other request, and takes its place in the queue by its arrival.
     let late = Request { ready: false, ..Request::new(3, tokens(4, 0), 1) };
     submit(&mut scheduler, [late, Request { ready: false, ..Request::new(4, tokens(4, 80), 1) }]);
     let plan = step(&mut scheduler, vec![BatchEvent::Cancel(RequestId(3)), done(&plan)], 3.0);
@@ -288,7 +288,7 @@ fn a_request_that_is_not_ready_holds_nobody_up() {
 }
 
 #[test]
-fn blocks_that_become_findable_and_cease_to_be_are_told() {
+fn stored_and_evicted_blocks_are_reported() {
     for kv_events in [false, true] {
         let mut scheduler = scheduler(BatchConfig { kv_events, ..config(3) });
         let plan = submit(&mut scheduler, [Request::new(1, tokens(9, 0), 1)]);

@@ -1,10 +1,10 @@
-//! Scenarios and traces as people write them, and as nobody should: every one is simulated or refused with words that say
-//! where and what was expected, and none panics, hangs or fills the memory.
+//! Good and bad scenarios and traces. Each is simulated, or refused with a message that says where and what was
+//! expected. None panics, hangs or fills the memory.
 
 use fornax_scheduler::simulate::{BUILT_IN, MOST_TOKENS, Scenario, simulate};
 use fornax_scheduler::{Random, SchedulerError};
 
-/// A scenario that takes no time, with a line of each kind.
+/// A scenario that runs in no time, with a line of each kind.
 const SMALL: &str = "\
 title = \"Small\"
 requests = 40
@@ -226,7 +226,7 @@ fn several_seeds_give_means_and_their_spread() {
 }
 
 #[test]
-fn what_is_late_goes_on_and_lengths_are_unknown_where_a_variant_says_so() {
+fn a_variant_may_serve_late_requests_and_predict_no_lengths() {
     let text = SMALL.replace("prediction = 0.3", "prediction = \"none\"\ndrop_late = false\nadapters = 3");
     let scenario = Scenario::parse(&text).expect("sound");
     let fleet = scenario.fleet(&scenario.variants[0]);
@@ -367,7 +367,7 @@ fn small(error: &SchedulerError) -> bool {
 
 #[test]
 fn mutated_scenarios_run_or_are_refused() {
-    // Few requests: the configurations are what is tried here.
+    // Few requests, as configurations are tested here.
     fuzz("scenario", SMALL, 4000, |bytes| {
         let Ok(text) = std::str::from_utf8(bytes) else { return false };
         match Scenario::parse(text) {

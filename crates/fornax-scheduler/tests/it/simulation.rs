@@ -1,4 +1,4 @@
-//! What the simulator shows, held to figures: chunking and order, fairness, prefix affinity, speculation, reports.
+//! The simulator's results: chunking and order, fairness, prefix affinity, speculation, reports.
 
 use fornax_scheduler::simulate::{
     Arrivals, Class, CostModel, Fleet, FleetConfig, Length, Prefix, Report, Roofline, Workload,
@@ -66,7 +66,7 @@ fn a_prefix_is_found_where_it_was_sent() {
     };
     let (even, affine) = (with("round-robin"), with("prefix"));
     assert!(affine.cache_hits >= 2 * even.cache_hits, "{} and {}", affine.cache_hits, even.cache_hits);
-    // Balance: no less even than even turns by any measure, and nobody waits longer.
+    // Balance: no less even than round robin by any measure, and no request waits longer.
     let (ours, theirs) = (affine.tokens_balance, even.tokens_balance);
     assert!(ours.most <= theirs.most && ours.variation <= theirs.variation, "{ours:?} and {theirs:?}");
     assert!(ours.window_most <= 1.02 * theirs.window_most, "{ours:?} and {theirs:?}");

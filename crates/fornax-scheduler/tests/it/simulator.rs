@@ -1,4 +1,4 @@
-//! The simulator's own arithmetic, in worlds so small that what comes out can be said beforehand: a step takes a second
+//! The simulator's arithmetic, in worlds so small that the results can be worked out by hand: a step takes a second
 //! whatever it computes, and requests are given one by one.
 
 use fornax_scheduler::simulate::{
@@ -120,7 +120,7 @@ fn the_gap_is_that_between_tenants_who_both_wait() {
     // In ten seconds the first tenant gets two prompts of 16 and ten tokens that count twice; the second gets nothing.
     assert_eq!(report.fairness_gap, 52.0);
     assert_eq!(report.queue[..7], [20, 19, 19, 19, 19, 19, 18]);
-    // Among those who take turns, nobody falls behind by more than a request.
+    // Where tenants take turns, none falls behind by more than a request.
     let batch = BatchConfig { max_running: 1, ..config().batch };
     let fair = run(FleetConfig { policy: "vtc".into(), batch, ..config() }, &classes, &requests);
     assert!(fair.fairness_gap <= 26.0, "{}", fair.fairness_gap);
@@ -153,7 +153,7 @@ fn what_is_late_is_dropped_and_counted_as_neither_served_nor_refused() {
     assert_eq!((class.requests, class.finished, class.refused), (3, 1, 0));
     // The second began and was stopped, the third never began; both at the end of the step in which they were late.
     assert_eq!((report.seconds, class.late, class.cancelled), (4.0, 2, 0));
-    // Latency is that of the one served; of the two that began, one token came.
+    // The latency is that of the served request. Two requests got a first token.
     assert_eq!((class.mean_latency, report.mean_latency, report.requests, report.finished), (3.0, 3.0, 3, 1));
     // Three, four and four seconds that requests were there, in four.
     assert_eq!(report.mean_in_system, 11.0 / 4.0);
@@ -231,7 +231,7 @@ fn replicas_share_the_work() {
 
 #[test]
 fn predictions_are_means_so_far_where_nothing_else_is_known() {
-    // Shortest first among those who wait. One of each class is seen; then one of each waits while another runs.
+    // Shortest first. One request of each class ends first; then one of each waits while another runs.
     let classes = [Class { name: "a".into(), ..Class::default() }, Class { name: "b".into(), ..Class::default() }];
     let of = |class, number, arrival, new_tokens| TraceRequest { class, ..request(number, arrival, 16, new_tokens) };
     let requests =
@@ -242,11 +242,10 @@ fn predictions_are_means_so_far_where_nothing_else_is_known() {
         let report = run(config, &classes, &requests);
         (report.classes[0].first_token.quantile(1.0), report.classes[1].first_token.quantile(1.0))
     };
-    // The mean of the first class's that has ended is (100 + 200) / 2, the second's (100 + 2) / 2: the second goes first, at
-    // 409 s.
+    // The mean of the first class is (100 + 200) / 2, of the second (100 + 2) / 2: the second goes first, at 409 s.
     let (first, second) = with(None);
     assert!(close(first, 1010.0 - 401.5, 0.016) && close(second, 410.0 - 402.5, 0.016), "{first} {second}");
-    // Who knows better lets the one with 500 tokens go before that with 600.
+    // With perfect predictions, the request of 500 tokens goes before the request of 600.
     let (first, second) = with(Some(0.0));
     assert!(close(first, 410.0 - 401.5, 0.016) && close(second, 910.0 - 402.5, 0.016), "{first} {second}");
 }
@@ -254,7 +253,7 @@ fn predictions_are_means_so_far_where_nothing_else_is_known() {
 #[test]
 fn means_are_of_all_that_came_before() {
     let classes = [Class { name: "a".into(), ..Class::default() }, Class { name: "b".into(), ..Class::default() }];
-    // What was seen of the first class, three times, and of the second, once; then one of each waits behind another.
+    // Three requests of the first class end and one of the second; then one of each waits behind another.
     let first_goes = |seen: [u32; 2]| {
         let mut requests: Vec<TraceRequest> = (0..3).map(|at| request(at, at as f64 * 1000.0, 16, seen[0])).collect();
         requests.push(TraceRequest { class: 1, ..request(3, 4000.0, 16, seen[1]) });
@@ -287,13 +286,13 @@ fn windows_count_while_requests_come() {
 }
 
 #[test]
-fn what_had_to_give_way_is_counted() {
+fn preempted_sequences_are_counted() {
     let models = vec![ModelConfig { blocks: 6, block_size: 4, ..ModelConfig::default() }];
     let batch = BatchConfig { models, watermark: 0, prefix_caching: false, ..config().batch };
     let report =
         run(FleetConfig { batch, ..config() }, &[Class::default()], &[request(0, 0.0, 8, 12), request(1, 0.0, 8, 12)]);
-    // The second comes a step later. Each has three blocks when the first needs its fourth; of the second twelve tokens at
-    // most were computed by then.
+    // The second comes a step later. Each has three blocks when the first needs its fourth. By then, at most twelve
+    // tokens of the second are computed.
     assert_eq!((report.preemptions, report.classes[0].finished), (1, 2));
     assert!((9..=12).contains(&report.lost_tokens), "{}", report.lost_tokens);
 }

@@ -121,7 +121,7 @@ fn units_grow_into_what_is_free_and_give_it_back() {
     assert_eq!(plan.start, [Units { id: TaskId(1), units: 8 }]);
     let plan = submit(&mut scheduler, [compute(2, 3)], 1.0);
     assert_eq!((plan.shrink, plan.start.len()), (vec![Units { id: TaskId(1), units: 2 }], 0));
-    // It is asked once, and what it gives back goes to the one that waits.
+    // It is asked once, and the waiting task gets the units that it gives back.
     assert!(scheduler.step([], seconds(2.0)).shrink.is_empty());
     let plan = scheduler.step([TaskEvent::Shrunk { id: TaskId(1), units: 2 }], seconds(3.0));
     assert_eq!(plan.start, [Units { id: TaskId(2), units: 1 }]);
@@ -132,7 +132,7 @@ fn units_grow_into_what_is_free_and_give_it_back() {
 }
 
 #[test]
-fn one_may_keep_all_its_units_and_have_no_more_than_them() {
+fn a_task_may_keep_all_its_units_and_gets_no_more() {
     let mut scheduler = scheduler("fcfs");
     submit(&mut scheduler, [compute(1, 1).units(1, 3), compute(2, 3), compute(3, 2)], 0.0);
     let shrunk = |units| TaskEvent::Shrunk { id: TaskId(1), units };
@@ -161,7 +161,7 @@ fn a_policy_hears_of_what_a_task_holds_and_of_nothing_else() {
 }
 
 #[test]
-fn one_that_does_not_fit_is_passed_over_as_often_as_allowed() {
+fn a_task_that_does_not_fit_is_passed_over_as_often_as_allowed() {
     let machine = || ResourceManager::new([("compute", 8)]).expect("a resource");
     for (times, started) in [(0, 0), (2, 2), (9, 4)] {
         let mut scheduler = TaskScheduler::new(machine(), policy("fcfs").expect("a policy")).with_lookahead(times);
@@ -206,7 +206,7 @@ fn the_policy_knows_what_each_tenant_holds() {
 }
 
 #[test]
-fn one_who_comes_is_lifted_to_the_front_of_those_who_wait() {
+fn the_counter_of_a_new_tenant_is_lifted_to_the_lowest_of_the_waiting_ones() {
     let mut scheduler = scheduler("vtc:input=1,output=0");
     for tenant in [1, 2] {
         scheduler.declare_tenant(TenantId(tenant), 1.0).expect("a good weight");
@@ -223,7 +223,7 @@ fn one_who_comes_is_lifted_to_the_front_of_those_who_wait() {
 }
 
 #[test]
-fn those_who_come_together_go_in_order_of_submission() {
+fn tasks_of_the_same_time_go_in_order_of_submission() {
     let mut scheduler = scheduler("fcfs");
     submit(&mut scheduler, [compute(1, 4), compute(2, 4)], 0.0);
     let ended = [TaskEvent::Ended(TaskId(1)), TaskEvent::Ended(TaskId(2))];
@@ -242,7 +242,7 @@ fn no_more_units_are_asked_for_than_are_needed() {
     // The two that come back are not enough for three, so that the other is asked as well.
     let plan = scheduler.step([TaskEvent::Cancel(TaskId(3)), TaskEvent::Submit(compute(4, 3))], seconds(2.0));
     assert_eq!(plan.shrink, [Units { id: TaskId(1), units: 1 }]);
-    // Nobody is asked twice, nor by one that waits for nothing more.
+    // No task is asked twice, nor for a waiting task that needs no more.
     assert!(scheduler.step([], seconds(3.0)).shrink.is_empty());
     // Where three are needed at once, both are asked at once.
     let machine = ResourceManager::new([("compute", 6)]).expect("a resource");
@@ -250,7 +250,7 @@ fn no_more_units_are_asked_for_than_are_needed() {
     submit(&mut scheduler, [compute(1, 1).units(1, 3), compute(2, 1).units(1, 3)], 0.0);
     let plan = submit(&mut scheduler, [compute(3, 3)], 1.0);
     assert_eq!(plan.shrink, [2, 1].map(|id| Units { id: TaskId(id), units: 1 }));
-    // One that is being stopped gives all back by itself.
+    // A task that is being stopped gives all its units back by itself.
     let machine = ResourceManager::new([("compute", 6)]).expect("a resource");
     let mut scheduler = TaskScheduler::new(machine, policy("fcfs").expect("a policy"));
     submit(&mut scheduler, [compute(1, 1).units(1, 3), compute(2, 1).units(1, 3)], 0.0);
@@ -260,7 +260,7 @@ fn no_more_units_are_asked_for_than_are_needed() {
 }
 
 #[test]
-fn those_who_are_to_give_up_units_get_none() {
+fn tasks_that_have_to_give_up_units_get_none() {
     let running = || {
         let mut scheduler = scheduler("fcfs");
         submit(&mut scheduler, [compute(3, 3)], 0.0);
@@ -268,13 +268,13 @@ fn those_who_are_to_give_up_units_get_none() {
         assert_eq!(plan.start, [Units { id: TaskId(1), units: 5 }]);
         scheduler
     };
-    // One that is stopped does not grow into what becomes free, and one that goes on does.
+    // A task that is being stopped gets no freed units, and a task that goes on gets them.
     let mut stopped = running();
     stopped.step([TaskEvent::Cancel(TaskId(1))], seconds(1.0));
     assert_eq!(stopped.step([TaskEvent::Ended(TaskId(3))], seconds(2.0)).grow, []);
     let plan = running().step([TaskEvent::Ended(TaskId(3))], seconds(2.0));
     assert_eq!(plan.grow, [Units { id: TaskId(1), units: 8 }]);
-    // Neither does one that was asked to shrink, until it has.
+    // Nor does a task that was asked to shrink, until it has shrunk.
     let mut shrinking = running();
     assert_eq!(submit(&mut shrinking, [compute(2, 4)], 1.0).shrink, [Units { id: TaskId(1), units: 1 }]);
     let plan = shrinking.step([TaskEvent::Ended(TaskId(3)), TaskEvent::Cancel(TaskId(2))], seconds(2.0));
@@ -284,7 +284,7 @@ fn those_who_are_to_give_up_units_get_none() {
 }
 
 #[test]
-fn a_few_are_looked_at_behind_one_that_does_not_fit() {
+fn a_few_tasks_are_looked_at_behind_a_task_that_does_not_fit() {
     let machine = ResourceManager::new([("compute", 8), ("memory", 4)]).expect("two resources");
     let mut scheduler = TaskScheduler::new(machine, policy("fcfs").expect("a policy")).with_lookahead(u32::MAX);
     submit(&mut scheduler, [compute(0, 8)], 0.0);

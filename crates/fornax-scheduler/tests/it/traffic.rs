@@ -1,4 +1,4 @@
-//! Traffic that is made up: how much, when, of whom, and what is refused.
+//! Made-up traffic: how many requests, when, of which tenants, and which workloads are refused.
 
 use std::collections::{BTreeMap, BTreeSet};
 

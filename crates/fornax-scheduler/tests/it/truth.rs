@@ -1,4 +1,4 @@
-//! What a scheduler is told and what it is not: true lengths, and how figures treat those who were not served.
+//! Schedulers are not told the true lengths of outputs, and reports do not hide requests that were not served.
 
 use fornax_scheduler::simulate::{Class, CostModel, Fitted, FleetConfig, Report, Roofline, TraceRequest};
 use fornax_scheduler::{Admission, BatchConfig, ModelConfig, Random};
@@ -10,7 +10,7 @@ fn batch(blocks: usize, max_running: usize) -> BatchConfig {
     BatchConfig { models, max_running, max_tokens: 512, prefix_caching: false, ..BatchConfig::default() }
 }
 
-/// Requests of 10 tokens and of 1,000, nine to one, each of which may put out up to 1,000, near capacity.
+/// Requests with outputs of 10 and of 1,000 tokens, nine to one, near capacity. Each has a limit of 1,000.
 fn unlike() -> (Vec<Class>, Vec<TraceRequest>) {
     let class = |name: &str| Class { name: name.into(), max_tokens: Some(1000), ..Class::default() };
     let mut random = Random::new(8);
@@ -44,8 +44,8 @@ fn predictions_that_are_noise_cost() {
 }
 
 #[test]
-fn a_reservation_is_for_the_limit_and_not_for_what_comes_of_it() {
-    // Room for four that might become 256 tokens; each puts out 16 of the 240 that it may.
+fn a_reservation_is_for_the_limit_and_not_for_the_true_length() {
+    // There is room for four sequences of 256 tokens. Each may put out 240 tokens, and puts out 16.
     let with = |limit| {
         let batch = BatchConfig { admission: Admission::Reserved, ..batch(64, 32) };
         let requests: Vec<TraceRequest> =
@@ -54,7 +54,7 @@ fn a_reservation_is_for_the_limit_and_not_for_what_comes_of_it() {
     };
     let (free, tight) = (with(16), with(240));
     assert_eq!((free.finished, tight.finished), (32, 32));
-    // All at once, but for the first step, or four at a time.
+    // All run at once after the first step, or four run at a time.
     assert_eq!((free.seconds, tight.seconds), (17.0, 1.0 + 8.0 * 16.0));
 }
 
@@ -66,7 +66,7 @@ fn outputs_end_by_results_and_are_cut_at_the_limit() {
     };
     assert_eq!([serve(Some(9), None), serve(Some(500), None), serve(None, None), serve(None, Some(77))], [9.0; 4]);
     assert_eq!([serve(Some(4), None), serve(None, Some(4)), serve(Some(4), Some(9))], [4.0; 3]);
-    // Guesses that are right lead no further than the end.
+    // Right guesses do not lead beyond the end.
     let classes = [Class { speculation: 3, acceptance: 1.0, ..Class::default() }];
     let report = run(simulator::config(), &classes, &[TraceRequest { max_tokens: Some(99), ..request(0, 0.0, 16, 7) }]);
     assert_eq!((report.steps, report.output_tokens_per_second), (3, 7.0 / 3.0));
@@ -82,7 +82,7 @@ fn every_sequence_of_a_request_puts_out_as_much_and_it_ends_with_the_last() {
     }
     let single = TraceRequest { sequences: 3, ..request(0, 0.0, 16, 1) };
     assert_eq!(run(simulator::config(), &[Class::default()], &[single]).finished, 1);
-    // More than there are running slots is refused.
+    // More sequences than there are running slots are refused.
     assert_eq!(run(simulator::config(), &[Class::default()], &[several(9, 5)]).classes[0].refused, 1);
 }
 
@@ -99,13 +99,13 @@ fn a_request_without_output_is_served_when_its_prompt_is_computed() {
 fn a_request_that_is_cancelled_ends_then_and_is_not_served() {
     let at = |cancel| TraceRequest { cancel: Some(cancel), ..request(0, 0.0, 16, 9) };
     let classes = [Class::default()];
-    // It is ended at once, also while a step is under way; what has ended is left alone.
+    // It ends at once, even while a step is under way. An ended request cannot be cancelled.
     for (cancel, ends, cancelled) in [(2.5, 2.5, 1), (2.0, 2.0, 1), (9.5, 9.0, 0)] {
         let report = run(simulator::config(), &classes, &[at(cancel)]);
         assert_eq!((report.seconds, report.classes[0].cancelled), (ends, cancelled), "{cancel}");
         assert_eq!(report.finished, 1 - cancelled);
     }
-    // One that waits is gone at once, and one of several sequences with all of them.
+    // A waiting request ends at once, and a request of several sequences ends with all of them.
     let batch = BatchConfig { max_running: 1, ..simulator::config().batch };
     let two = [request(0, 0.0, 16, 9), TraceRequest { cancel: Some(1.25), ..request(1, 0.0, 16, 9) }];
     let report = run(FleetConfig { batch, ..simulator::config() }, &classes, &two);
@@ -122,7 +122,7 @@ fn adapters_and_urgency_are_a_requests_own() {
     let mut config = simulator::config();
     config.batch.models[0].adapters = 1;
     let with = |number, adapter| TraceRequest { adapter: Some(adapter), ..request(number, 0.0, 16, 4) };
-    // One adapter at a time: those that need another wait for the first to end.
+    // One adapter may be in use: requests that need another wait for the first request to end.
     assert_eq!(run(config.clone(), &[Class::default()], &[with(0, 1), with(1, 1)]).seconds, 5.0);
     assert_eq!(run(config, &[Class::default()], &[with(0, 1), with(1, 2)]).seconds, 8.0);
     let batch = BatchConfig { max_running: 1, ..simulator::config().batch };
@@ -154,7 +154,7 @@ fn refusing_half_of_the_requests_makes_nothing_look_faster() {
 }
 
 #[test]
-fn what_is_dropped_is_told_beside_the_latency_of_the_served() {
+fn dropped_requests_are_reported_beside_the_latency_of_the_served() {
     let cost = CostModel::Roofline(Roofline::GPU_8B);
     let requests: Vec<TraceRequest> = (0..1000).map(|at| request(at, at as f64 / 40.0, 300, 200)).collect();
     let with = |deadline| {
@@ -165,12 +165,12 @@ fn what_is_dropped_is_told_beside_the_latency_of_the_served() {
     let (report, all) = (with(Some(2.0)), with(None));
     let class = &report.classes[0];
     assert!(class.finished < 200 && class.late + class.finished == 1000, "{class:?}");
-    assert!(class.mean_latency <= 2.0 + 0.1, "those who ended in time");
+    assert!(class.mean_latency <= 2.0 + 0.1, "served requests ended in time");
     assert_eq!((all.finished, all.classes[0].late), (1000, 0));
-    // No two prompts share anything; what preempted ones find again of their own is no hit.
+    // No two prompts share anything. The blocks that preempted requests find again do not count as hits.
     assert!(all.preemptions > 0 && report.preemptions > 0, "{} {}", all.preemptions, report.preemptions);
     assert_eq!((all.cache_hits, all.cache_hit_rate, report.cache_hits), (0, 0.0, 0));
-    // Little's law: as many are there in the mean as come in the time that each stays.
+    // Little's law: the mean number of requests in the system is the number that come during the mean latency.
     let little = all.mean_latency * 1000.0 / all.seconds;
     assert!((all.mean_in_system / little - 1.0).abs() < 1e-6, "{} {little}", all.mean_in_system);
 }
@@ -178,7 +178,7 @@ fn what_is_dropped_is_told_beside_the_latency_of_the_served() {
 #[test]
 fn tenants_are_reported_one_by_one() {
     let classes = [Class { tenants: 2, ..Class::default() }];
-    // One of them is not declared.
+    // No class declares one of the tenants.
     let requests: Vec<TraceRequest> = (0..9)
         .map(|at| TraceRequest { tenant: [0, 1, 5][at as usize % 3], ..request(at, 20.0 * at as f64, 16, 3) })
         .collect();

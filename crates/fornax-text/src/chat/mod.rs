@@ -174,7 +174,7 @@ impl ChatTemplate {
         ];
         let by_id = ids.into_iter().filter_map(|(role, id)| Some((role, hf.id_to_token(id?)?)));
         let by_name = ROLES.iter().filter_map(|role| Some((*role, token_text(config.get(*role)?)?.to_owned())));
-        // Collected first because the names of the configuration go before those that were found by id.
+        // Collected first because the names of the configuration take precedence over names found by id.
         let all: Vec<(&str, String)> = by_id.chain(by_name).collect();
         all.into_iter().fold(self, |template, (role, token)| template.with_token(role, token))
     }

@@ -1,6 +1,6 @@
 //! Tokenizers from the metadata of a GGUF file.
 //!
-//! The metadata arrives as a plain struct, [`GgufVocab`]; reading the file is the business of whoever has it.
+//! The metadata arrives as a plain struct, [`GgufVocab`]; the caller reads the file.
 //! The rules are llama.cpp's: what a field means where the file does not say, and which tokens come out.
 
 mod pre;
@@ -173,7 +173,7 @@ impl Tokens {
         self.texts.iter().zip(&self.types).enumerate().filter_map(entry).collect()
     }
 
-    /// The tokens that end a generation: those that the file names, and those with the usual names.
+    /// The tokens that end a generation: the end tokens that the file names, and tokens with the usual names.
     fn ends(&self, vocab: &GgufVocab, eos: Option<u32>) -> Result<Vec<u32>> {
         const NAMES: [&str; 22] = [
             "<|eot_id|>",

@@ -2,8 +2,8 @@
 //!
 //! Each pattern in turn splits what the ones before it left. They are the patterns of the models' own
 //! tokenizer.json; names that need code of their own in llama.cpp (`kimi-k2`, `afmoe`, …) are not
-//! here, nor are those whose pattern looks ahead over a whole number (`superbpe`, `tiny_aya`), which takes quadratic
-//! time on long ones.
+//! here, nor are names whose pattern looks ahead over a whole number (`superbpe`, `tiny_aya`), which takes quadratic
+//! time on long numbers.
 
 use crate::{Result, TextError};
 

@@ -1,4 +1,4 @@
-//! The definitions in burn's operations.
+//! The activations in burn's operations.
 
 use burn::tensor::{Tensor, activation};
 

@@ -1,4 +1,5 @@
-//! Shapes of attention: whole sequences and pieces of them, decoding, groups, masks, and what is done to queries and keys.
+//! Shapes of attention: whole sequences and chunks, decoding, groups of heads, masks, and norms and rotation of queries
+//! and keys.
 
 use fornax_cpu::attention::{Mask, Sequences};
 
@@ -9,7 +10,7 @@ use crate::ops::Cost;
 /// One call.
 #[derive(Debug, Clone, Copy)]
 pub struct Case<'a> {
-    /// Of each sequence, the tokens to compute and the kept ones before them.
+    /// For each sequence, the tokens to compute and the kept tokens before them.
     pub sequences: &'a [[usize; 2]],
     /// Query heads.
     pub heads: usize,
@@ -62,7 +63,7 @@ impl<'a> Case<'a> {
         self.sequences.iter().map(|&[rows, _]| rows).sum()
     }
 
-    /// Whether tokens come before, whose keys and values are kept.
+    /// Whether some sequence has kept tokens before those to compute.
     pub fn continues(&self) -> bool {
         self.sequences.iter().any(|&[_, past]| past > 0)
     }
@@ -83,12 +84,12 @@ impl<'a> Case<'a> {
         }))
     }
 
-    /// The sequences without what came before.
+    /// The sequences without the kept tokens.
     pub fn uncached(&self) -> Sequences {
         Sequences::uncached(&self.sequences.iter().map(|&[rows, _]| rows).collect::<Vec<_>>())
     }
 
-    /// Its least work, with keys and values kept in this type, or not kept: what the mask hides is neither read nor computed.
+    /// Its least work, with keys and values kept in this type, or not kept. Masked keys are neither read nor computed.
     pub fn cost(&self, cache: Option<CacheType>) -> Cost {
         let Self { heads, kv_heads, head_dim, mask, rotary_dim, .. } = *self;
         let token_bytes =
@@ -96,7 +97,7 @@ impl<'a> Case<'a> {
         let (mut kept, mut pairs) = (0, 0);
         for &[rows, past] in self.sequences {
             let seen = (past..past + rows).map(|position| mask.visible(position, past + rows));
-            // Read are the keys from before that any token sees, written are those of the new tokens.
+            // Kept keys that any new token sees are read; the keys of the new tokens are written.
             let first = seen.clone().map(|range| range.start).min().unwrap_or(past);
             kept += past.saturating_sub(first) + rows;
             pairs += seen.map(|range| range.len()).sum::<usize>();
@@ -124,13 +125,13 @@ pub const TESTS: &[Case<'static>] = &[
     Case::new(&[[4, 6], [33, 0], [1, 64]], [4, 2], 8, Mask::Window(20)).capped(1.5),
     Case::new(&[[2, 3], [50, 31]], [4, 1], 16, Mask::Full),
     Case::new(&[[3, 33]], [2, 1], 20, Mask::Local(40)),
-    // More than one task of the CPU's kernel.
+    // The CPU's kernel cuts these into several tasks.
     Case::new(&[[130, 0], [1, 200]], [8, 2], 64, Mask::Causal).rotated(64),
 ];
 
-/// Shapes of real models, for benches, with the types that their keys and values are kept in: a token, eight sequences'
-/// tokens and a prompt of a Llama of 1.1 billion parameters, texts of a small encoder. Nothing is rotated, so that other
-/// libraries, in which this is an operation of its own, compute the same.
+/// Shapes of real models, for benches, with the types of their kept keys and values: a token, a token of each of eight
+/// sequences, and a prompt of a Llama of 1.1 billion parameters; texts of a small encoder. Nothing is rotated, so that
+/// other libraries, in which rotation is an operation of its own, compute the same.
 pub const BENCHES: &[(Case<'static>, Option<CacheType>)] = &[
     (Case::new(&[[1, 511]], [32, 4], 64, Mask::Causal), Some(CacheType::F32)),
     (Case::new(&[[1, 511]], [32, 4], 64, Mask::Causal), Some(CacheType::F16)),

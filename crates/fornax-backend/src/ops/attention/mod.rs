@@ -54,8 +54,8 @@ impl AttentionOptions {
     }
 }
 
-/// Cosines and sines of the angles of a batch's rows, each `[rows, rotary_dim / 2]`. They are made on the host, and brought to
-/// a device by the first layer that computes there.
+/// Cosines and sines of the angles of a batch's rows, each `[rows, rotary_dim / 2]`. They are computed on the host; the
+/// first layer that computes on a device brings them there.
 #[derive(Debug)]
 pub struct RopeTables {
     cos: Vec<f32>,
@@ -65,7 +65,7 @@ pub struct RopeTables {
 }
 
 impl RopeTables {
-    /// The tables of these numbers.
+    /// Tables of these cosines and sines.
     ///
     /// # Panics
     /// When there are not `rows · pairs` of each.
@@ -104,11 +104,11 @@ pub struct HeadNorms {
 ///
 /// - `qkv`: `[rows, (heads + 2 · kv_heads) · head_dim]`, the queries, keys and values of each row side by side
 /// - `sequences`: how the rows fall into sequences; with `kv`, also which tokens came before and in which blocks
-/// - `kv`: the layer's earlier keys and values, which those of these rows are added to
+/// - `kv`: the layer's earlier keys and values, to which the keys and values of these rows are added
 /// - returns `[rows, heads · head_dim]`; the softmax is in `f32`
 ///
-/// On the CPU without gradients nothing but the result is held in memory. Everywhere else scores are held whole, for a
-/// sequence at a time. Kept keys and values are rounded to the type of `kv` before anything is made of them.
+/// On the CPU without gradients, only the result is held in memory. Otherwise all scores of a sequence are held at
+/// once. Kept keys and values are rounded to the type of `kv` before they are used.
 ///
 /// # Panics
 /// When the shapes do not fit each other, `sequences` continue without `kv`, name blocks that `kv` lacks, or the window is 0.
@@ -148,7 +148,8 @@ pub fn attention(
     let weights = match norms.map(Norms::at_hand) {
         None => None,
         Some(Some(weights)) => Some(weights),
-        // With gradients, or elsewhere. An arena belongs to the kernels, so what is to be kept in one is brought to them.
+        // With gradients, or on another device. Only the kernels read and write an arena, so with one its operands are
+        // brought to the CPU.
         Some(None) if arena.is_none() => return reference::attention(qkv, sequences, None, rope, norms, options),
         Some(None) => norms.map(Norms::fetched),
     };
@@ -165,7 +166,7 @@ pub fn attention(
     Tensor::from_data(TensorData::new(y, [rows, heads * head_dim]).convert_dtype(dtype), (&device, dtype))
 }
 
-/// Numbers where they lie, or a copy.
+/// The numbers of a tensor in place, or a copy of them.
 enum Slice {
     Borrowed(Values),
     Copied(Vec<f32>),

@@ -1,5 +1,5 @@
-//! Attention in burn's operations: the scores are held whole, so memory grows with queries × keys. Sequences of one length
-//! without a cache are computed together, all others one by one.
+//! Attention in burn's operations. All scores of a sequence are held at once, so memory grows with queries × keys.
+//! Sequences of equal length without a cache are computed together, all others one by one.
 
 use burn::tensor::activation::softmax;
 use burn::tensor::{Bool, DType, Device, Int, Tensor};

@@ -1,5 +1,5 @@
 //! Rows of a table by number: the vectors of tokens or positions, and the rows of a batch whose logits are wanted.
-//! Whether numbers that come from outside are in the table is checked before they get here.
+//! Callers check ids from outside before they come here.
 
 use burn::tensor::{Device, Int, Tensor};
 

@@ -1,5 +1,5 @@
 //! The first half of a feed-forward layer: a linear map with its activation, or two with their gated product
-//! (Shazeer, 2020, <https://arxiv.org/abs/2002.05202>). On the CPU neither map's result is held in memory whole.
+//! (Shazeer, 2020, <https://arxiv.org/abs/2002.05202>). On the CPU, the whole result of neither map is held in memory.
 
 pub mod cases;
 
@@ -13,7 +13,7 @@ use crate::values::{cpu_tensor, into_values};
 /// `activation(gate(x)) · up(x)`, or `activation(up(x))` without a gate.
 ///
 /// - `x`: `[rows, in]`
-/// - returns `[rows, out]`, of which both maps have as many
+/// - returns `[rows, out]`; both maps have the same `out`
 ///
 /// # Panics
 /// When the operands do not fit, as [`linear`](super::linear()), or the maps differ in their output features.

@@ -61,7 +61,7 @@ const fn case(rows: usize, in_features: usize, out_features: usize) -> Case {
 /// One product with a packed weight.
 #[derive(Debug, Clone, Copy)]
 pub struct PackedCase {
-    /// What the weight's numbers are.
+    /// The type of the weight's numbers.
     pub weight_type: WeightType,
     /// Rows of the input: 1 in decoding, the prompt's length in prefill.
     pub rows: usize,
@@ -95,7 +95,7 @@ pub fn packed_benches() -> Vec<PackedCase> {
     for weight_type in types {
         for (in_features, out_features) in shapes {
             for rows in [1, 8, 512] {
-                // Of a prompt only the last token meets the output layer.
+                // Only the last token of a prompt goes through the output layer.
                 if rows < 512 || out_features < 32_000 {
                     cases.push(PackedCase { weight_type, rows, in_features, out_features });
                 }
@@ -120,7 +120,7 @@ pub fn linear_add_benches() -> Vec<PackedCase> {
 /// The maps of its attention to queries, keys and values: the features of each. A case has their sum.
 pub const LINEARS: [usize; 3] = [2048, 256, 256];
 
-/// Those maps side by side.
+/// The attention's maps side by side.
 pub fn linears_benches() -> Vec<PackedCase> {
     fused_benches(2048, LINEARS.iter().sum())
 }

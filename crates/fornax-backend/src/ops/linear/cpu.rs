@@ -7,7 +7,7 @@ use super::{LinearRef, WeightRef};
 use crate::ops::Activation;
 use crate::{Values, values};
 
-/// Linear maps whose numbers are at hand.
+/// Linear maps whose numbers the kernels can read.
 pub(crate) struct Maps<'a, const N: usize>([(MapWeight<'a>, Option<Values>); N]);
 
 enum MapWeight<'a> {
@@ -16,7 +16,7 @@ enum MapWeight<'a> {
 }
 
 impl<'a, const N: usize> Maps<'a, N> {
-    /// The numbers of maps that are plain `f32` on the CPU without gradients, or packed.
+    /// The maps, if each is packed, or plain `f32` on the CPU without gradients.
     pub(crate) fn of(maps: [&'a LinearRef<'a>; N]) -> Option<Self> {
         let mut found = [const { None }; N];
         for (found, map) in found.iter_mut().zip(maps) {

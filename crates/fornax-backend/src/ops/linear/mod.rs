@@ -1,6 +1,6 @@
-//! Linear maps `y = x Wᵀ + b`: alone, several of one input side by side, and with a residual added. Weights are `[out, in]`,
-//! as checkpoints hold them, so that they can be used where they lie; dense ones are tensors of any device, packed ones
-//! are read where they lie by the CPU's kernels and unpacked for every call anywhere else.
+//! Linear maps `y = x Wᵀ + b`: alone, several of one input side by side, and with a residual added. Weights are
+//! `[out, in]`, as checkpoints hold them, so that they can be used where they lie. Dense weights are tensors on any
+//! device. Packed weights are read in place by the CPU's kernels, and unpacked for every call on any other device.
 
 pub mod cases;
 mod cpu;
@@ -51,7 +51,7 @@ impl LinearRef<'_> {
         Self { weight: WeightRef::Dense(weight), bias: None }
     }
 
-    /// The output's features, once the operands are found to fit.
+    /// Checks that the operands fit, and returns the number of output features.
     #[track_caller]
     pub(crate) fn check(&self, dims: &[usize]) -> usize {
         let [out_features, in_features] = self.weight.dims();
@@ -75,7 +75,7 @@ pub fn linear<const D: usize>(x: Tensor<D>, map: &LinearRef<'_>) -> Tensor<D> {
     let rows = dims[..D - 1].iter().product();
     dims[D - 1] = out_features;
     if dims.contains(&0) {
-        // burn's reshape reads a size of 0 as "the size before", so what is empty cannot be seen as a matrix.
+        // burn's reshape reads a size of 0 as "the size before", so an empty tensor cannot be seen as a matrix.
         return Tensor::zeros(dims, (&x.device(), x.dtype()));
     }
     let Some(maps) = Maps::of([map]) else { return reference::linear(x, map) };

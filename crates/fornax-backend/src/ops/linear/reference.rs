@@ -1,5 +1,5 @@
-//! The product as burn's matrix multiplication, on every backend. A dense weight is transposed as a view, not copied; a
-//! packed one is unpacked into a tensor.
+//! The product as burn's matrix multiplication, on every backend. A dense weight is transposed as a view, without a
+//! copy; a packed weight is unpacked into a tensor.
 
 use burn::tensor::Tensor;
 

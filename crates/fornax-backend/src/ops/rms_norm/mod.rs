@@ -11,7 +11,7 @@ use fornax_cpu::{Isa, Pool};
 use crate::values::{cpu_tensor, into_values};
 use crate::{Values, buffers, values};
 
-/// What is common to the vectors that are normalized.
+/// The parameters of a norm.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RmsNormOptions {
     /// Added to the mean square.
@@ -21,7 +21,7 @@ pub struct RmsNormOptions {
 }
 
 impl RmsNormOptions {
-    /// Weights as they are.
+    /// A norm without an offset.
     pub fn new(epsilon: f64) -> Self {
         Self { epsilon, offset: 0.0 }
     }
@@ -47,7 +47,7 @@ pub fn rms_norm<const D: usize>(
         assert_eq!(residual.dims(), dims, "rms_norm: the residual");
     }
     if dims.contains(&0) {
-        // burn's reshape reads a size of 0 as "the size before", so what is empty cannot be seen as a matrix.
+        // burn's reshape reads a size of 0 as "the size before", so an empty tensor cannot be seen as a matrix.
         return x;
     }
     let in_tensors = |x: Tensor<D>, weight: Tensor<1>, residual: Option<Tensor<D>>| {

@@ -1,4 +1,5 @@
-//! Kept keys and values: pieces give what the whole gives, blocks are shared, copied, saved and put back.
+//! Kept keys and values: chunks give the same results as whole sequences; blocks are shared, copied, saved and
+//! restored.
 
 use burn::tensor::DType;
 use fornax_backend::kv::{BLOCK_TOKENS, CacheType, KvError, KvFormat, KvLayer};
@@ -7,7 +8,7 @@ use fornax_backend::ops::{Mask, Sequences, attention};
 
 use super::*;
 
-/// The same bits from an arena, close where tensors are gathered.
+/// Results are equal bit for bit with an arena, and close with tensors.
 #[track_caller]
 fn assert_same(case: impl std::fmt::Debug, format: KvFormat, found: Tensor<2>, expected: Tensor<2>) {
     match format {
@@ -17,7 +18,8 @@ fn assert_same(case: impl std::fmt::Debug, format: KvFormat, found: Tensor<2>, e
     }
 }
 
-/// Token by token, in pieces that do not end where blocks do, in ones that do: always what all at once give.
+/// Token by token, in chunks that end within blocks, and in chunks that end with blocks, the results are those of the
+/// whole.
 #[test]
 fn pieces_give_what_the_whole_gives() {
     for mask in [Mask::Causal, Mask::Window(9)] {
@@ -44,7 +46,7 @@ fn pieces_give_what_the_whole_gives() {
     }
 }
 
-/// In exact numbers, keeping changes nothing.
+/// Where the kept type is exact, keeping keys and values does not change the results.
 #[test]
 fn what_is_kept_gives_what_is_not_kept() {
     for (seed, case) in TESTS.iter().enumerate().filter(|(_, case)| !case.continues()) {
@@ -56,7 +58,8 @@ fn what_is_kept_gives_what_is_not_kept() {
     }
 }
 
-/// Two sequences that begin alike share the blocks of their beginning; the one that goes on in a block of both gets a copy.
+/// Two sequences with the same beginning share its blocks. The second gets a copy of the last shared block before it
+/// writes to it.
 #[test]
 fn shared_and_copied_blocks_give_what_own_blocks_give() {
     let case = Case::new(&[[3, 37], [2, 37]], [4, 2], 8, Mask::Causal).rotated(8);
@@ -77,7 +80,7 @@ fn shared_and_copied_blocks_give_what_own_blocks_give() {
     }
 }
 
-/// A block's bytes, kept elsewhere and put back somewhere else, with others behind them.
+/// The bytes of a block are saved and restored to another block, with other bytes after them.
 #[test]
 fn saved_blocks_come_back() {
     let case = Case::new(&[[4, 60]], [2, 1], 12, Mask::Causal).rotated(12);
@@ -105,7 +108,7 @@ fn saved_blocks_come_back() {
     }
 }
 
-/// What lies in the rest of a block, from whoever had it before, does not count.
+/// What a former owner left in the unused part of a block does not change results.
 #[test]
 fn blocks_need_not_be_cleared() {
     let case = Case::new(&[[1, 20], [9, 33]], [4, 2], 6, Mask::Causal);

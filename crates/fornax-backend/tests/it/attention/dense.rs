@@ -1,5 +1,4 @@
-//! `reference::attention`, over `[batch, heads, tokens, head_dim]`: the part of the reference that is neither ragged nor
-//! fused, on every device.
+//! `reference::attention` over `[batch, heads, tokens, head_dim]`, which is neither ragged nor fused, on every device.
 
 use burn::tensor::Tensor;
 use fornax_backend::ops::{AttentionOptions, Mask, reference};
@@ -97,7 +96,7 @@ fn random_shapes_follow_the_definition() {
     }
 }
 
-/// What the mask hides may hold anything finite without changing a bit of the rest.
+/// Masked keys and values may hold any finite numbers without changing a bit of the result.
 #[test]
 fn hidden_keys_do_not_matter() {
     let shape = shape(2, [4, 2], [3, 6], 8, Mask::Window(2));

@@ -1,4 +1,5 @@
-//! `attention`: ragged batches by the definition, without and with kept keys and values, in every kind of memory.
+//! `attention` against its definition: ragged batches, without kept keys and values and with every kind of memory for
+//! them.
 
 mod blocks;
 mod dense;
@@ -24,12 +25,12 @@ fn sees(mask: Mask, position: usize, key: usize) -> bool {
     }
 }
 
-/// `softmax(scores) · values` over the keys that count: a score for each, where it does.
+/// `softmax(scores) · values` over the visible keys; the score of a masked key is none.
 fn weighed(scores: &[Option<f64>], value: impl Fn(usize) -> f64) -> f64 {
     let largest = scores.iter().flatten().copied().fold(f64::NEG_INFINITY, f64::max);
     let powers: Vec<f64> = scores.iter().map(|score| score.map_or(0.0, |score| (score - largest).exp())).collect();
     let sum: f64 = powers.iter().sum();
-    // A key that is not seen does not count, whatever its value.
+    // A masked key does not count, whatever its value.
     (0..scores.len()).filter(|&key| scores[key].is_some()).map(|key| powers[key] / sum * value(key)).sum()
 }
 
@@ -38,7 +39,7 @@ fn score(product: f64, options: &AttentionOptions) -> f64 {
     options.soft_cap.map_or(score, |cap| cap * (score / cap).tanh())
 }
 
-/// The sequences of a case, each whole: also what comes before the rows to compute.
+/// The whole sequences of a case, with the tokens before the rows to compute.
 #[derive(Debug, Clone)]
 struct Operands {
     /// `[rows, past]` of each.
@@ -169,7 +170,7 @@ impl Operands {
         self.attend(&self.ends(), &Sequences::uncached(&lengths), None)
     }
 
-    /// With memory for all tokens: what came before is put there in one pass, then the rows are computed.
+    /// With memory for all tokens: one pass fills it with the earlier tokens, then the rows are computed.
     fn cached(&self, format: KvFormat) -> Tensor<2> {
         let mut pool = Pool::new(self, format);
         let before: Vec<[usize; 2]> = self.shape.iter().map(|&[_, past]| [0, past]).collect();
@@ -177,21 +178,21 @@ impl Operands {
         pool.attend(self, &self.ends())
     }
 
-    /// What a result may miss.
+    /// The error allowed in a result.
     fn unit(&self) -> f64 {
         let longest = self.qkv.iter().map(|qkv| qkv.dims[0]).max().unwrap_or(0);
         unit(longest.max(self.options.head_dim))
     }
 }
 
-/// One below the other.
+/// Concatenates matrices, one below the other.
 fn joined(parts: Vec<Array<2>>) -> Array<2> {
     let columns = parts[0].dims[1];
     let rows = parts.iter().map(|part| part.dims[0]).sum();
     Array { dims: [rows, columns], values: parts.into_iter().flat_map(|part| part.values).collect() }
 }
 
-/// A layer's memory, with the blocks of each sequence. These lie in no order, with one that is nobody's before them.
+/// A layer's memory, with the blocks of each sequence. The blocks are in no order, and block 0 belongs to no sequence.
 struct Pool {
     layer: KvLayer,
     blocks: Vec<Vec<u32>>,
@@ -223,7 +224,7 @@ impl Pool {
     }
 }
 
-/// Every kind of memory, with what its rounding makes a result miss at the most. Arenas take tensors of every device.
+/// Every kind of memory, with the largest error of a result from its rounding. Arenas take tensors of every device.
 fn formats() -> impl Iterator<Item = (KvFormat, f64)> {
     let arenas = CacheType::ALL.map(|cache| {
         let lost = match cache {

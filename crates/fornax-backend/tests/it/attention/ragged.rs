@@ -64,7 +64,7 @@ fn sequences_of_one_length_stay_apart() {
         let operands = Operands::random(&case, &mut Random::new(1));
         let expected = operands.naive();
         assert_close(case, operands.uncached(), &expected, operands.unit());
-        // With gradients nothing takes the CPU's kernel.
+        // With gradients, the CPU's kernel is not used.
         let recording = device().autodiff();
         let qkv = operands.rows(&operands.ends()).tensor(&recording);
         let rope = operands.rope(&operands.ends()).expect("rotated");
@@ -76,7 +76,7 @@ fn sequences_of_one_length_stay_apart() {
     }
 }
 
-/// Whatever is computed beside a sequence, its result is the same.
+/// A sequence's result does not depend on the other sequences of the batch.
 #[test]
 fn a_sequence_is_the_same_in_any_company() {
     if cpu().is_none() {
@@ -119,7 +119,7 @@ fn scale_and_cap_are_the_callers() {
     assert_eq!(AttentionOptions::bidirectional(4, 2, 16), AttentionOptions { mask: Mask::Full, ..options });
 }
 
-/// Scores far beyond what an exponential holds, which only a softmax that subtracts the largest one survives.
+/// The scores are far beyond the range of an exponential: the softmax has to subtract the largest score.
 #[test]
 fn large_scores_do_not_overflow() {
     let mut operands = Operands::random(&TESTS[1], &mut Random::new(4));
@@ -279,7 +279,7 @@ fn operands_that_do_not_fit_are_named() {
         attention(qkv(3, 32), &three, None, None, Some(&norms), &options)
     });
 
-    // Tokens before those of the batch, with nowhere that they could be.
+    // The sequences have earlier tokens, and there is no memory that could hold them.
     let continued = Sequences::cached([(3, 5, &[0][..])]);
     assert_panics(&["continues from 5 tokens"], || attention(qkv(3, 32), &continued, None, None, None, &options));
 }

@@ -11,7 +11,7 @@ use super::layout::{BLOCK, ForFormat, Format, LINE, for_format};
 use super::rows::{CHUNK, Int8Rows, RowBlock};
 use super::rowwise::{quad_of, scale_and_min};
 use super::supers_amx;
-use super::tiles::{Results, TILE, for_each_part};
+use super::tiles::{Next, Results, TILE, for_each_part};
 use crate::linear::OutRows;
 use crate::packed::{PANEL, PackedWeight};
 
@@ -19,7 +19,10 @@ use crate::packed::{PANEL, PackedWeight};
 pub const MIN_ROWS: usize = 9;
 
 /// Weights of a column that are unpacked at a time: as many as fit into the nearest cache.
-const DEPTH: usize = 2048;
+const DEPTH: usize = 512;
+
+/// Blocks whose sums have left the tiles and are not added yet, at most.
+const SUMS: usize = 4;
 
 /// A part of a panel, as the tiles want it.
 #[repr(C, align(64))]
@@ -30,8 +33,8 @@ struct Unpacked {
     scales: [f32; DEPTH / BLOCK * PANEL],
     /// For each block and column.
     mins: [f32; DEPTH / BLOCK * PANEL],
-    /// What comes out of the tiles, of two blocks in turn.
-    sums: [[i32; 16 * PANEL]; 2],
+    /// What comes out of the tiles, of some blocks in turn.
+    sums: [[i32; 16 * PANEL]; SUMS],
 }
 
 /// Multiplies all rows with some panels.
@@ -65,51 +68,63 @@ unsafe fn multiply_blocks<F: Format>(x: &Int8Rows, weight: &PackedWeight, panels
     // SAFETY: the caller's promise; a part is in its panel and fits, and the rows are the block's.
     unsafe {
         for_each_part(x, weight, panels, out, F::LAYOUT, [depth, BLOCK], |part| {
-            unpack::<F>(part.source, part.supers.len(), unpacked);
+            let mut next = part.next.in_steps(part.blocks.len() * part.supers.len() * F::LAYOUT.super_len() / BLOCK);
             for (index, (block, results)) in part.blocks.clone().zip(part.results).enumerate() {
-                tile_rows::<F>(&x.row_block(block), part.supers.clone(), part.source, unpacked, results);
-                part.next.ask(index, part.blocks.len());
+                let rows = x.row_block(block);
+                let supers = part.supers.clone();
+                // The first rows unpack the part for the others.
+                if index == 0 {
+                    tile_rows::<F, true>(&rows, supers, part.source, unpacked, results, &mut next);
+                } else {
+                    tile_rows::<F, false>(&rows, supers, part.source, unpacked, results, &mut next);
+                }
             }
         });
     }
 }
 
-/// Unpacks some supers.
+/// Unpacks a block of weights of a part that begins at `source`.
 ///
 /// # Safety
-/// As for `multiply`; they can be read, and fit.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma,f16c")]
-unsafe fn unpack<F: Format>(source: *const u8, supers: usize, to: *mut Unpacked) {
+/// As for `multiply`; it can be read, and fits.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma,f16c,gfni")]
+#[inline]
+unsafe fn unpack<F: Format>(source: *const u8, block: usize, to: *mut Unpacked) {
     let layout = F::LAYOUT;
-    let blocks = layout.super_len() / BLOCK;
+    let per_super = layout.super_len() / BLOCK;
     // SAFETY: the caller's promise.
     unsafe {
-        let (lines, scales, mins) = (&raw mut (*to).lines, &raw mut (*to).scales, &raw mut (*to).mins);
-        let bias = _mm512_set1_epi8(layout.bias() as i8);
-        for index in 0..supers {
-            let bytes = source.add(index * layout.super_bytes());
-            for block in 0..blocks {
-                let number = index * blocks + block;
-                if layout.bits != 8 {
-                    for quad in 0..8 {
-                        let line = quad_of::<Avx512>(layout, bytes.add(block * layout.block_bytes()), quad);
-                        let at = lines.cast::<u8>().add((number * 8 + quad) * LINE);
-                        _mm512_store_si512(at.cast(), _mm512_sub_epi8(line, bias));
-                    }
-                }
-                let (scale, min) = scale_and_min::<Avx512>(layout, bytes, block);
-                _mm512_store_ps(scales.cast::<f32>().add(number * PANEL), scale);
-                if layout.has_min() {
-                    _mm512_store_ps(mins.cast::<f32>().add(number * PANEL), min);
-                }
+        let bytes = source.add(block / per_super * layout.super_bytes());
+        let from = bytes.add(block % per_super * layout.block_bytes());
+        let lines = (&raw mut (*to).lines).cast::<u8>().add(block * 8 * LINE);
+        if layout.bits == 4 && layout.bias() == 8 {
+            for line in 0..4 {
+                let both = _mm512_loadu_si512(from.add(line * LINE).cast());
+                // A number of 4 bits less 8: its lower three bits, and above them the opposite of the fourth.
+                let low = _mm512_gf2p8affine_epi64_epi8::<0xf8>(both, _mm512_set1_epi64(0x0102_0408_0808_0808));
+                let high =
+                    _mm512_gf2p8affine_epi64_epi8::<0xf8>(both, _mm512_set1_epi64(0x1020_4080_8080_8080_u64 as i64));
+                _mm512_store_si512(lines.add(line * LINE).cast(), low);
+                _mm512_store_si512(lines.add((line + 4) * LINE).cast(), high);
             }
+        } else if layout.bits != 8 {
+            let bias = _mm512_set1_epi8(layout.bias() as i8);
+            for quad in 0..8 {
+                let line = quad_of::<Avx512>(layout, from, quad);
+                _mm512_store_si512(lines.add(quad * LINE).cast(), _mm512_sub_epi8(line, bias));
+            }
+        }
+        let (scale, min) = scale_and_min::<Avx512>(layout, bytes, block % per_super);
+        _mm512_store_ps((&raw mut (*to).scales).cast::<f32>().add(block * PANEL), scale);
+        if layout.has_min() {
+            _mm512_store_ps((&raw mut (*to).mins).cast::<f32>().add(block * PANEL), min);
         }
     }
 }
 
 /// Starts the product of a tile of activations with a tile of weights.
 macro_rules! start {
-    ($sums:literal, $rows:literal, $weights:literal, $a:expr, $b:expr) => {
+    (($sums:literal, $rows:literal, $weights:literal), $a:expr, $b:expr) => {
         asm!(
             concat!("tileloadd tmm", $rows, ", [{a} + {stride}]"),
             concat!("tileloadd tmm", $weights, ", [{b} + {stride}]"),
@@ -139,13 +154,14 @@ macro_rules! finish {
 ///
 /// # Safety
 /// As for `multiply`; the tiles are configured for blocks of weights and `TILE` rows.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma,f16c")]
-unsafe fn tile_rows<F: Format>(
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma,f16c,gfni")]
+unsafe fn tile_rows<F: Format, const UNPACK: bool>(
     rows_block: &RowBlock,
     supers: Range<usize>,
     source: *const u8,
     unpacked: *mut Unpacked,
     results: &mut Results,
+    next_part: &mut Next,
 ) {
     let layout = F::LAYOUT;
     let per_super = layout.super_len() / BLOCK;
@@ -168,7 +184,7 @@ unsafe fn tile_rows<F: Format>(
         let mins = (&raw const (*unpacked).mins).cast::<f32>();
         let d = rows_block.scales.add(from * TILE);
         let scaled_sums = rows_block.scaled_sums.add(from * TILE);
-        let sums = [0, 1].map(|index| (&raw mut (*unpacked).sums).cast::<i32>().add(index * 16 * PANEL));
+        let sums = [0, 1, 2, 3].map(|index| (&raw mut (*unpacked).sums).cast::<i32>().add(index * 16 * PANEL));
         let mut total = [_mm512_setzero_ps(); TILE];
         // All loops over the totals have a constant number of steps, as otherwise they would be kept in memory.
         for (row, total) in total.iter_mut().enumerate() {
@@ -211,61 +227,35 @@ unsafe fn tile_rows<F: Format>(
                 }
             }};
         }
-        // The vectors are three blocks behind the start of a product and one behind its end, as it takes that long.
+        // What leaves a tile reaches the vectors only once it is in the cache, so the vectors are three blocks behind the end
+        // of a product and five behind its start.
         let at = |count: usize| (rows.add(rows_after(count)), lines.add(lines_after(count)));
-        start!("0", "4", "6", at(0).0, at(0).1);
-        start!("1", "5", "7", at(1).0, at(1).1);
-        if blocks > 2 {
-            start!("2", "4", "6", at(2).0, at(2).1);
+        // What is unpacked reaches the tiles in the same way.
+        let lead = if UNPACK { 4 } else { 0 };
+        macro_rules! step {
+            ($number:expr, $started:tt, $finished:literal) => {{
+                let number: usize = $number;
+                next_part.ask();
+                if UNPACK && number < blocks {
+                    unpack::<F>(source, number, unpacked);
+                }
+                if (lead..blocks + lead).contains(&number) {
+                    let (rows, lines) = at(number - lead);
+                    start!($started, rows, lines);
+                }
+                if (lead + 2..blocks + lead + 2).contains(&number) {
+                    finish!($finished, sums[(number - lead - 2) % SUMS]);
+                }
+                if (lead + 5..blocks + lead + 5).contains(&number) {
+                    add!(number - lead - 5, sums[(number - lead - 5) % SUMS]);
+                }
+            }};
         }
-        finish!("0", sums[0]);
-        let mut next = 0;
-        while next + 7 <= blocks {
-            let (rows, lines) = at(next);
-            let at = |count: usize| (rows.add(rows_after(count)), lines.add(lines_after(count)));
-            start!("3", "5", "7", at(3).0, at(3).1);
-            finish!("1", sums[1]);
-            add!(next, sums[0]);
-            start!("0", "4", "6", at(4).0, at(4).1);
-            finish!("2", sums[0]);
-            add!(next + 1, sums[1]);
-            start!("1", "5", "7", at(5).0, at(5).1);
-            finish!("3", sums[1]);
-            add!(next + 2, sums[0]);
-            start!("2", "4", "6", at(6).0, at(6).1);
-            finish!("0", sums[0]);
-            add!(next + 3, sums[1]);
-            next += 4;
-        }
-        // Three blocks of what is left are started already, or two; and there are two, four or six, as they come in pairs.
-        let left = blocks - next;
-        if left > 3 {
-            start!("3", "5", "7", at(next + 3).0, at(next + 3).1);
-        }
-        finish!("1", sums[1]);
-        add!(next, sums[0]);
-        if left > 4 {
-            start!("0", "4", "6", at(next + 4).0, at(next + 4).1);
-        }
-        if left > 2 {
-            finish!("2", sums[0]);
-        }
-        add!(next + 1, sums[1]);
-        if left > 2 {
-            if left > 4 {
-                start!("1", "5", "7", at(next + 5).0, at(next + 5).1);
-            }
-            finish!("3", sums[1]);
-            add!(next + 2, sums[0]);
-            if left > 4 {
-                finish!("0", sums[0]);
-            }
-            add!(next + 3, sums[1]);
-        }
-        if left > 4 {
-            finish!("1", sums[1]);
-            add!(next + 4, sums[0]);
-            add!(next + 5, sums[1]);
+        for next in (0..blocks + lead + 5).step_by(4) {
+            step!(next, ("0", "4", "6"), "2");
+            step!(next + 1, ("1", "5", "7"), "3");
+            step!(next + 2, ("2", "4", "6"), "0");
+            step!(next + 3, ("3", "5", "7"), "1");
         }
         for (row, total) in total.into_iter().enumerate() {
             _mm512_store_ps(results.0.as_mut_ptr().add(row * PANEL), total);

@@ -11,10 +11,12 @@ pub struct Avx2;
 
 impl Vector for Avx2 {
     type Bytes = [__m256i; 2];
+    type Quad = __m256i;
     type Ints = [__m256i; 2];
     type Floats = [__m256; 2];
 
     const MAX_ROWS: usize = 4;
+    const PAIRS: bool = false;
     const SIGNED_OFFSET: Option<u32> = None;
 
     #[inline(always)]
@@ -36,25 +38,29 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn quad(from: *const i8) -> __m256i {
+        // SAFETY: the caller's promise.
+        unsafe { _mm256_set1_epi32(from.cast::<i32>().read_unaligned()) }
+    }
+
+    #[inline(always)]
     unsafe fn signed(line: [__m256i; 2]) -> [__m256i; 2] {
         line
     }
 
     #[inline(always)]
-    unsafe fn dot(sum: [__m256i; 2], weights: [__m256i; 2], activations: *const i8) -> [__m256i; 2] {
+    unsafe fn dot(sum: [__m256i; 2], weights: [__m256i; 2], x: __m256i) -> [__m256i; 2] {
         // SAFETY: the caller's promise. 63 · 127 twice stays below 2^15, so nothing saturates.
         unsafe {
-            let x = _mm256_set1_epi32(activations.cast::<i32>().read_unaligned());
             let low = add_pairs(sum[0], _mm256_maddubs_epi16(weights[0], x));
             [low, add_pairs(sum[1], _mm256_maddubs_epi16(weights[1], x))]
         }
     }
 
     #[inline(always)]
-    unsafe fn dot_signed(sum: [__m256i; 2], weights: [__m256i; 2], activations: *const i8) -> [__m256i; 2] {
+    unsafe fn dot_signed(sum: [__m256i; 2], weights: [__m256i; 2], x: __m256i) -> [__m256i; 2] {
         // SAFETY: the caller's promise. The magnitudes are 128 and 127 at most, and 128 · 127 twice stays below 2^15.
         unsafe {
-            let x = _mm256_set1_epi32(activations.cast::<i32>().read_unaligned());
             let low = _mm256_maddubs_epi16(_mm256_abs_epi8(weights[0]), _mm256_sign_epi8(x, weights[0]));
             let high = _mm256_maddubs_epi16(_mm256_abs_epi8(weights[1]), _mm256_sign_epi8(x, weights[1]));
             [add_pairs(sum[0], low), add_pairs(sum[1], high)]

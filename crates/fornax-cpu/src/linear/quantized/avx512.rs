@@ -11,10 +11,12 @@ pub struct Avx512;
 
 impl Vector for Avx512 {
     type Bytes = __m512i;
+    type Quad = __m512i;
     type Ints = __m512i;
     type Floats = __m512;
 
     const MAX_ROWS: usize = 8;
+    const PAIRS: bool = true;
     // The instruction multiplies unsigned with signed bytes, and the activations are the signed ones.
     const SIGNED_OFFSET: Option<u32> = Some(7);
 
@@ -52,19 +54,25 @@ impl Vector for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn quad(from: *const i8) -> __m512i {
+        // SAFETY: the caller's promise.
+        unsafe { _mm512_set1_epi32(from.cast::<i32>().read_unaligned()) }
+    }
+
+    #[inline(always)]
     unsafe fn signed(line: __m512i) -> __m512i {
         // SAFETY: the caller's promise.
         unsafe { _mm512_xor_si512(line, _mm512_set1_epi8(-128)) }
     }
 
     #[inline(always)]
-    unsafe fn dot(sum: __m512i, weights: __m512i, activations: *const i8) -> __m512i {
+    unsafe fn dot(sum: __m512i, weights: __m512i, activations: __m512i) -> __m512i {
         // SAFETY: the caller's promise.
-        unsafe { _mm512_dpbusd_epi32(sum, weights, _mm512_set1_epi32(activations.cast::<i32>().read_unaligned())) }
+        unsafe { _mm512_dpbusd_epi32(sum, weights, activations) }
     }
 
     #[inline(always)]
-    unsafe fn dot_signed(sum: __m512i, weights: __m512i, activations: *const i8) -> __m512i {
+    unsafe fn dot_signed(sum: __m512i, weights: __m512i, activations: __m512i) -> __m512i {
         // SAFETY: the caller's promise.
         unsafe { Self::dot(sum, weights, activations) }
     }

@@ -118,12 +118,23 @@ pub unsafe fn rows<V: Vector, F: Format, const ROWS: usize>(args: &Args) {
         if ahead >= args.panel_bytes {
             ahead += (args.count - 1) * args.panel_bytes;
         }
-        for panel in 0..args.count {
+        let panel_at = |panel: usize| {
+            let base = args.panels.wrapping_add(panel * args.panel_bytes);
+            (base.wrapping_add(at), base.wrapping_add(ahead), args.y.wrapping_add(panel * ROWS * PANEL))
+        };
+        let mut panel = 0;
+        while panel < args.count {
             // SAFETY: in bounds by the caller's promise; prefetches may go anywhere.
             unsafe {
-                let base = args.panels.add(panel * args.panel_bytes);
-                let y = args.y.add(panel * ROWS * PANEL);
-                one_super::<V, F, ROWS>(&args.block, args.first, index, base.add(at), base.wrapping_add(ahead), y);
+                if V::PAIRS && ROWS == V::MAX_ROWS && !layout.by_super() && panel + 2 <= args.count {
+                    let pair = [panel_at(panel), panel_at(panel + 1)];
+                    pair_of_supers::<V, F, ROWS>(&args.block, args.first, index, pair);
+                    panel += 2;
+                } else {
+                    let (bytes, ahead, y) = panel_at(panel);
+                    one_super::<V, F, ROWS>(&args.block, args.first, index, bytes, ahead, y);
+                    panel += 1;
+                }
             }
         }
     }
@@ -180,7 +191,7 @@ unsafe fn one_super<V: Vector, F: Format, const ROWS: usize>(
                 for quad in 8 / groups * half..8 / groups * (half + 1) {
                     let weights = quad_of::<V>(layout, lines, quad);
                     for (row, dot) in dots.iter_mut().enumerate() {
-                        let x = values.add(row * CHUNK + 4 * quad);
+                        let x = V::quad(values.add(row * CHUNK + 4 * quad));
                         *dot =
                             if layout.bits == 8 { V::dot_signed(*dot, weights, x) } else { V::dot(*dot, weights, x) };
                     }
@@ -222,6 +233,70 @@ unsafe fn one_super<V: Vector, F: Format, const ROWS: usize>(
                 sum = V::fma(min_factor, min_sums[row], sum);
             }
             V::store(V::fma(sum, V::splat(block.scales.add(index * rows + first + row)), V::load(y)), y);
+        }
+    }
+}
+
+/// One super of two panels, of a type without scales of supers: where it is, what is asked for meanwhile, and the results of
+/// each. With many rows, reading the activations takes as long as multiplying with them, and here they are read once for both.
+///
+/// # Safety
+/// As for `rows`.
+#[inline(always)]
+unsafe fn pair_of_supers<V: Vector, F: Format, const ROWS: usize>(
+    block: &RowBlock,
+    first: usize,
+    index: usize,
+    panels: [(*const u8, *const u8, *mut f32); 2],
+) {
+    let layout = F::LAYOUT;
+    let blocks = layout.super_len() / BLOCK;
+    let lines_asked_for = (layout.super_bytes() / LINE).div_ceil(blocks);
+    let rows = block.rows;
+    // SAFETY: all within the supers and the rows, by the promise to `rows`.
+    unsafe {
+        for in_super in 0..blocks {
+            let number = index * blocks + in_super;
+            let values = block.values.add(number / 2 * CHUNK * rows + first * CHUNK + number % 2 * BLOCK);
+            for (_, ahead, _) in panels {
+                for line in 0..lines_asked_for {
+                    V::prefetch(ahead.wrapping_add((in_super * lines_asked_for + line) * LINE));
+                }
+            }
+            let mut dots = [[V::zero(); ROWS]; 2];
+            let shift = if layout.bits == 8 { V::SIGNED_OFFSET } else { layout.offset };
+            if let Some(shift) = shift {
+                for row in 0..ROWS {
+                    let start = V::start(block.sums.add(number * rows + first + row), shift);
+                    dots[0][row] = start;
+                    dots[1][row] = start;
+                }
+            }
+            let [one, other] = panels.map(|(bytes, _, _)| bytes.wrapping_add(in_super * layout.block_bytes()));
+            for quad in 0..8 {
+                let weights = [quad_of::<V>(layout, one, quad), quad_of::<V>(layout, other, quad)];
+                for row in 0..ROWS {
+                    let x = V::quad(values.add(row * CHUNK + 4 * quad));
+                    for (dots, weights) in dots.iter_mut().zip(weights) {
+                        let dot = dots[row];
+                        dots[row] =
+                            if layout.bits == 8 { V::dot_signed(dot, weights, x) } else { V::dot(dot, weights, x) };
+                    }
+                }
+            }
+            for ((bytes, _, y), dots) in panels.into_iter().zip(dots) {
+                let (scale, min) = scale_and_min::<V>(layout, bytes, in_super);
+                for (row, dot) in dots.into_iter().enumerate() {
+                    let at = number * rows + first + row;
+                    let y = y.add(row * PANEL);
+                    let scale = V::mul(scale, V::splat(block.scales.add(at)));
+                    let mut sum = V::fma(V::to_floats(dot), scale, V::load(y));
+                    if layout.has_min() {
+                        sum = V::fma(min, V::splat(block.scaled_sums.add(at)), sum);
+                    }
+                    V::store(sum, y);
+                }
+            }
         }
     }
 }

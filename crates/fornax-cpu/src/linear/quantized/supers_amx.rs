@@ -131,7 +131,7 @@ unsafe fn unpack<F: Format>(source: *const u8, supers: usize, to: *mut Unpacked)
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma,f16c")]
 unsafe fn multiply_rows<F: Format>(x: &Int8Rows, part: Part<'_>, unpacked: *mut Unpacked) {
     let Part { supers, blocks, results, next, .. } = part;
-    let count = blocks.len().div_ceil(2) * supers.len();
+    let mut next = next.in_steps(blocks.len().div_ceil(2) * supers.len());
     let (mut turn, mut pending) = (0, None::<Super>);
     for (pair, results) in blocks.clone().step_by(2).zip(results.chunks_mut(2)) {
         let second = (pair + 1).min(blocks.end - 1);
@@ -145,7 +145,7 @@ unsafe fn multiply_rows<F: Format>(x: &Int8Rows, part: Part<'_>, unpacked: *mut 
                 one_super::<F>(&this, pending.as_ref());
                 pending = Some(this);
             }
-            next.ask(turn, count);
+            next.ask();
             turn += 1;
         }
     }

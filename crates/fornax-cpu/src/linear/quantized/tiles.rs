@@ -68,15 +68,23 @@ pub unsafe fn for_each_part(
             let blocks = from_row / TILE..rows.end.div_ceil(TILE);
             results.clear();
             results.resize(panels.len() * blocks.len(), Results([0.0; NUMBERS]));
-            for first in (0..supers).step_by(depth) {
-                let supers = first..(first + depth).min(supers);
-                let bytes = first * layout.super_bytes()..supers.end * layout.super_bytes();
-                for (panel, results) in panels.clone().zip(results.chunks_exact_mut(blocks.len())) {
-                    let panel = weight.panel(panel);
-                    let source = panel[bytes.clone()].as_ptr();
-                    let next = Next { from: source.wrapping_add(panel.len()), lines: bytes.len() / LINE };
-                    multiply(Part { supers: supers.clone(), source, blocks: blocks.clone(), results, next });
-                }
+            let parts = supers.div_ceil(depth);
+            for turn in 0..parts * panels.len() {
+                // Rows of one block read a panel to its end, as memory has it. More of them are held against a part of
+                // each panel, so that what belongs to the part stays in the cache.
+                let (part, panel) = if blocks.len() == 1 {
+                    (turn % parts, turn / parts)
+                } else {
+                    (turn / panels.len(), turn % panels.len())
+                };
+                let supers = part * depth..(part * depth + depth).min(supers);
+                let bytes = supers.start * layout.super_bytes()..supers.end * layout.super_bytes();
+                let results = &mut results[panel * blocks.len()..][..blocks.len()];
+                let panel = weight.panel(panels.start + panel);
+                let source = panel[bytes.clone()].as_ptr();
+                let ahead = if blocks.len() == 1 { bytes.len() } else { panel.len() };
+                let next = Next { from: source.wrapping_add(ahead), lines: bytes.len() / LINE, a_step: 0 };
+                multiply(Part { supers, source, blocks: blocks.clone(), results, next });
             }
             // SAFETY: the caller's promise; there are results for all of these rows and panels.
             unsafe { write(results, rows, panels.clone(), blocks.start, out) };
@@ -113,16 +121,25 @@ unsafe fn write(results: &[Results], rows: Range<usize>, panels: Range<usize>, f
 pub struct Next {
     from: *const u8,
     lines: usize,
+    a_step: usize,
 }
 
 impl Next {
-    /// Asks for share `index` of `count`.
+    /// Asks for the lines in this many steps.
+    pub fn in_steps(self, steps: usize) -> Self {
+        Self { a_step: self.lines.div_ceil(steps.max(1)), ..self }
+    }
+
+    /// Takes a step.
     #[inline(always)]
-    pub fn ask(self, index: usize, count: usize) {
-        for line in self.lines * index / count..self.lines * (index + 1) / count {
+    pub fn ask(&mut self) {
+        let lines = self.a_step.min(self.lines);
+        for line in 0..lines {
             // SAFETY: a prefetch of any address is allowed.
             unsafe { _mm_prefetch::<_MM_HINT_T1>(self.from.wrapping_add(line * LINE).cast()) };
         }
+        self.from = self.from.wrapping_add(lines * LINE);
+        self.lines -= lines;
     }
 }
 

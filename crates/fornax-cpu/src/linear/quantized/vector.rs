@@ -14,6 +14,8 @@ use crate::packed::PANEL;
 pub trait Vector {
     /// A line: a quad of bytes for each column.
     type Bytes: Copy;
+    /// A quad of activations, as `dot` takes it.
+    type Quad: Copy;
     /// An `i32` for each column.
     type Ints: Copy;
     /// An `f32` for each column.
@@ -21,6 +23,8 @@ pub trait Vector {
 
     /// How many rows are multiplied at a time at most; a power of two.
     const MAX_ROWS: usize;
+    /// Whether two panels of as many rows are multiplied side by side, so that each quad of activations is read once.
+    const PAIRS: bool;
     /// Binary logarithm of what `signed` adds to weights, if it does.
     const SIGNED_OFFSET: Option<u32>;
 
@@ -30,12 +34,14 @@ pub trait Vector {
     unsafe fn bits(line: Self::Bytes, from: usize, to: usize, mask: u8) -> Self::Bytes;
     /// Bitwise or.
     unsafe fn or(a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
+    /// Reads four activations.
+    unsafe fn quad(from: *const i8) -> Self::Quad;
     /// Prepares signed weights for `dot_signed`.
     unsafe fn signed(line: Self::Bytes) -> Self::Bytes;
     /// Adds the dot product of each column's quad of unsigned weights (of 6 bits at most) with four activations.
-    unsafe fn dot(sum: Self::Ints, weights: Self::Bytes, activations: *const i8) -> Self::Ints;
+    unsafe fn dot(sum: Self::Ints, weights: Self::Bytes, activations: Self::Quad) -> Self::Ints;
     /// The same with weights from `signed`.
-    unsafe fn dot_signed(sum: Self::Ints, weights: Self::Bytes, activations: *const i8) -> Self::Ints;
+    unsafe fn dot_signed(sum: Self::Ints, weights: Self::Bytes, activations: Self::Quad) -> Self::Ints;
     /// `value · 2^shift` for all columns.
     unsafe fn start(value: *const i32, shift: u32) -> Self::Ints;
     /// Zeros.
@@ -75,10 +81,12 @@ pub struct Portable;
 
 impl Vector for Portable {
     type Bytes = [u8; 64];
+    type Quad = [i32; 4];
     type Ints = [i32; PANEL];
     type Floats = [f32; PANEL];
 
     const MAX_ROWS: usize = 4;
+    const PAIRS: bool = false;
     const SIGNED_OFFSET: Option<u32> = None;
 
     #[inline(always)]
@@ -98,14 +106,18 @@ impl Vector for Portable {
     }
 
     #[inline(always)]
+    unsafe fn quad(from: *const i8) -> [i32; 4] {
+        // SAFETY: the caller's promise.
+        unsafe { from.cast::<[i8; 4]>().read() }.map(i32::from)
+    }
+
+    #[inline(always)]
     unsafe fn signed(line: [u8; 64]) -> [u8; 64] {
         line
     }
 
     #[inline(always)]
-    unsafe fn dot(mut sum: Self::Ints, weights: [u8; 64], activations: *const i8) -> Self::Ints {
-        // SAFETY: the caller's promise.
-        let activations = unsafe { activations.cast::<[i8; 4]>().read() }.map(i32::from);
+    unsafe fn dot(mut sum: Self::Ints, weights: [u8; 64], activations: [i32; 4]) -> Self::Ints {
         for (sum, quad) in sum.iter_mut().zip(weights.as_chunks::<4>().0) {
             *sum += quad.iter().zip(activations).map(|(&weight, x)| i32::from(weight) * x).sum::<i32>();
         }
@@ -113,9 +125,7 @@ impl Vector for Portable {
     }
 
     #[inline(always)]
-    unsafe fn dot_signed(mut sum: Self::Ints, weights: [u8; 64], activations: *const i8) -> Self::Ints {
-        // SAFETY: the caller's promise.
-        let activations = unsafe { activations.cast::<[i8; 4]>().read() }.map(i32::from);
+    unsafe fn dot_signed(mut sum: Self::Ints, weights: [u8; 64], activations: [i32; 4]) -> Self::Ints {
         for (sum, quad) in sum.iter_mut().zip(weights.as_chunks::<4>().0) {
             *sum += quad.iter().zip(activations).map(|(&weight, x)| i32::from(weight as i8) * x).sum::<i32>();
         }

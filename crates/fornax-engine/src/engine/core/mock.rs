@@ -1,6 +1,6 @@
-//! An executor for tests whose memory holds tokens in place of keys and values: it finds every block that is read before it
-//! is written, or after it became another's. What follows a text is a hash of all of it, so that each request has one
-//! right answer, and the first tokens of a prompt can ask for a fault.
+//! An executor for tests whose memory holds tokens in place of keys and values. It detects every block that is read
+//! before it is written, or after it was given to another sequence. Logits are a hash of the whole text before them, so
+//! that each request has one right answer. The first tokens of a prompt can ask for a fault.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -14,7 +14,8 @@ use crate::executor::{Executor, StepOutput, Wanted, Work};
 
 /// Tokens of the mock's models.
 pub(super) const VOCAB: u32 = 64;
-/// Prompts that begin with a smaller token (but zero) ask for a fault, once they are as long as their second token says.
+/// A prompt whose first token is smaller than this, but not zero, asks for a fault, which comes once the text is as
+/// long as its second token says.
 pub(super) const POISONS: u32 = 6;
 
 /// Numbers that look random, the same ones for a seed.
@@ -49,12 +50,12 @@ fn mixed(mut value: u64) -> u64 {
     value ^ (value >> 31)
 }
 
-/// What goes wrong.
+/// The faults that the mock injects.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Faults {
     /// Whether prompts are given the faults that they ask for.
     pub(super) poison: bool,
-    /// How often, in percent, a step of several sequences fails halfway, which must hurt nobody.
+    /// How often, in percent, a step of several sequences fails halfway. No request may notice.
     pub(super) steps: usize,
     /// How often, in percent, the moves of a plan fail halfway.
     pub(super) moves: usize,
@@ -69,7 +70,7 @@ pub(super) struct Mock {
     host: HashMap<(u16, u32), Block>,
     faults: Faults,
     random: Random,
-    /// What must never happen, for a panic would be caught.
+    /// Violations of what must always hold. They are recorded, as a panic would be caught.
     pub(super) violations: Arc<Mutex<Vec<String>>>,
 }
 

@@ -1,6 +1,6 @@
-//! Random schedules of submit, cancel, drop and faults, step by step and without a clock: nobody who was not hurt gets other
-//! than it would get alone, everything ends, and all blocks come back. `FORNAX_SCHEDULES` says how many, from
-//! `FORNAX_SCHEDULE` on.
+//! Random schedules of submissions, cancellations, dropped streams and faults, step by step and without a clock. Every
+//! request without a fault gets the same result as alone, every request ends, and all blocks come back.
+//! `FORNAX_SCHEDULES` gives the number of schedules, `FORNAX_SCHEDULE` the first.
 
 use std::collections::HashMap;
 use std::sync::mpsc::{Receiver, channel};
@@ -21,7 +21,7 @@ use crate::engine::{EngineHandle, Submit};
 use crate::sampling::SamplingParams;
 use crate::{EngineError, Generation, Pooling};
 
-/// A model for its vocabulary and context; it computes nothing.
+/// A model that gives a vocabulary and a context, and computes nothing.
 pub(super) fn model() -> Arc<AutoModel> {
     let device = Device::cpu();
     let config = LlamaConfig {
@@ -52,7 +52,7 @@ struct Case {
 
 impl Case {
     fn random(random: &mut Random, models: usize, faults: &Faults) -> Self {
-        // Some begin alike.
+        // Some prompts share their beginnings.
         let len = 1 + random.below(40);
         let like = random.below(3) as u64;
         let mut common = Random::new(like);
@@ -109,7 +109,7 @@ impl Case {
         (submission, received)
     }
 
-    /// How many sequences run, and to how many tokens.
+    /// The number of sequences, and the most tokens of each.
     fn extent(&self) -> (usize, usize) {
         match &self.task {
             EngineTask::Generate(params, limit) => (params.num_beams.max(params.num_return_sequences), *limit),
@@ -127,7 +127,7 @@ impl Case {
         sequences > config.max_running || (all - shared) * sequences + shared > total
     }
 
-    /// What it gets alone.
+    /// Its result alone.
     fn alone(&self, models: &[Arc<AutoModel>], poison: bool) -> Outcome {
         let pool = ModelConfig { blocks: 64, ..ModelConfig::default() };
         let config = BatchConfig { models: vec![pool; models.len()], ..BatchConfig::default() };
@@ -144,7 +144,7 @@ impl Case {
     }
 }
 
-/// What came back of a request.
+/// The answers of a request.
 #[derive(Debug, Default, PartialEq)]
 struct Outcome {
     /// The tokens of each sequence, and whether it ended.
@@ -177,7 +177,7 @@ impl Outcome {
         self.error.is_some() || self.beams.is_some() || self.values.is_some() || all()
     }
 
-    /// Whether the sequences are those of `whole`, as far as they go.
+    /// Whether the sequences are beginnings of those of `whole`.
     fn begins(&self, whole: &Self) -> bool {
         self.sequences
             .iter()
@@ -202,7 +202,7 @@ struct Running {
     hurt: Hurt,
 }
 
-/// What schedules came to, to see that they reach what they are for.
+/// Counts over all schedules, to check that the rare cases occur.
 #[derive(Debug, Default)]
 struct Tally {
     requests: usize,
@@ -355,7 +355,7 @@ fn schedule(seed: u64, models: &[Arc<AutoModel>], tally: &mut Tally) {
 
 #[test]
 #[allow(clippy::print_stderr)]
-fn nobody_gets_other_than_alone() {
+fn every_request_gets_the_same_result_as_alone() {
     let models = vec![model(); 2];
     let mut tally = Tally::default();
     let (first, schedules) = (count("FORNAX_SCHEDULE", 0), count("FORNAX_SCHEDULES", 500));
@@ -401,7 +401,8 @@ fn threads() {
             })
             .collect();
         threads.into_iter().for_each(|thread| thread.join().expect("no thread fails"));
-        // What was dropped at last is taken in before the counts are given, but its blocks go in the step after.
+        // The engine takes in the last cancellations before it gives the counts, but frees their blocks in the step
+        // after.
         let mut stats = engine.stats().expect("it runs");
         for _ in 0..1000 {
             if stats.held_blocks + stats.requests + stats.running + stats.waiting == 0 {
@@ -452,7 +453,7 @@ fn client(engine: &EngineHandle, case: &Case, models: &[Arc<AutoModel>], config:
     };
     let mut stream = engine.stream_with(case.prompt.clone(), params, submit).expect("the parameters are valid");
     if random.chance(20) {
-        // Some pieces, and then no more.
+        // Reads some chunks, and then no more.
         for _ in 0..random.below(10) {
             if let Some(Err(error)) = stream.next() {
                 excused(error);

@@ -1,4 +1,4 @@
-//! What cannot be answered is refused with words that help, and nobody else notices.
+//! Bad requests are refused with messages that help, and no other request is disturbed.
 
 use std::sync::Arc;
 
@@ -89,13 +89,13 @@ fn engines() {
     refused(EngineConfig { policy: "fairest".into(), ..default.clone() }, "fairest");
     refused(EngineConfig { preemption: Preemption::Swap, ..default.clone() }, "swap_memory");
     let huge = EngineConfig { kv_memory: Some(usize::MAX), max_running: 1 << 30, ..default.clone() };
-    refused(huge, "what is free");
+    refused(huge, "free main memory");
     let error = EngineHandle::start(load(&fixture("bert")), &default).map(drop).expect_err("no decoder").to_string();
     assert!(error.contains("causal"), "{error}");
     let error = EngineHandle::start_all(Vec::new(), &default).map(drop).expect_err("no model").to_string();
     assert!(error.contains("models"), "{error}");
 
-    // One block is enough for who needs no more.
+    // One block is enough for a request that needs no more.
     let engine = start(&model, &EngineConfig { kv_type: f32, kv_memory: Some(block), ..default.clone() });
     let params = SamplingParams::default().ignore_eos(true).max_new_tokens(29);
     assert_eq!(engine.stats().expect("it runs").blocks, 1);
@@ -106,7 +106,7 @@ fn engines() {
     }
     let error = engine.generate(vec![1; 4], &params).expect_err("refused").to_string();
     assert!(error.contains("2 of \"KV blocks\" are needed and the machine has 1"), "{error}");
-    // More memory than contexts fill is not taken.
+    // The pool is no larger than full contexts need.
     let engine = start(&model, &EngineConfig { kv_memory: Some(usize::MAX), max_running: 2, ..default });
     assert_eq!(engine.stats().expect("it runs").blocks, 4);
 }

@@ -14,15 +14,15 @@ use fornax_scheduler::{BatchConfig, BatchScheduler, ModelConfig, ModelId, Plan, 
 use super::{Case, Random, alone, expect_empty};
 use crate::common::{fixture, load};
 
-/// Begins the prompt of a request that is to panic.
+/// The first token of a prompt whose request has to panic.
 const MARK: u32 = 63;
 
-/// A model that panics when it computes marked requests, once it has computed the work before theirs.
+/// A model that panics at marked requests, after it has computed the work before them.
 struct Panics {
     model: ModelExecutor,
-    /// By its first block, how often a marked request is still computed.
+    /// How often a marked request is still computed before it panics, by its first block.
     marked: HashMap<u32, usize>,
-    /// The same of those in host memory.
+    /// The same for requests in host memory.
     away: HashMap<u32, usize>,
     lives: usize,
     panics: Arc<AtomicUsize>,
@@ -72,7 +72,7 @@ fn check(model: &Arc<AutoModel>, preemption: Preemption, seed: u64) {
     let mut cases: Vec<Case> = (0..24).map(|_| random.case(model, 40, 23)).collect();
     for (at, case) in cases.iter_mut().enumerate() {
         case.prompt[0] = if at % 4 == 3 { MARK } else { case.prompt[0] % MARK };
-        // Long enough for a second block, and to be computed as often as the marked ones are.
+        // Long enough for a second block, and to be computed as often as the marked requests.
         case.params.max_new_tokens = 23;
         case.params.ignore_eos = true;
     }

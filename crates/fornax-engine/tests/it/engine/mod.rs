@@ -1,5 +1,5 @@
-//! The engine: each request gets what it would get alone, whatever runs beside it, and what is wrong with one is its matter
-//! alone. Schedules against a mock are in the crate itself, beside the loop that they drive.
+//! The engine: each request gets the same result as alone, whatever runs beside it, and a bad request disturbs no
+//! other. Random schedules with a mock executor are in the crate itself, beside the loop that they test.
 
 mod bad_input;
 mod faults;
@@ -12,7 +12,7 @@ use fornax_engine::{EngineConfig, EngineError, EngineHandle, Generation, Samplin
 use fornax_models::AutoModel;
 use fornax_nn::{CacheType, KvPoolConfig};
 
-/// A request: a prompt, and what is wanted of it.
+/// A request: a prompt and its parameters.
 pub struct Case {
     pub prompt: Vec<u32>,
     pub params: SamplingParams,
@@ -45,7 +45,7 @@ impl Random {
     }
 }
 
-/// Bytes of so many blocks of a model's keys and values.
+/// The bytes of `blocks` blocks of a model's keys and values.
 pub fn memory(model: &AutoModel, kv_type: CacheType, blocks: usize) -> usize {
     let decoder = model.decoder().expect("a decoder");
     let kv: KvPoolConfig = decoder.kv_config().with_type(kv_type, &decoder.device()).expect("the CPU keeps all types");
@@ -75,7 +75,7 @@ pub fn alone(model: &Arc<AutoModel>, cases: &[Case], kv_type: CacheType) -> Vec<
     cases.iter().map(|case| generate(case).expect("it generates alone")).collect()
 }
 
-/// Waits until the engine has let go of what was dropped, and says that nothing is held.
+/// Waits until the engine has ended dropped requests, and checks that no blocks are held.
 pub fn expect_empty(engine: &EngineHandle) {
     for _ in 0..1000 {
         let stats = engine.stats().expect("it runs");

@@ -1,5 +1,5 @@
-//! The same tokens, bit for bit, alone and in every kind of company. `FORNAX_PROMPTS` says how many prompts, and
-//! `FORNAX_TEST_MODEL` names a further model.
+//! A request gets the same tokens, bit for bit, alone and in batches of every kind. `FORNAX_PROMPTS` gives the number
+//! of prompts, and `FORNAX_TEST_MODEL` a further model.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,12 +11,12 @@ use fornax_scheduler::Preemption;
 use super::{Case, Random, alone, expect_empty, memory, start, together};
 use crate::common::{fixture, load, notice, test_data};
 
-/// What varies beside the type of keys and values.
+/// The conditions that vary, besides the type of keys and values.
 struct Company {
     max_running: usize,
     max_step_tokens: usize,
     prefix_caching: bool,
-    /// Preempted so, in a pool that is little more than the longest request's.
+    /// The kind of preemption, in a pool of little more than the longest request's blocks.
     small: Option<Preemption>,
 }
 
@@ -35,12 +35,12 @@ fn prompts(default: usize) -> usize {
     std::env::var("FORNAX_PROMPTS").map_or(default, |text| text.parse().expect("FORNAX_PROMPTS is a number"))
 }
 
-/// Compares `count` random prompts in every company with each alone.
+/// Compares the results of `count` random prompts under all conditions with the results of each prompt alone.
 fn check(path: &Path, count: usize, kv_type: CacheType, longest: usize, new: usize) {
     let model = Arc::new(load(path));
     let mut random = Random::new(count as u64 + kv_type as u64);
     let mut cases: Vec<Case> = (0..count).map(|_| random.case(&model, longest, new)).collect();
-    // Some begin as others do.
+    // Some prompts share their beginnings.
     for at in (3..count).step_by(3) {
         let (before, own) = cases.split_at_mut(at);
         let prompt: Vec<u32> = before[at - 1].prompt.iter().chain(&own[0].prompt).copied().take(longest).collect();

@@ -1,4 +1,5 @@
-//! Beams, scores and embeddings beside each other and beside generation; what a prefix cache spares; what an engine outlives.
+//! Beams, scores and embeddings beside each other and beside generation; the prefix cache; the lives of engines and
+//! streams.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,7 +74,7 @@ fn scores_and_embeddings_beside_generation() {
                     assert_eq!(found.logprobs, wanted.logprobs);
                     for pooling in [Pooling::Mean, Pooling::Cls, Pooling::Last] {
                         let found = own.embed(tokens.clone(), pooling, Submit::default()).expect("it embeds");
-                        // Alone, with nothing else to wait for, in one piece.
+                        // Alone, the text is computed in one chunk.
                         let engine =
                             start(model, &EngineConfig { kv_type: Some(CacheType::F32), ..Default::default() });
                         let wanted = engine.embed(tokens.clone(), pooling, Submit::default()).expect("it embeds");
@@ -89,7 +90,7 @@ fn scores_and_embeddings_beside_generation() {
     }
 }
 
-/// The engine's vectors are the embedder's, before it makes them 1 long.
+/// The engine's vectors are the embedder's vectors before normalization.
 #[test]
 fn embeddings_of_a_decoder() {
     let Some(path) = test_data("data/stories260K.gguf") else { return };

@@ -1,4 +1,4 @@
-//! Who runs when: the policy's order, reasons, units, deadlines of the order, and the passing of time.
+//! The order in which tasks run: by policy, deadline, units and time; and the reasons why tasks wait.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -9,8 +9,8 @@ use tokio::time::{Instant, advance};
 
 use super::{Busy, machine, memory, run, runner};
 
-/// Submits tasks behind one that holds the whole memory, each some time after the one before, lets them go one by one,
-/// and gives the order in which they ran.
+/// Submits tasks one after another behind a task that holds the whole memory, lets them run one by one, and returns the
+/// order in which they ran.
 async fn order(runner: &TaskRunner, tasks: Vec<(f64, TaskRequest)>) -> Vec<String> {
     let busy = Busy::new(runner, memory("busy", 10));
     let ran = Arc::new(Mutex::new(Vec::new()));
