@@ -185,8 +185,8 @@ impl<E: Executor> Core<E> {
                 Err(error) if work.len() == 1 => computed.push(Err(error)),
                 // Each for itself, so that only items that fail alone end: keys and values are written again as they were.
                 Err(_) => computed.extend(work.iter().map(|work| {
-                    let ranges = run(std::slice::from_ref(work))?;
-                    Ok(ranges.last().unwrap_or_default())
+                    let mut ranges = run(std::slice::from_ref(work))?;
+                    Ok(ranges.next_back().unwrap_or_default())
                 })),
             }
         }
