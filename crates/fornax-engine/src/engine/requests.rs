@@ -1,5 +1,5 @@
-//! The requests of an engine that have not ended: what is kept of each, what computed numbers make of it, and how it ends. The
-//! scheduler's decisions reach them as its [`Client`].
+//! The requests of an engine that have not ended: the state of each, its part in the results of a plan, and its end. As the
+//! [`Client`] of the scheduler's loop, they hear of its decisions.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,6 +1,7 @@
-//! The loop of all who serve requests: what happens waits for the next step, the scheduler decides, the client is told, a
-//! plan is carried out, and its results come before all that happened meanwhile. It has no clock and no thread, and computes
-//! nothing: an engine carries out a plan on its device, and the simulator lets its time pass.
+//! The loop around a batch's scheduler, which the engine and the simulator both run: events wait for the next step, the
+//! scheduler decides, the client is told, and a plan is carried out. The plan's results come before all events that came
+//! meanwhile. The loop has no clock and no thread, and computes nothing: an engine computes a plan on its device, and the
+//! simulator lets the plan's time pass.
 
 use std::collections::VecDeque;
 
@@ -8,11 +9,11 @@ use super::{BatchEvent, BatchScheduler, Finished, Output, Plan, PlanStatus, Pree
 use crate::kv::KvEvent;
 use crate::{ModelId, PlanId, RequestId, SchedulerError, TenantId, Time};
 
-/// Is told by a [`ServingLoop`] what becomes of requests, in the order of these methods. Each may look at the loop's
+/// Hears from a [`ServingLoop`] what the scheduler decided, in the order of these methods. Each method may look at the loop's
 /// scheduler, and push events for the next step.
 pub trait Client {
-    /// An event was refused and changed nothing. `request` is the one that cannot go on without it; none where no request
-    /// depends on it: for [`BatchEvent::Cancel`] and for results.
+    /// An event was refused and changed nothing. `request` is the request that cannot go on without the event; none for
+    /// [`BatchEvent::Cancel`] and for results, on which no single request depends.
     fn refused(&mut self, request: Option<RequestId>, error: SchedulerError, serving: &mut ServingLoop);
 
     /// A sequence ended.
@@ -23,7 +24,7 @@ pub trait Client {
         let _ = (preempted, serving);
     }
 
-    /// Something became of a cached block, if [`BatchConfig::kv_events`](super::BatchConfig::kv_events) asks for it.
+    /// A block was cached or removed, if [`BatchConfig::kv_events`](super::BatchConfig::kv_events) asks for such events.
     fn kv_event(&mut self, model: ModelId, event: &KvEvent) {
         let _ = (model, event);
     }
@@ -36,8 +37,8 @@ pub struct PlanResults {
     pub outputs: Vec<Output>,
     /// The tokens put out, of all outputs one after another.
     pub tokens: Vec<Token>,
-    /// What the results lead to: forks and continuations of deferred sequences, draft tokens. They are taken in just after
-    /// the results.
+    /// Events that the results lead to, such as draft tokens, or forks and continuations of deferred sequences. They are
+    /// taken in just after the results.
     pub then: Vec<BatchEvent>,
 }
 
@@ -75,15 +76,15 @@ pub struct PlanResults {
 #[derive(Clone, Debug)]
 pub struct ServingLoop {
     scheduler: BatchScheduler,
-    /// Results since the last step, and what they led to.
+    /// Results since the last step, and the events that they led to.
     results: Vec<BatchEvent>,
-    /// What else happened since.
+    /// The other events since the last step.
     events: Vec<BatchEvent>,
-    /// Of each event of the step, the request that cannot go on if it is refused.
+    /// For each event of the step, the request that cannot go on if the event is refused.
     owners: Vec<Option<RequestId>>,
     /// The plans that are being carried out, the oldest first.
     under_way: VecDeque<PlanId>,
-    /// How many of the oldest of these came to nothing with a plan before them.
+    /// How many of the oldest of these failed with a plan before them, so that their results do not count.
     void: usize,
     status: PlanStatus,
     /// Plans whose buffers are used again.
@@ -105,16 +106,16 @@ impl ServingLoop {
         }
     }
 
-    /// Something happened: the next step takes it in. A request that waits for that step says by
-    /// [`Request::arrival`](super::Request::arrival) when it came.
+    /// Adds an event, which the next step takes in. A request says by [`Request::arrival`](super::Request::arrival) when it
+    /// came, if that was before the step.
     pub fn push(&mut self, event: BatchEvent) {
         self.events.push(event);
     }
 
-    /// Lets the scheduler decide on what happened, and tells the client. Gives the plan that is to be carried out, and then
-    /// to be handed back by [`finish`](Self::finish) or [`fail`](Self::fail). None where there is nothing to compute; and
-    /// none while as many plans as the scheduler [allows](super::BatchConfig::plans_in_flight) are being carried out, in
-    /// which case nothing is decided.
+    /// Lets the scheduler take in the events and decide, and tells the client. Gives the plan to be carried out, which
+    /// [`finish`](Self::finish) or [`fail`](Self::fail) then takes back; none if there is nothing to compute. While as many
+    /// plans are being carried out as the scheduler [allows](super::BatchConfig::plans_in_flight), nothing is decided: the
+    /// events go on waiting, and there is no plan.
     pub fn begin(&mut self, now: Time, client: &mut impl Client) -> Option<Plan> {
         if self.under_way.len() >= self.scheduler.config().plans_in_flight {
             return None;
@@ -158,8 +159,8 @@ impl ServingLoop {
         }
     }
 
-    /// A plan could not be carried out, and came to nothing; with it the plan after it, if that is begun: what this still
-    /// gives is not looked at.
+    /// A plan could not be carried out. The plan after it, if there is one, fails with it, and is still to be handed back:
+    /// its results do not count.
     ///
     /// # Panics
     /// If it is not the oldest plan that is being carried out.
@@ -190,7 +191,7 @@ impl ServingLoop {
         !(self.results.is_empty() && self.events.is_empty())
     }
 
-    /// Whether requests are there, and none of them goes on before another event is pushed.
+    /// Whether there are requests, and none of them can go on before another event is pushed.
     pub fn is_blocked(&self) -> bool {
         self.status == PlanStatus::Blocked && !self.has_events()
     }

@@ -1,5 +1,5 @@
-//! The requests of a simulation that have not ended: what they will put out, how far they have come, and what is recorded
-//! of them. It decides nothing, and knows neither replicas nor the router.
+//! The requests of a simulation that have not ended: how many tokens they will put out and have put out, and the recording
+//! of both. It decides nothing, and knows neither replicas nor the router.
 
 use std::collections::VecDeque;
 
@@ -24,7 +24,7 @@ pub(super) struct Live {
     pending: u64,
     /// Whether any of it was computed.
     begun: bool,
-    /// Whether it was cancelled, and is recorded as that: its replica does not know of it before its step ends.
+    /// Whether it was cancelled and recorded as cancelled. Its replica hears of that when the step under way ends.
     cancelled: bool,
     /// What its computing time is reckoned at, in seconds.
     cost: f64,
@@ -230,19 +230,19 @@ impl LiveRequests {
     }
 }
 
-/// Hears for the requests what a replica's scheduler decides at a time.
+/// Hears what a replica's scheduler decides about the requests.
 pub(super) struct ReplicaClient<'a> {
     pub(super) requests: &'a mut LiveRequests,
     /// The tokens that the replica has still to compute.
     pub(super) pending: &'a mut u64,
     pub(super) now: Time,
-    /// What was refused, though nothing was wrong with it: a fault of the simulator's.
+    /// Why an event other than a request was refused: a fault of the simulator's.
     pub(super) fault: Option<SchedulerError>,
 }
 
 impl Client for ReplicaClient<'_> {
     fn refused(&mut self, request: Option<RequestId>, error: SchedulerError, _: &mut ServingLoop) {
-        // One that was cancelled may have ended with the step that was under way.
+        // A cancelled request may have ended with the step that was under way.
         if request.is_none() && matches!(error, SchedulerError::UnknownRequest { .. }) {
             return;
         }

@@ -1,4 +1,4 @@
-//! Requests that come while a step is computed: they wait for its end, and the time counts.
+//! Requests that come while a step is computed: they wait for the end of the step, and that time counts.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
