@@ -10,6 +10,7 @@
 //!   any other resource that the user names.
 //! * [`BatchScheduler`] batches language-model requests: continuous batching, chunked prompts, paged KV memory with shared
 //!   prefixes, forks, preemption, draft tokens.
+//! * [`ServingLoop`] is the loop around it: events in, a client told, one plan after another.
 //! * [`Router`] spreads requests over replicas.
 //! * [`policy()`] gives the order of waiting tasks and requests; [`POLICIES`] lists all policies.
 //! * [`simulate`] runs traffic through them in simulated time.
@@ -50,8 +51,9 @@ mod tournament;
 mod wait;
 
 pub use batch::{
-    Admission, BatchConfig, BatchEvent, BatchScheduler, BatchStats, CopyBlock, EndReason, Finished, Item, ModelConfig,
-    Output, OutputStatus, PENDING, Plan, PlanStatus, Preempted, Preemption, Request, Swap, Token,
+    Admission, BatchConfig, BatchEvent, BatchScheduler, BatchStats, Client, CopyBlock, EndReason, Finished, Item,
+    ModelConfig, Output, OutputStatus, PENDING, Plan, PlanResults, PlanStatus, Preempted, Preemption, Request,
+    ServingLoop, Swap, Token,
 };
 pub use error::SchedulerError;
 pub use id::{AdapterId, BlockId, ModelId, PlanId, RequestId, SequenceId, TaskId, TenantId};

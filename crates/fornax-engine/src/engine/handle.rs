@@ -12,7 +12,8 @@ use fornax_scheduler::{
 };
 
 use super::config::EngineConfig;
-use super::core::{Answer, Core, EngineStats, EngineTask, Submission};
+use super::core::{Core, EngineStats, Submission};
+use super::requests::{Answer, EngineTask};
 use crate::executor::{Executor, ModelExecutor};
 use crate::sampling::SamplingParams;
 use crate::{EngineError, Pooling, Prompt, Score, Stream};
@@ -52,12 +53,13 @@ pub struct Submit {
     pub tenant: TenantId,
     /// The higher, the more urgent, for policies that use priorities.
     pub priority: i32,
-    /// The time from now by which it has to be done; a request that is not done by then fails.
+    /// The time from the call by which it has to be done; a request that is not done by then fails.
     pub deadline: Option<Duration>,
 }
 
 enum Command {
-    Submit(RequestId, Box<Submission>),
+    /// With the time at which it came, since the engine takes it in only when its step is done.
+    Submit(RequestId, Instant, Box<Submission>),
     Cancel(RequestId),
     Tenant(TenantId, f64, Sender<Result<(), EngineError>>),
     Stats(Sender<EngineStats>),
@@ -247,7 +249,8 @@ impl EngineHandle {
             deadline: submit.deadline,
             answers: answer,
         };
-        self.commands.send(Command::Submit(id, Box::new(submission))).map_err(|_| EngineError::Ended)?;
+        let submit = Command::Submit(id, Instant::now(), Box::new(submission));
+        self.commands.send(submit).map_err(|_| EngineError::Ended)?;
         Ok((id, answers))
     }
 }
@@ -286,7 +289,7 @@ fn scheduler(
 /// The engine's thread.
 fn run(mut core: Core<impl Executor>, commands: &Receiver<Command>) {
     let start = Instant::now();
-    let now = || Time::from_micros(start.elapsed().as_micros() as u64);
+    let time = |at: Instant| Time::from_micros(at.saturating_duration_since(start).as_micros() as u64);
     let mut busy = false;
     loop {
         // With work to do, commands are only polled between steps. Without work there are no requests, and so no
@@ -294,7 +297,7 @@ fn run(mut core: Core<impl Executor>, commands: &Receiver<Command>) {
         let mut next = if busy { commands.try_recv() } else { commands.recv().map_err(|_| TryRecvError::Disconnected) };
         loop {
             match next {
-                Ok(Command::Submit(id, submission)) => core.submit(id, *submission, now()),
+                Ok(Command::Submit(id, at, submission)) => core.submit(id, *submission, time(at)),
                 Ok(Command::Cancel(id)) => core.cancel(id),
                 Ok(Command::Tenant(tenant, weight, answer)) => {
                     let _ = answer.send(core.declare_tenant(tenant, weight));
@@ -308,6 +311,6 @@ fn run(mut core: Core<impl Executor>, commands: &Receiver<Command>) {
             }
             next = commands.try_recv();
         }
-        busy = core.step(now());
+        busy = core.step(time(Instant::now()));
     }
 }

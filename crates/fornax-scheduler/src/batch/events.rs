@@ -194,7 +194,7 @@ impl BatchScheduler {
         sequence.candidate = Candidate {
             number: self.submitted,
             tenant: request.tenant,
-            arrival: self.now,
+            arrival: request.arrival.map_or(self.now, |arrival| arrival.min(self.now)),
             priority: request.priority,
             demand: blocks as f64 * f64::from(request.sequences) / total,
             cost: 1.0,

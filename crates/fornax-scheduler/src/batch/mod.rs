@@ -28,7 +28,8 @@
 //! `config.rs` the configuration, `request.rs` requests and events, `plan.rs` plans, `sequence.rs` the state of a
 //! sequence, `running.rs` the decoding and the deferred sequences, `holders.rs` who is preempted first, `id_map.rs` the
 //! slot of each sequence, `scheduler.rs` the step, `events.rs`, `results.rs`, `decode.rs`, `prompt.rs` and `memory.rs`
-//! its parts, `explain.rs` why a sequence waits, `audit.rs` the invariants, `small_world.rs` their exhaustive test.
+//! its parts, `serving.rs` the loop around it, `explain.rs` why a sequence waits, `audit.rs` the invariants,
+//! `small_world.rs` their exhaustive test.
 
 mod audit;
 mod config;
@@ -45,6 +46,7 @@ mod results;
 mod running;
 mod scheduler;
 mod sequence;
+mod serving;
 #[cfg(test)]
 mod small_world;
 
@@ -52,3 +54,4 @@ pub use config::{Admission, BatchConfig, ModelConfig, Preemption};
 pub use plan::{CopyBlock, EndReason, Finished, Item, Plan, PlanStatus, Preempted, Swap};
 pub use request::{BatchEvent, Output, OutputStatus, PENDING, Request, Token};
 pub use scheduler::{BatchScheduler, BatchStats};
+pub use serving::{Client, PlanResults, ServingLoop};

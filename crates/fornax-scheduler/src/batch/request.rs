@@ -35,6 +35,9 @@ pub struct Request {
     pub sequences: u32,
     /// The higher, the more urgent.
     pub priority: i32,
+    /// When it came, for policies that count waiting: it may have waited for the step that takes it in. Without an arrival,
+    /// or with one that is later than that step, the time of the step.
+    pub arrival: Option<Time>,
     /// When it has to be done, if it has a deadline.
     pub deadline: Option<Time>,
     /// An estimate of the number of tokens put out; without one, `max_new_tokens`.
@@ -64,6 +67,7 @@ impl Request {
             max_new_tokens,
             sequences: 1,
             priority: 0,
+            arrival: None,
             deadline: None,
             predicted_new_tokens: None,
             cache_group: None,

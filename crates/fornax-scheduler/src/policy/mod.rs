@@ -38,7 +38,7 @@ pub struct Candidate {
     pub number: u64,
     /// Whose it is.
     pub tenant: TenantId,
-    /// When it was submitted.
+    /// When it came.
     pub arrival: Time,
     /// The higher, the more urgent.
     pub priority: i32,

@@ -1,23 +1,22 @@
 //! Replicas behind a router, in made-up time: arrivals and finished steps, one after another.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::BinaryHeap;
 
-use super::report::{Ending, Recorder, Report};
-use super::{Class, FleetConfig, StepLoad, TraceRequest};
+use super::live::{Live, LiveRequests, ReplicaClient};
+use super::{Class, FleetConfig, Report, StepLoad, TraceRequest};
 use crate::kv::{KvMemory, Scope, block_hash};
 use crate::{
-    AdapterId, BatchEvent, BatchScheduler, EndReason, Output, Plan, Random, Request, RequestId, RouteRequest, Router,
-    RouterConfig, RouterEvent, SchedulerError, SequenceId, TenantId, Time, policy, routing,
+    AdapterId, BatchEvent, BatchScheduler, Plan, Request, RequestId, RouteRequest, Router, RouterConfig, RouterEvent,
+    SchedulerError, ServingLoop, TenantId, Time, policy, routing,
 };
 
-/// A replica in made-up time.
+/// A replica in made-up time: the loop that an engine runs, whose plans are carried out when their time has passed.
 #[derive(Debug)]
 struct Replica {
-    scheduler: BatchScheduler,
-    plan: Plan,
-    /// When the plan under way began; none if there is none.
-    began: Option<Time>,
+    serving: ServingLoop,
+    /// The plan under way, and when it began; none if there is none.
+    under_way: Option<(Time, Plan)>,
     /// Tokens still to be computed, as the replica would report them.
     pending: u64,
     /// Tokens computed so far.
@@ -25,66 +24,13 @@ struct Replica {
     reported: Time,
 }
 
-/// A request that has not ended.
-#[derive(Clone, Debug)]
-struct Live {
-    request: TraceRequest,
-    replica: u32,
-    /// How many tokens each of its sequences puts out in the end: the truth.
-    output: u32,
-    first_sequence: Progress,
-    /// The other sequences, as far as they have come.
-    others: Vec<Progress>,
-    /// Tokens of it that count as pending.
-    pending: u64,
-    /// Whether any of it was computed.
-    begun: bool,
-    /// What its computing time is reckoned at, in seconds.
-    cost: f64,
-    /// When its first token came.
-    first: Time,
-    /// How its sequences ended so far, the worst.
-    ending: Ending,
-}
-
-/// How far a sequence is: tokens put out, and when the last of them came.
-#[derive(Clone, Copy, Debug)]
-struct Progress {
-    emitted: u32,
-    last: Time,
-}
-
-impl Live {
-    fn sequence(&mut self, index: u32) -> &mut Progress {
-        match index.checked_sub(1) {
-            None => &mut self.first_sequence,
-            Some(other) => {
-                let (most, none) =
-                    (self.others.len().max(other as usize + 1), Progress { emitted: 0, last: self.first });
-                self.others.resize(most, none);
-                &mut self.others[other as usize]
-            }
-        }
-    }
-
-    /// The tokens of the sequence that put out most.
-    fn emitted(&self) -> u32 {
-        self.others.iter().map(|one| one.emitted).fold(self.first_sequence.emitted, u32::max)
-    }
-}
-
 /// Replicas behind a router.
 #[derive(Debug)]
 pub struct Fleet {
     config: FleetConfig,
-    classes: Vec<Class>,
     replicas: Vec<Replica>,
     router: Router,
-    random: Random,
-    /// By the request's number, which is its id; those that ended before all others are gone from the front.
-    live: VecDeque<Option<Live>>,
-    /// How many are gone.
-    gone: u64,
+    requests: LiveRequests,
     /// Steps by when they end.
     ends: BinaryHeap<Reverse<(Time, u32)>>,
     /// Requests by when they are cancelled.
@@ -93,9 +39,6 @@ pub struct Fleet {
     tenants: Vec<bool>,
     /// The root of each tenant's prefixes is asked of this one.
     roots: KvMemory,
-    /// Of each class: the sum and number of the outputs of its requests that have ended.
-    lengths: Vec<(f64, f64)>,
-    recorder: Recorder,
 }
 
 impl Fleet {
@@ -119,9 +62,8 @@ impl Fleet {
             routing(&config.routing, config.seed)?,
         )?;
         let replica = || Replica {
-            scheduler: scheduler.clone(),
-            plan: Plan::default(),
-            began: None,
+            serving: ServingLoop::new(scheduler.clone()),
+            under_way: None,
             pending: 0,
             computed: 0,
             reported: Time::ZERO,
@@ -129,16 +71,11 @@ impl Fleet {
         let mut fleet = Self {
             replicas: (0..config.replicas).map(|_| replica()).collect(),
             router,
-            random: Random::new(config.seed).fork(7),
-            live: VecDeque::new(),
-            gone: 0,
+            requests: LiveRequests::new(&config, classes),
             ends: BinaryHeap::new(),
             cancels: BinaryHeap::new(),
             tenants: Vec::new(),
             roots: KvMemory::new(1, block_size, config.batch.hash_seed)?,
-            lengths: vec![(0.0, 0.0); classes.len()],
-            recorder: Recorder::new(&config, classes),
-            classes: classes.to_vec(),
             config,
         };
         for tenant in classes.iter().flat_map(|class| class.tenant..class.tenant + class.tenants) {
@@ -156,7 +93,7 @@ impl Fleet {
         let weights = &self.config.weights;
         let weight = weights.iter().find(|(other, _)| other.0 == tenant).map_or(1.0, |(_, weight)| *weight);
         for replica in &mut self.replicas {
-            replica.scheduler.declare_tenant(TenantId(tenant), weight)?;
+            replica.serving.declare_tenant(TenantId(tenant), weight)?;
         }
         self.tenants.resize(self.tenants.len().max(at + 1), false);
         self.tenants[at] = true;
@@ -196,7 +133,7 @@ impl Fleet {
                 (Some(request), step) if step.is_none_or(|step| request.arrival <= step) => {
                     let request = requests.next().expect("it was looked at");
                     self.arrive(request)?;
-                    let come = self.gone + self.live.len() as u64;
+                    let come = self.requests.come();
                     if come.is_multiple_of(1000) {
                         progress(come);
                     }
@@ -208,18 +145,19 @@ impl Fleet {
                 (_, None) => break,
             }
         }
-        let schedulers: Vec<&BatchScheduler> = self.replicas.iter().map(|replica| &replica.scheduler).collect();
+        let schedulers: Vec<&BatchScheduler> =
+            self.replicas.iter().map(|replica| replica.serving.scheduler()).collect();
         for scheduler in &schedulers {
             scheduler.audit();
         }
-        Ok(self.recorder.report(&schedulers))
+        Ok(self.requests.recorder.report(&schedulers))
     }
 
     fn arrive(&mut self, mut request: TraceRequest) -> Result<(), SchedulerError> {
         let now = request.arrival;
-        let id = RequestId(self.gone + self.live.len() as u64);
+        let id = RequestId(self.requests.come());
         self.declare(request.tenant)?;
-        let class = &self.classes[usize::from(request.class)];
+        let class = self.requests.class(&request);
         // One that wants no output asks for none; any other is cut at what it asks for at most.
         let most = if request.new_tokens == 0 { 0 } else { request.max_tokens.unwrap_or(class.limit()) };
         let output = request.new_tokens.min(most);
@@ -227,6 +165,7 @@ impl Fleet {
         let submitted = Request {
             tenant: TenantId(request.tenant),
             priority: request.priority.unwrap_or(class.priority),
+            arrival: Some(now),
             deadline: request.deadline.or(class.deadline).map(after),
             // What puts out nothing is one sequence.
             sequences: if most == 0 { 1 } else { request.sequences },
@@ -238,7 +177,7 @@ impl Fleet {
         }
         // What the prompt is made of is in its tokens now.
         request.blocks = Vec::new();
-        let predicted = self.predict(&request, output).min(most);
+        let predicted = self.requests.predict(&request, output).min(most);
         let route = RouteRequest {
             id,
             tenant: TenantId(request.tenant),
@@ -254,19 +193,7 @@ impl Fleet {
         let pending = u64::from(request.prompt_tokens()) + new_tokens;
         let cost = f64::from(request.prompt_tokens()) * self.config.batch.seconds_per_prompt_token
             + f64::from(output) * self.config.batch.seconds_per_output_token;
-        self.recorder.arrived(&request);
-        self.live.push_back(Some(Live {
-            request,
-            replica: route.replica,
-            output,
-            first_sequence: Progress { emitted: 0, last: now },
-            others: Vec::new(),
-            pending,
-            begun: false,
-            cost,
-            first: now,
-            ending: Ending::Served,
-        }));
+        self.requests.add(Live::new(request, route.replica, output, pending, cost));
         self.replicas[route.replica as usize].pending += pending;
         let submitted = Request { predicted_new_tokens: Some(predicted), ..submitted };
         self.tell(route.replica as usize, BatchEvent::Submit(submitted), now)
@@ -274,24 +201,21 @@ impl Fleet {
 
     /// Ends a request that nobody wants any more, unless it has ended.
     fn cancel(&mut self, id: u64, now: Time) -> Result<(), SchedulerError> {
-        let live = id.checked_sub(self.gone).and_then(|at| self.live[at as usize].as_ref());
-        let Some(replica) = live.map(|live| live.replica) else { return Ok(()) };
-        self.tell(replica as usize, BatchEvent::Cancel(RequestId(id)), now)
+        let id = RequestId(id);
+        let Some(replica) = self.requests.cancel(id, now) else { return Ok(()) };
+        self.tell(replica as usize, BatchEvent::Cancel(id), now)
     }
 
-    /// Gives a replica an event between two of its steps' ends.
+    /// Gives a replica an event. It begins a step at once, or takes the event in when the step under way ends.
     fn tell(&mut self, number: usize, event: BatchEvent, now: Time) -> Result<(), SchedulerError> {
-        let replica = &mut self.replicas[number];
-        if replica.began.is_some() {
-            // A plan is under way; the event is taken in, and planned after it.
-            let submits = matches!(event, BatchEvent::Submit(_));
-            let plan = replica.scheduler.step([event], now);
-            return self.close(number, &plan, submits.then_some(0), now);
+        self.replicas[number].serving.push(event);
+        if self.replicas[number].under_way.is_some() {
+            return Ok(());
         }
-        self.step(number, vec![event], now)?;
-        if self.replicas[number].began.is_none() {
-            // It was refused. The report is a tick later, so that it covers what was sent just now.
-            self.report(number, Time::from_micros(now.as_micros() + 1));
+        self.begin_step(number, now)?;
+        if self.replicas[number].under_way.is_none() {
+            // It was refused.
+            self.report(number, now);
         }
         Ok(())
     }
@@ -299,19 +223,11 @@ impl Fleet {
     /// Tells the router what a replica has to do.
     fn report(&mut self, number: usize, now: Time) {
         let replica = &mut self.replicas[number];
+        // That of an idle replica is a tick later, so that it covers what was sent and refused just now: it is the last.
+        let now = if replica.under_way.is_none() { Time::from_micros(now.as_micros() + 1) } else { now };
         replica.reported = now;
         let (tokens, computed) = (replica.pending, replica.computed);
         self.router.step([RouterEvent::Report { replica: number as u32, at: now, tokens, computed }], now);
-    }
-
-    /// What a request that will put out `output` tokens is predicted to put out when it comes.
-    fn predict(&mut self, request: &TraceRequest, output: u32) -> u32 {
-        let (sum, count) = self.lengths[usize::from(request.class)];
-        let predicted = match self.config.prediction {
-            Some(sigma) => self.random.log_normal(f64::from(output), sigma),
-            None => (sum + 100.0) / (count + 1.0),
-        };
-        (predicted as u32).max(1)
     }
 
     fn hashes(&self, request: &Request) -> Vec<u64> {
@@ -324,150 +240,44 @@ impl Fleet {
         hashes
     }
 
-    /// Reports the results of a replica's step, and lets it begin the next.
+    /// Gives a replica the results of its step, and lets it begin the next.
     fn finish_step(&mut self, number: usize, now: Time) -> Result<(), SchedulerError> {
         let replica = &mut self.replicas[number];
-        let began = replica.began.take().expect("a step that ends was under way");
-        let plan = std::mem::take(&mut replica.plan);
-        let mut outputs = Vec::with_capacity(plan.items.len());
-        let mut tokens = Vec::with_capacity(plan.items.len());
-        // The results come first, then draft tokens for the next step.
-        let mut events = Vec::with_capacity(1);
-        for item in &plan.items {
-            let at = item.sequence.request.0.checked_sub(self.gone);
-            let live = at.and_then(|at| self.live.get_mut(at as usize)).and_then(Option::as_mut);
-            let Some(live) = live else {
-                // It ended while it was computed.
-                outputs.extend((0..item.outputs()).map(|_| Output::NONE));
-                continue;
-            };
-            let class = &self.classes[usize::from(live.request.class)];
-            let mut done = u64::from(item.tokens);
-            if !std::mem::replace(&mut live.begun, true) {
-                // What was cached is not to be computed.
-                done += u64::from(item.start);
-                let waited = began.secs_since(live.request.arrival);
-                self.recorder.begun(&live.request, 1.0 + waited / live.cost, item.start);
-            }
-            let index = item.sequence.index;
-            let first = live.emitted() == 0;
-            let Progress { emitted: before, last } = *live.sequence(index);
-            // No more than it has to say, whatever was drafted and might have been right.
-            let left = live.output - before;
-            let mut new = item.samples.min(1);
-            while new > 0 && new < left && new <= item.drafts && self.random.chance(class.acceptance) {
-                new += 1;
-            }
-            let ended = new > 0 && new == left;
-            if new > 0 {
-                for sequence in (index..).take(item.samples as usize) {
-                    *live.sequence(sequence) = Progress { emitted: before + new, last: now };
-                    tokens.extend((before..before + new).map(|at| live.request.output_of(sequence, at)));
-                }
-                let new = new * item.samples;
-                if first {
-                    live.first = now;
-                    self.recorder.emitted_first(&live.request, new, now);
-                } else {
-                    // Of a sequence that had to wait for a running slot, the first token follows no other.
-                    let last = (before > 0).then_some(last);
-                    self.recorder.emitted(&live.request, new, last, now);
-                }
-                done += u64::from(new - 1);
-            }
-            let output = if ended { Output::ended(new) } else { Output::tokens(new) };
-            outputs.extend((0..item.outputs()).map(|_| output));
-            // No more than a step could compute.
-            let most = class.speculation.min(self.config.batch.max_tokens as u32);
-            let drafting = if item.samples == 0 || ended { 0 } else { most };
-            for sequence in (index..).take(item.samples as usize).filter(|_| drafting > 0) {
-                let tokens = (0..drafting).map(|at| live.request.output_of(sequence, before + new + at)).collect();
-                let sequence = SequenceId { index: sequence, ..item.sequence };
-                events.push(BatchEvent::Drafts { sequence, tokens });
-            }
-            let done = done.min(live.pending);
-            live.pending -= done;
-            replica.pending -= done;
-        }
+        let (began, plan) = replica.under_way.take().expect("a step that ends was under way");
+        let (results, done) = self.requests.compute(&plan, began, now);
+        replica.pending -= done;
         replica.computed += plan.tokens.len() as u64;
-        self.recorder.stepped(number, &plan, now.secs_since(began));
-        let done = BatchEvent::Done { plan: plan.id.expect("a plan under way has a name"), outputs, tokens };
-        replica.plan = plan;
-        events.insert(0, done);
-        self.step(number, events, now)?;
+        self.requests.recorder.stepped(number, &plan, now.secs_since(began));
+        replica.serving.finish(plan, results);
+        self.begin_step(number, now)?;
         let replica = &self.replicas[number];
-        if now.secs_since(replica.reported) >= self.config.report_interval || replica.began.is_none() {
+        if now.secs_since(replica.reported) >= self.config.report_interval || replica.under_way.is_none() {
             self.report(number, now);
         }
         Ok(())
     }
 
-    /// Gives events to a replica's scheduler and begins what it plans.
-    fn step(&mut self, number: usize, events: Vec<BatchEvent>, now: Time) -> Result<(), SchedulerError> {
-        let submitted = events.iter().position(|event| matches!(event, BatchEvent::Submit(_)));
+    /// Lets a replica's scheduler decide, and begins what it plans.
+    fn begin_step(&mut self, number: usize, now: Time) -> Result<(), SchedulerError> {
         let replica = &mut self.replicas[number];
-        let mut plan = std::mem::take(&mut replica.plan);
-        replica.scheduler.step_into(events, now, &mut plan);
-        self.close(number, &plan, submitted, now)?;
-        let replica = &mut self.replicas[number];
-        if plan.id.is_some() {
-            let mut load = StepLoad::default();
-            for item in &plan.items {
-                let new = f64::from(item.rows());
-                let context = f64::from(item.start) + new;
-                load.tokens += new;
-                load.context += context;
-                load.pairs += new * (f64::from(item.start) + new / 2.0);
-            }
-            let seconds = self.config.cost.seconds(&load).max(1e-6);
-            replica.began = Some(now);
-            self.ends.push(Reverse((Time::from_secs_f64(now.as_secs_f64() + seconds), number as u32)));
+        let mut client =
+            ReplicaClient { requests: &mut self.requests, pending: &mut replica.pending, now, fault: None };
+        let plan = replica.serving.begin(now, &mut client);
+        if let Some(fault) = client.fault {
+            return Err(fault);
         }
-        replica.plan = plan;
-        Ok(())
-    }
-
-    /// Takes note of what ended, and of the request that came if it was refused: `submitted` is the number of its event
-    /// among the step's, and it is the latest request.
-    fn close(&mut self, number: usize, plan: &Plan, submitted: Option<usize>, now: Time) -> Result<(), SchedulerError> {
-        for finished in &plan.finished {
-            let request = finished.sequence.request;
-            let slot = &mut self.live[(request.0 - self.gone) as usize];
-            let Some(live) = slot else { continue };
-            live.ending = live.ending.max(match finished.reason {
-                EndReason::Late => Ending::Late,
-                EndReason::Cancelled => Ending::Cancelled,
-                EndReason::Stopped | EndReason::Length | EndReason::Computed => Ending::Served,
-                EndReason::Failed => unreachable!("no result says that anything failed"),
-            });
-            let scheduler = &self.replicas[number].scheduler;
-            let goes_on = |index| scheduler.blocks_of(SequenceId { request, index }).is_some();
-            if live.request.sequences > 1 && (0..live.request.sequences).any(goes_on) {
-                continue;
-            }
-            let live = slot.take().expect("it was looked at");
-            self.replicas[number].pending -= live.pending;
-            if live.ending == Ending::Served {
-                let (sum, count) = &mut self.lengths[usize::from(live.request.class)];
-                *sum += f64::from(live.output);
-                *count += 1.0;
-            }
-            self.recorder.ended(&live.request, live.ending, live.emitted(), live.first, now);
+        let Some(plan) = plan else { return Ok(()) };
+        let mut load = StepLoad::default();
+        for item in &plan.items {
+            let new = f64::from(item.rows());
+            let context = f64::from(item.start) + new;
+            load.tokens += new;
+            load.context += context;
+            load.pairs += new * (f64::from(item.start) + new / 2.0);
         }
-        for rejected in &plan.rejected {
-            if Some(rejected.event) != submitted {
-                // Whatever else is told to it is of requests that are there: that is a fault of the simulator's.
-                return Err(rejected.error.clone());
-            }
-            if let Some(live) = self.live.back_mut().and_then(Option::take) {
-                self.replicas[number].pending -= live.pending;
-                self.recorder.refused(&live.request);
-            }
-        }
-        while let Some(None) = self.live.front() {
-            self.live.pop_front();
-            self.gone += 1;
-        }
+        let seconds = self.config.cost.seconds(&load).max(1e-6);
+        replica.under_way = Some((now, plan));
+        self.ends.push(Reverse((Time::from_secs_f64(now.as_secs_f64() + seconds), number as u32)));
         Ok(())
     }
 }
@@ -548,19 +358,47 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_while_a_step_runs_waits_for_its_end() {
+        let mut fleet = Fleet::new(config(), &[Class::default()]).expect("a sound configuration");
+        let accounts = |fleet: &Fleet| {
+            let replica = &fleet.replicas[0];
+            (replica.pending, fleet.router.load(0).expect("a replica"), replica.serving.scheduler().len())
+        };
+        fleet.arrive(request(0, 0.0, 32, 3)).expect("a replica");
+        // One that will be refused, one that is cancelled at once, and one that is taken in.
+        for (number, prompt) in [(1, 2000), (2, 16), (3, 20)] {
+            fleet.arrive(request(number, 0.25, prompt, 2)).expect("a replica");
+        }
+        fleet.cancel(2, Time::from_secs_f64(0.5)).expect("it is there");
+        assert_eq!(accounts(&fleet), (35 + 2002 + 18 + 22, 35 + 2002 + 18 + 22, 1));
+        let Reverse((now, _)) = fleet.ends.pop().expect("a step runs");
+        fleet.finish_step(0, now).expect("a replica");
+        assert_eq!(accounts(&fleet), (3 + 22, 3 + 22, 2));
+        assert_eq!((fleet.requests.come(), fleet.ends.len()), (4, 1));
+        // One that comes just when the last step ends, and is refused, is no load of an idle replica.
+        while let Some(Reverse((now, _))) = fleet.ends.pop() {
+            if accounts(&fleet).0 == 2 + 2 {
+                fleet.arrive(request(4, now.as_secs_f64(), 2000, 2)).expect("a replica");
+            }
+            fleet.finish_step(0, now).expect("a replica");
+        }
+        assert_eq!((fleet.requests.come(), accounts(&fleet)), (5, (0, 0, 0)));
+    }
+
+    #[test]
     fn without_predictions_a_class_is_told_the_mean_of_its_outputs_and_a_hundred() {
         let config = FleetConfig { prediction: None, ..config() };
         let classes = [Class { name: "a".into(), ..Class::default() }, Class { name: "b".into(), ..Class::default() }];
         let mut fleet = Fleet::new(config, &classes).expect("a sound configuration");
         let mut told = Vec::new();
         for (number, new_tokens) in [(0, 200), (1, 1), (2, 1000), (3, 4)] {
-            told.push(fleet.predict(&request(0, 0.0, 16, 1), 7777));
+            told.push(fleet.requests.predict(&request(0, 0.0, 16, 1), 7777));
             // Only what has ended counts, and not what a scheduler refused.
             pending(&mut fleet, request(number, 10_000.0 * number as f64, 16, new_tokens));
             pending(&mut fleet, request(9, 10_000.0 * number as f64 + 5000.0, 2000, 5));
         }
         assert_eq!(told, [100, 300 / 2, 301 / 3, 1301 / 4]);
-        assert_eq!(fleet.predict(&TraceRequest { class: 1, ..request(0, 0.0, 16, 5) }, 5), 100);
+        assert_eq!(fleet.requests.predict(&TraceRequest { class: 1, ..request(0, 0.0, 16, 5) }, 5), 100);
     }
 
     #[test]

@@ -15,7 +15,8 @@ pub struct FleetConfig {
     pub routing: String,
     /// The policy of each replica, by name and options.
     pub policy: String,
-    /// The scheduler of each replica. Its estimates of time are set from `cost`.
+    /// The scheduler of each replica. Its estimates of time are set from `cost`. A replica carries out one plan at a time,
+    /// whatever [`plans_in_flight`](BatchConfig::plans_in_flight) says.
     pub batch: BatchConfig,
     /// How long steps take.
     pub cost: CostModel,

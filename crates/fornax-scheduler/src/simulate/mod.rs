@@ -17,6 +17,7 @@ mod format;
 mod histogram;
 #[cfg(feature = "simulate")]
 mod jsonl;
+mod live;
 mod outcome;
 pub mod plot;
 mod ranges;

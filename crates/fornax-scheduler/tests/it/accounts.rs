@@ -91,6 +91,25 @@ fn near(one: f64, two: f64) -> bool {
 }
 
 #[test]
+fn waiting_counts_from_the_arrival_that_a_request_names() {
+    let seconds = Time::from_secs_f64;
+    let notes = Notes::default();
+    let mut scheduler = BatchScheduler::new(config(), Box::new(notes.clone())).expect("a sound configuration");
+    let came = |id: u64, at: f64| Request { arrival: Some(seconds(at)), ..Request::new(id, vec![id as u32; 4], 1) };
+    // The third names no time, and the fourth one that lies ahead: both come with the step.
+    let requests = [came(1, 3.0), came(2, 2.0), Request::new(3, vec![3; 4], 1), came(4, 9.0)];
+    let plan = scheduler.step(requests.map(BatchEvent::Submit), seconds(5.0));
+    let arrivals: Vec<Time> = notes.queued().iter().map(|task| task.arrival).collect();
+    assert_eq!(arrivals, [3.0, 2.0, 5.0, 5.0].map(seconds));
+    // The second came before the first, though it is told of later.
+    let order: Vec<u64> = plan.items.iter().map(|item| item.sequence.request.0).collect();
+    assert_eq!(order, [2, 1, 3, 4]);
+    step(&mut scheduler, vec![done(&plan)], 6.0);
+    let waited = |one| if let Observation::Ended { waited, .. } = one { Some(waited) } else { None };
+    assert_eq!(notes.all().into_iter().filter_map(waited).collect::<Vec<f64>>(), [4.0, 3.0, 1.0, 1.0]);
+}
+
+#[test]
 fn a_policy_hears_of_a_life_from_beginning_to_end() {
     let (mut scheduler, notes) = with(config());
     let mut plan = step(&mut scheduler, vec![BatchEvent::Submit(Request::new(1, (0..6).collect(), 4))], 1.0);

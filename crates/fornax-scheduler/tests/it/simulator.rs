@@ -161,6 +161,33 @@ fn what_is_late_is_dropped_and_counted_as_neither_served_nor_refused() {
 }
 
 #[test]
+fn a_replica_carries_out_one_plan_at_a_time() {
+    let requests: Vec<TraceRequest> = (0..9).map(|at| request(at, 0.7 * at as f64, 16 + at as u32, 5)).collect();
+    let with = |plans_in_flight| {
+        let batch = BatchConfig { plans_in_flight, ..config().batch };
+        run(FleetConfig { batch, ..config() }, &[Class::default()], &requests)
+    };
+    let report = with(2);
+    assert_eq!((report.finished, &report), (9, &with(1)));
+}
+
+#[test]
+fn waiting_counts_from_the_arrival_though_a_step_is_under_way() {
+    // Two come while a step of the first is computed, the second of them with four tokens less to put out. These are said to
+    // cost half a second, and so make up for coming half a second later, and no more.
+    let batch = BatchConfig { max_running: 1, ..config().batch };
+    let requests = |gap: f64| [request(0, 0.0, 16, 2), request(1, 1.1, 16, 12), request(2, 1.1 + gap, 16, 8)];
+    let latencies = |gap| {
+        let policy = "shortest:ageing=1".into();
+        let report = run(FleetConfig { policy, batch: batch.clone(), ..config() }, &[Class::default()], &requests(gap));
+        report.mean_latency
+    };
+    // Served in the order in which they came: until 2, 14 and 22 s; and else until 2, 22 and 10 s.
+    assert!(close(latencies(0.7), (2.0 + 12.9 + 20.2) / 3.0, 1e-9), "{}", latencies(0.7));
+    assert!(close(latencies(0.3), (2.0 + 20.9 + 8.6) / 3.0, 1e-9), "{}", latencies(0.3));
+}
+
+#[test]
 fn prefixes_are_found_where_they_were_computed() {
     let classes = [Class::default()];
     let shared = |number, arrival| TraceRequest { prefix_stream: 7, prefix: 64, ..request(number, arrival, 16, 2) };

@@ -22,7 +22,7 @@ use crate::sampling::SamplingParams;
 use crate::{EngineError, Generation, Pooling};
 
 /// A model that gives a vocabulary and a context, and computes nothing.
-fn model() -> Arc<AutoModel> {
+pub(super) fn model() -> Arc<AutoModel> {
     let device = Device::cpu();
     let config = LlamaConfig {
         vocab_size: VOCAB as usize,
@@ -331,7 +331,7 @@ fn schedule(seed: u64, models: &[Arc<AutoModel>], tally: &mut Tally) {
             }
         }
         if random.chance(20) {
-            core.scheduler.limit_prompts(random.chance(50).then(|| 1 + random.below(20)));
+            core.serving.limit_prompts(random.chance(50).then(|| 1 + random.below(20)));
         }
         busy = core.step(now);
         steps += 1;
@@ -343,7 +343,7 @@ fn schedule(seed: u64, models: &[Arc<AutoModel>], tally: &mut Tally) {
     let stats = core.stats();
     let held = (stats.requests, stats.running, stats.waiting, stats.held_blocks);
     assert_eq!(held, (0, 0, 0, 0), "left over: requests, running, waiting, blocks");
-    assert!(core.scheduler.is_empty() && core.events.is_empty());
+    assert!(core.serving.scheduler().is_empty() && !core.serving.has_events());
     for one in &mut running {
         if let Some(answers) = &one.answers {
             one.outcome.read(answers);
