@@ -1,5 +1,6 @@
 //! The vectors of AVX-512 with VNNI.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::layout::Format;
@@ -8,6 +9,28 @@ use super::vector::Vector;
 
 /// AVX-512 F, BW, DQ, VL and VNNI.
 pub struct Avx512;
+
+/// Makes the compiler have these sums in registers.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn settle_eight(sums: &mut [__m512i; 8]) {
+    let [a, b, c, d, e, f, g, h] = sums;
+    // SAFETY: it is no instruction at all.
+    unsafe {
+        asm!(
+            "/* {} {} {} {} {} {} {} {} */",
+            inout(zmm_reg) * a,
+            inout(zmm_reg) * b,
+            inout(zmm_reg) * c,
+            inout(zmm_reg) * d,
+            inout(zmm_reg) * e,
+            inout(zmm_reg) * f,
+            inout(zmm_reg) * g,
+            inout(zmm_reg) * h,
+            options(nomem, nostack, preserves_flags)
+        );
+    }
+}
 
 impl Vector for Avx512 {
     type Bytes = __m512i;
@@ -75,6 +98,14 @@ impl Vector for Avx512 {
     unsafe fn dot_signed(sum: __m512i, weights: __m512i, activations: __m512i) -> __m512i {
         // SAFETY: the caller's promise.
         unsafe { Self::dot(sum, weights, activations) }
+    }
+
+    #[inline(always)]
+    unsafe fn settle(sums: &mut [__m512i]) {
+        for sums in sums.as_chunks_mut::<8>().0 {
+            // SAFETY: the caller's promise.
+            unsafe { settle_eight(sums) };
+        }
     }
 
     #[inline(always)]

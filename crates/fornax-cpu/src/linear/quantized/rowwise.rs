@@ -266,24 +266,30 @@ unsafe fn pair_of_supers<V: Vector, F: Format, const ROWS: usize>(
             let mut dots = [[V::zero(); ROWS]; 2];
             let shift = if layout.bits == 8 { V::SIGNED_OFFSET } else { layout.offset };
             if let Some(shift) = shift {
-                for row in 0..ROWS {
-                    let start = V::start(block.sums.add(number * rows + first + row), shift);
-                    dots[0][row] = start;
-                    dots[1][row] = start;
+                let mut starts = [V::zero(); ROWS];
+                for (row, start) in starts.iter_mut().enumerate() {
+                    *start = V::start(block.sums.add(number * rows + first + row), shift);
                 }
+                dots = [starts; 2];
             }
             let [one, other] = panels.map(|(bytes, _, _)| bytes.wrapping_add(in_super * layout.block_bytes()));
-            for quad in 0..8 {
-                let weights = [quad_of::<V>(layout, one, quad), quad_of::<V>(layout, other, quad)];
-                for row in 0..ROWS {
-                    let x = V::quad(values.add(row * CHUNK + 4 * quad));
-                    for (dots, weights) in dots.iter_mut().zip(weights) {
-                        let dot = dots[row];
-                        dots[row] =
-                            if layout.bits == 8 { V::dot_signed(dot, weights, x) } else { V::dot(dot, weights, x) };
+            macro_rules! multiply {
+                ($($quad:literal)*) => {$(
+                    let weights = [quad_of::<V>(layout, one, $quad), quad_of::<V>(layout, other, $quad)];
+                    for row in 0..ROWS {
+                        let x = V::quad(values.add(row * CHUNK + 4 * $quad));
+                        for (dots, weights) in dots.iter_mut().zip(weights) {
+                            let dot = dots[row];
+                            dots[row] =
+                                if layout.bits == 8 { V::dot_signed(dot, weights, x) } else { V::dot(dot, weights, x) };
+                        }
                     }
-                }
+                    V::settle(&mut dots[0]);
+                    V::settle(&mut dots[1]);
+                )*};
             }
+            // A line of 4 bits holds quads `i` and `i + 4`: one after the other, so that no line waits in a register.
+            multiply!(0 4 1 5 2 6 3 7);
             for ((bytes, _, y), dots) in panels.into_iter().zip(dots) {
                 let (scale, min) = scale_and_min::<V>(layout, bytes, in_super);
                 for (row, dot) in dots.into_iter().enumerate() {

@@ -42,6 +42,9 @@ pub trait Vector {
     unsafe fn dot(sum: Self::Ints, weights: Self::Bytes, activations: Self::Quad) -> Self::Ints;
     /// The same with weights from `signed`.
     unsafe fn dot_signed(sum: Self::Ints, weights: Self::Bytes, activations: Self::Quad) -> Self::Ints;
+    /// Makes the compiler finish these sums before it begins what follows, where it would else run out of registers.
+    #[inline(always)]
+    unsafe fn settle(_sums: &mut [Self::Ints]) {}
     /// `value · 2^shift` for all columns.
     unsafe fn start(value: *const i32, shift: u32) -> Self::Ints;
     /// Zeros.
