@@ -131,7 +131,7 @@ impl BatchConfig {
             return Err(refuse(
                 "max_tokens",
                 self.max_tokens,
-                "give at least max_running, so that every decoding sequence gets its token, and at most 2^31",
+                "give at least max_running, so that every decoding sequence gets its token, and less than 2^31",
             ));
         }
         if self.max_chunk == 0 {

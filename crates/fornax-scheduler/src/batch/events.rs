@@ -131,13 +131,7 @@ impl BatchScheduler {
                 expected: "at least 1, and 1 where no token is put out",
             });
         }
-        if request.prompt.contains(&PENDING) {
-            return Err(SchedulerError::InvalidNumber {
-                what: "a token of the prompt",
-                found: PENDING.to_string(),
-                expected: "less than 2^32 - 1",
-            });
-        }
+        check_tokens("a token of the prompt", &request.prompt)?;
         if request.prompt.len() + request.max_new_tokens as usize > u32::MAX as usize {
             return Err(SchedulerError::InvalidNumber {
                 what: "the tokens of a sequence",
@@ -239,6 +233,7 @@ impl BatchScheduler {
     }
 
     fn take_drafts(&mut self, id: SequenceId, tokens: Vec<Token>) -> Result<(), SchedulerError> {
+        check_tokens("a draft token", &tokens)?;
         let slot = self.slot_of(id)?;
         let sequence = &mut self.sequences[slot as usize];
         if sequence.state != State::Decoding || sequence.flights > 0 {
@@ -256,6 +251,7 @@ impl BatchScheduler {
         ended: bool,
         plan: &mut Plan,
     ) -> Result<(), SchedulerError> {
+        check_tokens("the token of a deferred sequence", &[token])?;
         let slot = self.slot_of(id)?;
         if self.sequences[slot as usize].state != State::Deferred {
             return Err(SchedulerError::NotDeferred { id });
@@ -274,12 +270,13 @@ impl BatchScheduler {
         last: Option<Token>,
         plan: &mut Plan,
     ) -> Result<(), SchedulerError> {
+        check_tokens("the last token of a fork", last.as_slice())?;
         let slot = self.slot_of(from)?;
         let id = SequenceId { request: from.request, index };
         // One waiting sequence stands for all continuations that lack running slots: all their indices are taken.
         let taken = |&other: &u32| {
             let other = &self.sequences[other as usize];
-            (other.id.index..other.id.index + other.samples + other.rest).contains(&index)
+            index.checked_sub(other.id.index).is_some_and(|after| after < other.samples + other.rest)
         };
         if self.ids.slots(from.request).iter().any(taken) {
             return Err(SchedulerError::DuplicateSequence { id });
@@ -358,4 +355,13 @@ impl BatchScheduler {
         self.tell_holding(tenant, self.models.len(), 1.0);
         child
     }
+}
+
+/// Refuses [`PENDING`], which is no token.
+fn check_tokens(what: &'static str, tokens: &[Token]) -> Result<(), SchedulerError> {
+    if tokens.contains(&PENDING) {
+        let expected = "less than 2^32 - 1";
+        return Err(SchedulerError::InvalidNumber { what, found: PENDING.to_string(), expected });
+    }
+    Ok(())
 }

@@ -185,8 +185,8 @@ impl BatchScheduler {
             self.stats.prompt_tokens += u64::from(work.tokens);
         }
         let rest = if work.last { std::mem::take(&mut sequence.rest) } else { 0 };
-        let next = SequenceId { index: sequence.id.index + sequence.samples, ..sequence.id };
         if rest > 0 {
+            let next = SequenceId { index: sequence.id.index + sequence.samples, ..sequence.id };
             self.put_off(slot, next, rest);
         }
         match work.samples {

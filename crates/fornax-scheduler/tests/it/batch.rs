@@ -129,6 +129,34 @@ fn beams_fork_with_another_last_token_and_are_dropped() {
 }
 
 #[test]
+fn a_fork_may_have_the_largest_index() {
+    let mut scheduler = scheduler(config(64));
+    let plan = submit(&mut scheduler, [Request::new(1, tokens(5, 0), 3)]);
+    let fork = BatchEvent::Fork { from: SequenceId::first(RequestId(1)), index: u32::MAX, last: Some(77) };
+    let plan = step(&mut scheduler, vec![done(&plan), fork.clone(), fork], 1.0);
+    assert_eq!(plan.rejected.len(), 1);
+    assert!(matches!(plan.rejected[0].error, SchedulerError::DuplicateSequence { .. }) && plan.rejected[0].event == 2);
+    assert_eq!(plan.items.len(), 2);
+    assert_eq!(drain(&mut scheduler, plan).len(), 2);
+}
+
+#[test]
+fn a_pending_token_is_none_that_a_client_may_give() {
+    let mut scheduler = scheduler(config(64));
+    let plan = submit(&mut scheduler, [Request::new(1, tokens(5, 0), 8)]);
+    let from = SequenceId::first(RequestId(1));
+    let fork = BatchEvent::Fork { from, index: 1, last: Some(PENDING) };
+    let drafts = BatchEvent::Drafts { sequence: from, tokens: vec![3, PENDING] };
+    let proceed = BatchEvent::Continue { sequence: from, token: PENDING, ended: false };
+    let plan = step(&mut scheduler, vec![done(&plan), fork, drafts, proceed], 1.0);
+    assert_eq!(plan.rejected.len(), 3);
+    for rejected in &plan.rejected {
+        assert!(matches!(rejected.error, SchedulerError::InvalidNumber { .. }), "{}", rejected.error);
+    }
+    assert_eq!(plan.tokens, [9]);
+}
+
+#[test]
 fn a_prefix_is_found_by_its_tenant_and_adapter_alone() {
     let mut scheduler = scheduler(config(64));
     scheduler.declare_tenant(TenantId(1), 1.0).expect("a good weight");
