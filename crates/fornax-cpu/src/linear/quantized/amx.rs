@@ -6,12 +6,12 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::avx512::Avx512;
+use super::avx512::{Avx512, settle};
 use super::layout::{BLOCK, ForFormat, Format, LINE, for_format};
 use super::rows::{CHUNK, Int8Rows, RowBlock};
 use super::rowwise::{quad_of, scale_and_min};
 use super::supers_amx;
-use super::tiles::{Next, Results, TILE, for_each_part};
+use super::tiles::{NUMBERS, Next, Results, TILE, for_each_part};
 use crate::linear::OutRows;
 use crate::packed::{PANEL, PackedWeight};
 
@@ -34,7 +34,7 @@ struct Unpacked {
     /// For each block and column.
     mins: [f32; DEPTH / BLOCK * PANEL],
     /// What comes out of the tiles, of some blocks in turn.
-    sums: [[i32; 16 * PANEL]; SUMS],
+    sums: [[i32; NUMBERS]; SUMS],
 }
 
 /// Multiplies all rows with some panels.
@@ -184,7 +184,7 @@ unsafe fn tile_rows<F: Format, const UNPACK: bool>(
         let mins = (&raw const (*unpacked).mins).cast::<f32>();
         let d = rows_block.scales.add(from * TILE);
         let scaled_sums = rows_block.scaled_sums.add(from * TILE);
-        let sums = [0, 1, 2, 3].map(|index| (&raw mut (*unpacked).sums).cast::<i32>().add(index * 16 * PANEL));
+        let sums: [*mut i32; SUMS] = std::array::from_fn(|index| (&raw mut (*unpacked).sums[index]).cast());
         let mut total = [_mm512_setzero_ps(); TILE];
         // All loops over the totals have a constant number of steps, as otherwise they would be kept in memory.
         for (row, total) in total.iter_mut().enumerate() {
@@ -211,19 +211,7 @@ unsafe fn tile_rows<F: Format, const UNPACK: bool>(
                 // Done here and not later: left to itself, the compiler puts it off across the tiles' work, and runs
                 // out of registers.
                 for total in total.as_chunks_mut::<8>().0 {
-                    let [a, b, c, d, e, f, g, h] = total;
-                    asm!(
-                        "/* {} {} {} {} {} {} {} {} */",
-                        inout(zmm_reg) * a,
-                        inout(zmm_reg) * b,
-                        inout(zmm_reg) * c,
-                        inout(zmm_reg) * d,
-                        inout(zmm_reg) * e,
-                        inout(zmm_reg) * f,
-                        inout(zmm_reg) * g,
-                        inout(zmm_reg) * h,
-                        options(nomem, nostack, preserves_flags)
-                    );
+                    settle!(total);
                 }
             }};
         }

@@ -1,6 +1,5 @@
 //! The vectors of AVX-512 with VNNI.
 
-use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::layout::Format;
@@ -10,14 +9,12 @@ use super::vector::Vector;
 /// AVX-512 F, BW, DQ, VL and VNNI.
 pub struct Avx512;
 
-/// Makes the compiler have these sums in registers.
-#[target_feature(enable = "avx512f")]
-#[inline]
-fn settle_eight(sums: &mut [__m512i; 8]) {
-    let [a, b, c, d, e, f, g, h] = sums;
-    // SAFETY: it is no instruction at all.
-    unsafe {
-        asm!(
+/// Makes the compiler finish eight vectors here, and not put them off until it runs out of registers. A macro, as a function
+/// would have to be inlined for that.
+macro_rules! settle {
+    ($eight:expr) => {{
+        let [a, b, c, d, e, f, g, h] = $eight;
+        std::arch::asm!(
             "/* {} {} {} {} {} {} {} {} */",
             inout(zmm_reg) * a,
             inout(zmm_reg) * b,
@@ -29,8 +26,9 @@ fn settle_eight(sums: &mut [__m512i; 8]) {
             inout(zmm_reg) * h,
             options(nomem, nostack, preserves_flags)
         );
-    }
+    }};
 }
+pub(super) use settle;
 
 impl Vector for Avx512 {
     type Bytes = __m512i;
@@ -206,4 +204,12 @@ impl Vector for Avx512 {
         // SAFETY: the caller's promise.
         unsafe { rows::<Self, F, ROWS>(args) }
     }
+}
+
+/// For `settle`, whose caller's level the compiler does not know there.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn settle_eight(sums: &mut [__m512i; 8]) {
+    // SAFETY: no instruction at all, on registers that the level has.
+    unsafe { settle!(sums) }
 }

@@ -120,19 +120,25 @@ pub unsafe fn rows<V: Vector, F: Format, const ROWS: usize>(args: &Args) {
         }
         let panel_at = |panel: usize| {
             let base = args.panels.wrapping_add(panel * args.panel_bytes);
-            (base.wrapping_add(at), base.wrapping_add(ahead), args.y.wrapping_add(panel * ROWS * PANEL))
+            OnePanel {
+                bytes: base.wrapping_add(at),
+                ahead: base.wrapping_add(ahead),
+                y: args.y.wrapping_add(panel * ROWS * PANEL),
+            }
         };
         let mut panel = 0;
         while panel < args.count {
             // SAFETY: in bounds by the caller's promise; prefetches may go anywhere.
             unsafe {
-                if V::PAIRS && ROWS == V::MAX_ROWS && !layout.by_super() && panel + 2 <= args.count {
+                if layout.by_super() {
+                    scaled_super::<V, F, ROWS>(&args.block, args.first, index, panel_at(panel));
+                    panel += 1;
+                } else if V::PAIRS && ROWS == V::MAX_ROWS && panel + 2 <= args.count {
                     let pair = [panel_at(panel), panel_at(panel + 1)];
-                    pair_of_supers::<V, F, ROWS>(&args.block, args.first, index, pair);
+                    scaled_blocks::<V, F, ROWS, 2>(&args.block, args.first, index, pair);
                     panel += 2;
                 } else {
-                    let (bytes, ahead, y) = panel_at(panel);
-                    one_super::<V, F, ROWS>(&args.block, args.first, index, bytes, ahead, y);
+                    scaled_blocks::<V, F, ROWS, 1>(&args.block, args.first, index, [panel_at(panel)]);
                     panel += 1;
                 }
             }
@@ -140,49 +146,69 @@ pub unsafe fn rows<V: Vector, F: Format, const ROWS: usize>(args: &Args) {
     }
 }
 
-/// One super of one panel.
+/// A super of one panel.
+#[derive(Clone, Copy)]
+struct OnePanel {
+    bytes: *const u8,
+    /// What is asked of memory meanwhile.
+    ahead: *const u8,
+    /// The results.
+    y: *mut f32,
+}
+
+impl OnePanel {
+    /// Asks memory for the share of block `number`: a few lines at a time, as the processor keeps track of a dozen or so.
+    ///
+    /// # Safety
+    /// The processor has the level's instructions.
+    #[inline(always)]
+    unsafe fn prefetch<V: Vector, F: Format>(&self, number: usize) {
+        let layout = F::LAYOUT;
+        let share = (layout.super_bytes() / LINE).div_ceil(layout.super_len() / BLOCK);
+        for line in 0..share {
+            // SAFETY: the caller's promise; a prefetch of any address is allowed.
+            unsafe { V::prefetch(self.ahead.wrapping_add((number * share + line) * LINE)) };
+        }
+    }
+}
+
+/// The values of block `number` of the rows from `first` on. A row may end in the middle of the last super's room, but rows have
+/// whole chunks, as supers do.
+#[inline(always)]
+fn values_of(block: &RowBlock, first: usize, number: usize) -> *const i8 {
+    block.values.wrapping_add(number / 2 * CHUNK * block.rows + first * CHUNK + number % 2 * BLOCK)
+}
+
+/// One super of a type whose supers have factors.
 ///
 /// # Safety
 /// As for `rows`.
 #[inline(always)]
-unsafe fn one_super<V: Vector, F: Format, const ROWS: usize>(
+unsafe fn scaled_super<V: Vector, F: Format, const ROWS: usize>(
     block: &RowBlock,
     first: usize,
     index: usize,
-    bytes: *const u8,
-    ahead: *const u8,
-    y: *mut f32,
+    panel: OnePanel,
 ) {
     let layout = F::LAYOUT;
+    let OnePanel { bytes, y, .. } = panel;
     let rows = block.rows;
     // SAFETY: all within the super and the rows, by the caller's promise.
     unsafe {
         // No closures here: they would be compiled without the level's instructions.
         let zero = V::to_floats(V::zero());
-        let mut sums = [zero; ROWS];
         let mut int_sums = [V::zero(); ROWS];
         let mut min_sums = [zero; ROWS];
-        if !layout.by_super() {
-            for (row, sum) in sums.iter_mut().enumerate() {
-                *sum = V::load(y.add(row * PANEL));
-            }
-        }
         for in_super in 0..layout.super_len() / BLOCK {
             let number = index * layout.super_len() / BLOCK + in_super;
-            // A row may end in the middle of the last super's room, but rows have whole chunks, as supers do.
-            let values = block.values.add(number / 2 * CHUNK * rows + first * CHUNK + number % 2 * BLOCK);
+            let values = values_of(block, first, number);
             let lines = bytes.add(in_super * layout.block_bytes());
-            // A few at a time, as the processor keeps track of a dozen or so.
-            let per_block = (layout.super_bytes() / LINE).div_ceil(layout.super_len() / BLOCK);
-            for line in 0..per_block {
-                V::prefetch(ahead.wrapping_add((in_super * per_block + line) * LINE));
-            }
+            panel.prefetch::<V, F>(in_super);
             let groups = BLOCK / layout.group();
             for half in 0..groups {
                 let group = groups * number + half;
                 let mut dots = [V::zero(); ROWS];
-                let shift = if layout.bits == 8 { V::SIGNED_OFFSET } else { layout.offset };
-                if let Some(shift) = shift {
+                if let Some(shift) = layout.offset {
                     let sums = if groups == 1 { block.sums } else { block.half_sums };
                     for (row, dot) in dots.iter_mut().enumerate() {
                         *dot = V::start(sums.add(group * rows + first + row), shift);
@@ -191,38 +217,19 @@ unsafe fn one_super<V: Vector, F: Format, const ROWS: usize>(
                 for quad in 8 / groups * half..8 / groups * (half + 1) {
                     let weights = quad_of::<V>(layout, lines, quad);
                     for (row, dot) in dots.iter_mut().enumerate() {
-                        let x = V::quad(values.add(row * CHUNK + 4 * quad));
-                        *dot =
-                            if layout.bits == 8 { V::dot_signed(*dot, weights, x) } else { V::dot(*dot, weights, x) };
+                        *dot = V::dot(*dot, weights, V::quad(values.add(row * CHUNK + 4 * quad)));
                     }
                 }
                 let scaled_sums = if groups == 1 { block.scaled_sums } else { block.scaled_half_sums };
-                if layout.by_super() {
-                    let (scale, min) = int_scale_and_min::<V>(layout, bytes, in_super * groups + half);
-                    for (row, dot) in dots.into_iter().enumerate() {
-                        int_sums[row] = V::multiply_add(dot, scale, int_sums[row]);
-                        if layout.has_min() {
-                            let a = V::splat(scaled_sums.add(group * rows + first + row));
-                            min_sums[row] = V::fma(min, a, min_sums[row]);
-                        }
-                    }
-                    continue;
-                }
-                let (scale, min) = scale_and_min::<V>(layout, bytes, in_super);
-                for (row, (sum, dot)) in sums.iter_mut().zip(dots).enumerate() {
-                    let d = V::splat(block.scales.add(number * rows + first + row));
-                    *sum = V::fma(V::to_floats(dot), V::mul(scale, d), *sum);
+                let (scale, min) = int_scale_and_min::<V>(layout, bytes, in_super * groups + half);
+                for (row, dot) in dots.into_iter().enumerate() {
+                    int_sums[row] = V::multiply_add(dot, scale, int_sums[row]);
                     if layout.has_min() {
-                        *sum = V::fma(min, V::splat(scaled_sums.add(group * rows + first + row)), *sum);
+                        let a = V::splat(scaled_sums.add(group * rows + first + row));
+                        min_sums[row] = V::fma(min, a, min_sums[row]);
                     }
                 }
             }
-        }
-        if !layout.by_super() {
-            for (row, sum) in sums.into_iter().enumerate() {
-                V::store(sum, y.add(row * PANEL));
-            }
-            return;
         }
         let factor = V::halves(bytes.add(layout.factors_at()));
         let min_factor = if layout.has_min() { V::neg(V::halves(bytes.add(layout.factors_at() + 32))) } else { zero };
@@ -237,45 +244,47 @@ unsafe fn one_super<V: Vector, F: Format, const ROWS: usize>(
     }
 }
 
-/// One super of two panels, of a type without scales of supers: where it is, what is asked for meanwhile, and the results of
-/// each. With many rows, reading the activations takes as long as multiplying with them, and here they are read once for both.
+/// One super of some panels, of a type whose blocks have scales of their own. With many rows, reading the activations takes as
+/// long as multiplying with them, and here they are read once for all of the panels.
 ///
 /// # Safety
 /// As for `rows`.
 #[inline(always)]
-unsafe fn pair_of_supers<V: Vector, F: Format, const ROWS: usize>(
+unsafe fn scaled_blocks<V: Vector, F: Format, const ROWS: usize, const PANELS: usize>(
     block: &RowBlock,
     first: usize,
     index: usize,
-    panels: [(*const u8, *const u8, *mut f32); 2],
+    panels: [OnePanel; PANELS],
 ) {
     let layout = F::LAYOUT;
     let blocks = layout.super_len() / BLOCK;
-    let lines_asked_for = (layout.super_bytes() / LINE).div_ceil(blocks);
     let rows = block.rows;
-    // SAFETY: all within the supers and the rows, by the promise to `rows`.
+    // SAFETY: all within the supers and the rows, by the caller's promise.
     unsafe {
         for in_super in 0..blocks {
             let number = index * blocks + in_super;
-            let values = block.values.add(number / 2 * CHUNK * rows + first * CHUNK + number % 2 * BLOCK);
-            for (_, ahead, _) in panels {
-                for line in 0..lines_asked_for {
-                    V::prefetch(ahead.wrapping_add((in_super * lines_asked_for + line) * LINE));
-                }
+            let values = values_of(block, first, number);
+            for panel in panels {
+                panel.prefetch::<V, F>(in_super);
             }
-            let mut dots = [[V::zero(); ROWS]; 2];
+            let mut dots = [[V::zero(); ROWS]; PANELS];
             let shift = if layout.bits == 8 { V::SIGNED_OFFSET } else { layout.offset };
             if let Some(shift) = shift {
-                let mut starts = [V::zero(); ROWS];
-                for (row, start) in starts.iter_mut().enumerate() {
-                    *start = V::start(block.sums.add(number * rows + first + row), shift);
+                for row in 0..ROWS {
+                    let start = V::start(block.sums.add(number * rows + first + row), shift);
+                    for dots in &mut dots {
+                        dots[row] = start;
+                    }
                 }
-                dots = [starts; 2];
             }
-            let [one, other] = panels.map(|(bytes, _, _)| bytes.wrapping_add(in_super * layout.block_bytes()));
+            let lines = panels.map(|panel| panel.bytes.wrapping_add(in_super * layout.block_bytes()));
+            // Written out, as a loop is not always unrolled, and the place of a quad is to be a constant.
             macro_rules! multiply {
                 ($($quad:literal)*) => {$(
-                    let weights = [quad_of::<V>(layout, one, $quad), quad_of::<V>(layout, other, $quad)];
+                    let mut weights = [quad_of::<V>(layout, lines[0], $quad); PANELS];
+                    for (weights, &lines) in weights.iter_mut().zip(&lines).skip(1) {
+                        *weights = quad_of::<V>(layout, lines, $quad);
+                    }
                     for row in 0..ROWS {
                         let x = V::quad(values.add(row * CHUNK + 4 * $quad));
                         for (dots, weights) in dots.iter_mut().zip(weights) {
@@ -284,17 +293,18 @@ unsafe fn pair_of_supers<V: Vector, F: Format, const ROWS: usize>(
                                 if layout.bits == 8 { V::dot_signed(dot, weights, x) } else { V::dot(dot, weights, x) };
                         }
                     }
-                    V::settle(&mut dots[0]);
-                    V::settle(&mut dots[1]);
+                    for dots in &mut dots {
+                        V::settle(dots);
+                    }
                 )*};
             }
             // A line of 4 bits holds quads `i` and `i + 4`: one after the other, so that no line waits in a register.
             multiply!(0 4 1 5 2 6 3 7);
-            for ((bytes, _, y), dots) in panels.into_iter().zip(dots) {
-                let (scale, min) = scale_and_min::<V>(layout, bytes, in_super);
-                for (row, dot) in dots.into_iter().enumerate() {
+            for (panel, dots) in panels.iter().zip(&dots) {
+                let (scale, min) = scale_and_min::<V>(layout, panel.bytes, in_super);
+                for (row, &dot) in dots.iter().enumerate() {
                     let at = number * rows + first + row;
-                    let y = y.add(row * PANEL);
+                    let y = panel.y.add(row * PANEL);
                     let scale = V::mul(scale, V::splat(block.scales.add(at)));
                     let mut sum = V::fma(V::to_floats(dot), scale, V::load(y));
                     if layout.has_min() {

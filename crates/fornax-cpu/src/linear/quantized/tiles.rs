@@ -83,7 +83,7 @@ pub unsafe fn for_each_part(
                 let panel = weight.panel(panels.start + panel);
                 let source = panel[bytes.clone()].as_ptr();
                 let ahead = if blocks.len() == 1 { bytes.len() } else { panel.len() };
-                let next = Next { from: source.wrapping_add(ahead), lines: bytes.len() / LINE, a_step: 0 };
+                let next = Next { from: source.wrapping_add(ahead), lines: bytes.len() / LINE, per_step: 0 };
                 multiply(Part { supers, source, blocks: blocks.clone(), results, next });
             }
             // SAFETY: the caller's promise; there are results for all of these rows and panels.
@@ -121,19 +121,20 @@ unsafe fn write(results: &[Results], rows: Range<usize>, panels: Range<usize>, f
 pub struct Next {
     from: *const u8,
     lines: usize,
-    a_step: usize,
+    /// Lines that a step asks for.
+    per_step: usize,
 }
 
 impl Next {
     /// Asks for the lines in this many steps.
     pub fn in_steps(self, steps: usize) -> Self {
-        Self { a_step: self.lines.div_ceil(steps.max(1)), ..self }
+        Self { per_step: self.lines.div_ceil(steps.max(1)), ..self }
     }
 
     /// Takes a step.
     #[inline(always)]
     pub fn ask(&mut self) {
-        let lines = self.a_step.min(self.lines);
+        let lines = self.per_step.min(self.lines);
         for line in 0..lines {
             // SAFETY: a prefetch of any address is allowed.
             unsafe { _mm_prefetch::<_MM_HINT_T1>(self.from.wrapping_add(line * LINE).cast()) };
