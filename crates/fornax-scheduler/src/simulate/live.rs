@@ -64,10 +64,11 @@ impl Live {
         match index.checked_sub(1) {
             None => &mut self.first_sequence,
             Some(other) => {
-                let (most, none) =
-                    (self.others.len().max(other as usize + 1), Progress { emitted: 0, last: self.first });
-                self.others.resize(most, none);
-                &mut self.others[other as usize]
+                let other = other as usize;
+                if self.others.len() <= other {
+                    self.others.resize(other + 1, Progress { emitted: 0, last: self.first });
+                }
+                &mut self.others[other]
             }
         }
     }
@@ -75,6 +76,35 @@ impl Live {
     /// The tokens of the sequence that put out most.
     fn emitted(&self) -> u32 {
         self.others.iter().map(|one| one.emitted).fold(self.first_sequence.emitted, u32::max)
+    }
+}
+
+/// Requests by their numbers, which are their ids. Those at the front that have ended are dropped.
+#[derive(Debug, Default)]
+struct Window {
+    requests: VecDeque<Option<Live>>,
+    /// How many requests are dropped.
+    dropped: u64,
+}
+
+impl Window {
+    fn next(&self) -> u64 {
+        self.dropped + self.requests.len() as u64
+    }
+
+    fn get_mut(&mut self, id: RequestId) -> Option<&mut Live> {
+        let at = id.0.checked_sub(self.dropped)? as usize;
+        self.requests.get_mut(at)?.as_mut()
+    }
+
+    fn remove(&mut self, id: RequestId) -> Option<Live> {
+        let at = id.0.checked_sub(self.dropped)? as usize;
+        let live = self.requests.get_mut(at)?.take();
+        while let Some(None) = self.requests.front() {
+            self.requests.pop_front();
+            self.dropped += 1;
+        }
+        live
     }
 }
 
@@ -87,10 +117,7 @@ pub(super) struct LiveRequests {
     prediction: Option<f64>,
     /// No more draft tokens than this could be computed in a step.
     most_drafts: u32,
-    /// By the request's number, which is its id; those that ended before all others are gone from the front.
-    live: VecDeque<Option<Live>>,
-    /// How many are gone.
-    gone: u64,
+    live: Window,
     /// Of each class: the sum and number of the outputs of its requests that have ended.
     lengths: Vec<(f64, f64)>,
     pub(super) recorder: Recorder,
@@ -103,8 +130,7 @@ impl LiveRequests {
             random: Random::new(config.seed).fork(7),
             prediction: config.prediction,
             most_drafts: config.batch.max_tokens as u32,
-            live: VecDeque::new(),
-            gone: 0,
+            live: Window::default(),
             lengths: vec![(0.0, 0.0); classes.len()],
             recorder: Recorder::new(config, classes),
         }
@@ -112,7 +138,7 @@ impl LiveRequests {
 
     /// How many have come, which is the number of the next.
     pub(super) fn come(&self) -> u64 {
-        self.gone + self.live.len() as u64
+        self.live.next()
     }
 
     pub(super) fn class(&self, request: &TraceRequest) -> &Class {
@@ -132,31 +158,12 @@ impl LiveRequests {
     /// Takes in the next request.
     pub(super) fn add(&mut self, live: Live) {
         self.recorder.arrived(&live.request);
-        self.live.push_back(Some(live));
-    }
-
-    /// Where a request stands among those that are not gone.
-    fn place(&self, id: RequestId) -> Option<usize> {
-        let at = id.0.checked_sub(self.gone)? as usize;
-        self.live.get(at)?.is_some().then_some(at)
-    }
-
-    fn get_mut(&mut self, id: RequestId) -> Option<&mut Live> {
-        self.place(id).and_then(|at| self.live[at].as_mut())
-    }
-
-    fn remove(&mut self, id: RequestId) -> Option<Live> {
-        let live = self.place(id).and_then(|at| self.live[at].take());
-        while let Some(None) = self.live.front() {
-            self.live.pop_front();
-            self.gone += 1;
-        }
-        live
+        self.live.requests.push_back(Some(live));
     }
 
     /// Nobody wants a request any more. Gives the replica that is to be told, unless the request has ended.
     pub(super) fn cancel(&mut self, id: RequestId, now: Time) -> Option<u32> {
-        let live = self.place(id).and_then(|at| self.live[at].as_mut())?;
+        let live = self.live.get_mut(id)?;
         live.cancelled = true;
         self.recorder.ended(&live.request, Ending::Cancelled, live.emitted(), live.first, now);
         Some(live.replica)
@@ -174,7 +181,7 @@ impl LiveRequests {
     }
 
     fn compute_item(&mut self, item: &Item, began: Time, now: Time, results: &mut PlanResults) -> u64 {
-        let live = self.place(item.sequence.request).and_then(|at| self.live[at].as_mut());
+        let live = self.live.get_mut(item.sequence.request);
         let live = live.expect("what ends does so between two steps of its replica");
         let class = &self.classes[usize::from(live.request.class)];
         let mut done = u64::from(item.tokens);
@@ -246,8 +253,8 @@ impl Client for ReplicaClient<'_> {
         if request.is_none() && matches!(error, SchedulerError::UnknownRequest { .. }) {
             return;
         }
-        let refused = request.filter(|&id| self.requests.get_mut(id).is_some_and(|live| !live.begun));
-        let Some(live) = refused.and_then(|id| self.requests.remove(id)) else {
+        let refused = request.filter(|&id| self.requests.live.get_mut(id).is_some_and(|live| !live.begun));
+        let Some(live) = refused.and_then(|id| self.requests.live.remove(id)) else {
             self.fault = Some(error);
             return;
         };
@@ -259,7 +266,7 @@ impl Client for ReplicaClient<'_> {
 
     fn finished(&mut self, finished: Finished, serving: &mut ServingLoop) {
         let request = finished.sequence.request;
-        let Some(live) = self.requests.get_mut(request) else { return };
+        let Some(live) = self.requests.live.get_mut(request) else { return };
         live.ending = live.ending.max(match finished.reason {
             EndReason::Late => Ending::Late,
             EndReason::Cancelled => Ending::Cancelled,
@@ -270,7 +277,7 @@ impl Client for ReplicaClient<'_> {
         if live.request.sequences > 1 && (0..live.request.sequences).any(goes_on) {
             return;
         }
-        let live = self.requests.remove(request).expect("it was looked at");
+        let live = self.requests.live.remove(request).expect("it was looked at");
         *self.pending -= live.pending;
         if live.cancelled {
             return;
