@@ -1,9 +1,8 @@
 //! The configuration of an engine, and how much memory it takes for keys and values.
 
-use std::path::Path;
-
 use fornax_nn::{CacheType, KvPoolConfig};
 use fornax_scheduler::{Admission, Preemption};
+use sysinfo::System;
 
 use crate::EngineError;
 
@@ -110,46 +109,12 @@ fn at_least(block: usize) -> String {
     format!("at least {block} bytes, a block of {} tokens", KvPoolConfig::BLOCK_TOKENS)
 }
 
-/// Bytes of main memory that this program could take, as far as the system says: of the machine, and of the container.
+/// Bytes of main memory that this program could take, as far as the system says: of the machine, and of the container, whose
+/// limit leaves what its programs have not taken for themselves. Cached files are given back when memory is short.
 fn free_memory() -> Option<usize> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let machine = line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok()?.checked_mul(1024)?;
-    Some(container_memory(Path::new("/sys/fs/cgroup")).map_or(machine, |container| container.min(machine)))
-}
-
-/// Bytes that a control group (version 2) leaves to its programs. A container sees its own group here. None without a limit.
-fn container_memory(group: &Path) -> Option<usize> {
-    let read = |name: &str| std::fs::read_to_string(group.join(name)).ok();
-    let limit: usize = read("memory.max")?.trim().parse().ok()?;
-    let used: usize = read("memory.current")?.trim().parse().ok()?;
-    // Pages of files that nobody reads at present are given back when memory is short.
-    let stat = read("memory.stat").unwrap_or_default();
-    let cached = stat.lines().find_map(|line| line.strip_prefix("inactive_file ")?.trim().parse().ok()).unwrap_or(0);
-    Some(limit.saturating_sub(used.saturating_sub(cached)))
-}
-
-#[cfg(test)]
-mod tests {
-    use std::fs::{create_dir_all, remove_dir_all, write};
-
-    use super::*;
-
-    #[test]
-    fn a_container_has_what_its_limit_leaves() {
-        let group = std::env::temp_dir().join(format!("fornax-group-{}", std::process::id()));
-        create_dir_all(&group).expect("a folder");
-        let put = |name: &str, text: &str| write(group.join(name), text).expect("a file");
-        assert_eq!(container_memory(&group), None);
-        put("memory.max", "1000\n");
-        put("memory.current", "700\n");
-        assert_eq!(container_memory(&group), Some(300));
-        put("memory.stat", "anon 500\ninactive_file 150\n");
-        assert_eq!(container_memory(&group), Some(450));
-        put("memory.current", "5000\n");
-        assert_eq!(container_memory(&group), Some(0));
-        put("memory.max", "max\n");
-        assert_eq!(container_memory(&group), None);
-        remove_dir_all(&group).expect("an empty folder");
-    }
+    let mut system = System::new();
+    system.refresh_memory();
+    let container = system.cgroup_limits().map(|limits| limits.total_memory.saturating_sub(limits.rss));
+    let free = container.map_or(system.available_memory(), |container| container.min(system.available_memory()));
+    usize::try_from(free).ok().filter(|&free| free > 0)
 }
