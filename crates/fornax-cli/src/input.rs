@@ -12,9 +12,9 @@ pub fn text_or_stdin(argument: &str) -> Result<String> {
 }
 
 /// The prompt of a command's arguments, of which one is given: token ids, the path of a file, or a text.
-pub fn prompt(token_ids: Option<&Vec<u32>>, file_path: Option<&Path>, text: Option<&str>) -> Result<Option<Prompt>> {
+pub fn prompt(token_ids: Option<&[u32]>, file_path: Option<&Path>, text: Option<&str>) -> Result<Option<Prompt>> {
     Ok(match (token_ids, file_path, text) {
-        (Some(ids), ..) => Some(ids.clone().into()),
+        (Some(ids), ..) => Some(ids.into()),
         (None, Some(path), _) => Some(file(path)?.into()),
         (None, None, Some(text)) => Some(text_or_stdin(text)?.into()),
         (None, None, None) => None,

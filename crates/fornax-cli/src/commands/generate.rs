@@ -187,7 +187,7 @@ impl GenerateArgs {
 
 impl PromptArgs {
     fn read(&self) -> Result<Prompt> {
-        let prompt = input::prompt(self.token_ids.as_ref(), self.prompt_file.as_deref(), self.prompt.as_deref())?;
+        let prompt = input::prompt(self.token_ids.as_deref(), self.prompt_file.as_deref(), self.prompt.as_deref())?;
         // The arguments' group requires one of them.
         prompt.context("there is no prompt; give --prompt, --prompt-file, --token-ids or --prompts")
     }

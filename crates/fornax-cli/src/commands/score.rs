@@ -94,7 +94,7 @@ pub fn run(args: &ScoreArgs, common: &CommonArgs) -> Result<()> {
 
 impl TextArgs {
     fn read(&self) -> Result<Prompt> {
-        let text = input::prompt(self.token_ids.as_ref(), self.file.as_deref(), self.text.as_deref())?;
+        let text = input::prompt(self.token_ids.as_deref(), self.file.as_deref(), self.text.as_deref())?;
         // The arguments' group requires one of them.
         text.context("there is no text; give --text, --file, --token-ids or --texts")
     }
