@@ -110,7 +110,8 @@ fn list(cases: &[Case], quick: bool) -> Vec<Value> {
         .collect()
 }
 
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+/// What a panic says, on one line.
+pub fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
     format!("it panicked: {}", text.unwrap_or("no reason given").lines().next().unwrap_or_default())
 }

@@ -16,6 +16,7 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use fornax::prelude::{Device, FloatDtype};
+use fornax_benches::protocol::panic_text;
 use fornax_benches::{Case, cases, device, half_models, limits, time};
 use serde_json::{Value, json};
 
@@ -145,10 +146,7 @@ fn measured(case: &Case, device: &Device) -> anyhow::Result<Vec<f64>> {
 fn caught<T>(run: impl FnOnce() -> anyhow::Result<T>) -> Result<T, String> {
     match catch_unwind(AssertUnwindSafe(run)) {
         Ok(outcome) => outcome.map_err(|error| format!("{error:#}")),
-        Err(panic) => {
-            let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref().copied());
-            Err(format!("it panicked: {}", text.unwrap_or("no reason given")))
-        }
+        Err(panic) => Err(panic_text(panic.as_ref())),
     }
 }
 
