@@ -1,4 +1,4 @@
-//! Figures of a device, written to disk case by case, so that whoever ends the run early keeps what was measured.
+//! Figures of a device. They are written to disk after each case, so that a run that is ended early keeps them.
 //!
 //! | variable | meaning |
 //! |---|---|
@@ -92,7 +92,8 @@ fn chosen(device: &Device) -> Vec<Case> {
     cases(true).into_iter().chain(half).filter(|case| case.unsupported_on(device).is_none()).collect()
 }
 
-/// The first case of every operation, then the second of every one, and so on: whoever stops early has seen them all.
+/// The first case of every operation, then the second of every operation, and so on, so that a run that is ended early has
+/// figures of all operations.
 fn in_turn(cases: Vec<Case>) -> Vec<Case> {
     let mut seen: HashMap<&str, usize> = HashMap::new();
     let mut numbered: Vec<(usize, Case)> = Vec::new();

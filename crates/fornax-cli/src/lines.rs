@@ -111,7 +111,7 @@ impl<T: Send + 'static> Ahead<T> {
     /// The thread ends after the last line, or at the next line after this value is dropped. Dropping does not wait for
     /// the thread, which may be waiting for input.
     pub fn new(lines: Lines, count: usize, mut make: impl FnMut(Line) -> T + Send + 'static) -> Result<Self> {
-        // Besides the items in the channel, the receiver has one, and the thread has one that waits for room.
+        // Two items are outside the channel: the one that the receiver works on, and the one that the thread waits to send.
         let (sender, items) = sync_channel(count.min(FURTHEST).saturating_sub(2));
         let work = move || {
             for line in lines {

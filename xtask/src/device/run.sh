@@ -130,7 +130,7 @@ check() {
 
 touch "$work/outcomes" "$work/alone" "$work/broken"
 for group in $groups; do
-  # Twice its share of the time, so that slow ones leave some to those that come after.
+  # At most twice an equal share of the time: a slow group must leave time to the groups after it.
   left=$((until_tests - SECONDS))
   seconds=$((left > 0 ? 2 * left / count : 0))
   seconds=$((seconds < 10 ? 10 : seconds))

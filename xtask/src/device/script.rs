@@ -90,7 +90,8 @@ mod tests {
         std::fs::read_to_string(path).unwrap_or_default()
     }
 
-    /// A test that fails, one that fails beside others alone, and a process that breaks and takes a test with it.
+    /// Three faults: a test that always fails, a test that fails only beside other tests, and a process that dies during a
+    /// test.
     #[cfg(target_os = "linux")]
     #[test]
     fn what_fails_is_told_and_the_benches_run() {

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 /// The first bytes.
 const MAGIC: [u8; 8] = *b"FNXRPCK\n";
-/// The version that this code writes, and the only one that it reads: an older file is rewritten.
+/// The version of the format. A file of any other version is written anew.
 const VERSION: u32 = 1;
 /// Entries begin at multiples of this, the page size of most machines.
 pub(crate) const ALIGNMENT: u64 = 4096;

@@ -15,8 +15,8 @@ use crate::table::{printable, table};
 
 /// Try schedulers and routers on made-up or recorded traffic
 ///
-/// A scenario gives the requests, the time of a model's step, and the variants to compare. The scheduler and the router
-/// are the ones that serve models; only time and texts are made up. The same seed gives the same output.
+/// A scenario gives the requests, the time that a step of the model takes, and the variants to compare. Scheduler and
+/// router are the same code that serves models; only time and texts are made up. The same seed gives the same output.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -381,7 +381,7 @@ impl<T: Element> Kernel for OfType<'_, T> {
         let weights = scratch.wrapping_add(layout.weights);
         for first in (0..rows).step_by(S::TILE_ROWS) {
             let count = S::TILE_ROWS.min(rows - first);
-            // The tokens of the block that each row sees, and the ones that all rows see.
+            // The range of the block's tokens that each row sees, and the range that every row sees.
             let mut seen = [(0, 0); 12];
             let (mut from, mut to, mut any) = (0, BLOCK_TOKENS, 0);
             for (row, seen) in seen.iter_mut().enumerate().take(count) {

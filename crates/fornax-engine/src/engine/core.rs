@@ -56,9 +56,9 @@ pub(crate) struct Core<E> {
     serving: ServingLoop,
     executor: E,
     requests: Requests,
-    /// Those that the scheduler knows.
+    /// The tenants whose weights the scheduler was told.
     tenants: HashSet<TenantId>,
-    /// None where plans are not to depend on how long steps take.
+    /// How long steps take, or None if plans must not depend on it.
     pace: Option<Pace>,
 }
 
@@ -102,7 +102,7 @@ impl<E: Executor> Core<E> {
         self.serving.push(BatchEvent::Submit(request));
     }
 
-    /// Gives a tenant its weight; those that come without are given 1.
+    /// Gives a tenant its weight. A tenant without a declared weight has weight 1.
     pub(crate) fn declare_tenant(&mut self, tenant: TenantId, weight: f64) -> Result<(), EngineError> {
         self.serving.declare_tenant(tenant, weight)?;
         self.tenants.insert(tenant);

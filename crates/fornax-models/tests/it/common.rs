@@ -42,8 +42,8 @@ pub const DECODERS: &[&str] = &[
     "qwen3_tied",
 ];
 
-/// The folder of a case. `FORNAX_TEST_FIXTURES` names the folder of all cases where the tests run on another machine
-/// than the one that built them.
+/// The folder of a case. `FORNAX_TEST_FIXTURES` names the folder of all cases if the tests run on a machine that did not
+/// build them.
 pub fn folder(case: &str) -> PathBuf {
     let fixtures = std::env::var_os("FORNAX_TEST_FIXTURES").map(PathBuf::from);
     fixtures.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")).join(case)

@@ -199,9 +199,9 @@ impl BatchScheduler {
         Ok(())
     }
 
-    /// The sequences to preempt so that a refused waiting sequence can be admitted: of those that come after it, the
-    /// last ones, as many as are needed. None if all of them together would not make enough room, or if it may not
-    /// preempt.
+    /// The sequences to preempt so that a refused waiting sequence can be admitted: as many as are needed, from the end of
+    /// the policy's order, and none that precedes it there. None if all of them together would not make enough room, or
+    /// if it may not preempt.
     fn who_would_make_room(&mut self, slot: u32, refused: &Wait, budget: usize, prompts: usize) -> Option<Vec<u32>> {
         // With a policy that shares among tenants, blocks that a tenant holds count against it: two tenants would
         // preempt each other for ever and get nowhere.

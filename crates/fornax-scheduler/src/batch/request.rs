@@ -35,8 +35,8 @@ pub struct Request {
     pub sequences: u32,
     /// The higher, the more urgent.
     pub priority: i32,
-    /// When it came, for policies that count waiting: it may have waited for the step that takes it in. Without an arrival,
-    /// or with one that is later than that step, the time of the step.
+    /// When the request came, for policies that count waiting: it may have waited for the step that takes it in. The time
+    /// of that step, if this is None or later.
     pub arrival: Option<Time>,
     /// When it has to be done, if it has a deadline.
     pub deadline: Option<Time>,

@@ -161,13 +161,13 @@ impl RoutingStrategy for TwoChoices {
 /// A replica that has the prompt's beginning, as long as its work is no more than `epsilon` above the mean.
 ///
 /// A replica's work is the tokens that it computed recently and those that it has still to compute. A request goes to a
-/// replica with its prefix as long as that replica's work is at most `(1 + epsilon) · mean` and a prompt, and its load
+/// replica with its prefix if that replica's work is at most `(1 + epsilon) · mean` and a prompt, and its load
 /// at most twice the mean and a prompt; of several such replicas, to the one with the least left to compute. Otherwise
 /// the replica with the least work gets the request, and then has the prefix too. So a popular prefix comes to lie on
 /// as many replicas as its traffic needs.
 ///
 /// This is consistent hashing with bounded loads (Mirrokni et al., SODA 2018, <https://arxiv.org/abs/1608.01350>), with
-/// the known caches in place of the hash. The smaller `epsilon`, the more even the work, and the fewer the hits. A
+/// the known caches in place of the hash. A smaller `epsilon` spreads the work more evenly and gives fewer hits. A
 /// conversation that is a replica's only work stays there in any case, since its prompt repeats the tokens that were
 /// computed for it.
 #[derive(Clone, Copy, Debug)]

@@ -175,7 +175,7 @@ impl Fleet {
         if let Some(cancel) = request.cancel {
             self.cancels.push(Reverse((after(cancel), id.0)));
         }
-        // What the prompt is made of is in its tokens now.
+        // The prompt's tokens are made; its recipe is not needed any more.
         request.blocks = Vec::new();
         let predicted = self.requests.predict(&request, output).min(most);
         let route = RouteRequest {
@@ -223,7 +223,8 @@ impl Fleet {
     /// Tells the router what a replica has to do.
     fn report(&mut self, number: usize, now: Time) {
         let replica = &mut self.replicas[number];
-        // That of an idle replica is a tick later, so that it covers what was sent and refused just now: it is the last.
+        // An idle replica sends no further report, so this one must cover requests sent and refused at this very time: it
+        // is dated one tick later.
         let now = if replica.under_way.is_none() { Time::from_micros(now.as_micros() + 1) } else { now };
         replica.reported = now;
         let (tokens, computed) = (replica.pending, replica.computed);
@@ -365,7 +366,7 @@ mod tests {
             (replica.pending, fleet.router.load(0).expect("a replica"), replica.serving.scheduler().len())
         };
         fleet.arrive(request(0, 0.0, 32, 3)).expect("a replica");
-        // One that will be refused, one that is cancelled at once, and one that is taken in.
+        // The first is too long and refused, the second is cancelled at once, and the third is admitted.
         for (number, prompt) in [(1, 2000), (2, 16), (3, 20)] {
             fleet.arrive(request(number, 0.25, prompt, 2)).expect("a replica");
         }

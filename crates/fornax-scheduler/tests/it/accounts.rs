@@ -96,7 +96,7 @@ fn waiting_counts_from_the_arrival_that_a_request_names() {
     let notes = Notes::default();
     let mut scheduler = BatchScheduler::new(config(), Box::new(notes.clone())).expect("a sound configuration");
     let came = |id: u64, at: f64| Request { arrival: Some(seconds(at)), ..Request::new(id, vec![id as u32; 4], 1) };
-    // The third names no time, and the fourth one that lies ahead: both come with the step.
+    // The third has no arrival and the fourth arrives in the future: the time of the step counts for both.
     let requests = [came(1, 3.0), came(2, 2.0), Request::new(3, vec![3; 4], 1), came(4, 9.0)];
     let plan = scheduler.step(requests.map(BatchEvent::Submit), seconds(5.0));
     let arrivals: Vec<Time> = notes.queued().iter().map(|task| task.arrival).collect();
