@@ -94,7 +94,7 @@ pub(super) unsafe fn prepare<S: Simd>(
 /// # Safety
 /// They are there, `half` being the length of `cos` and of `sin`.
 #[inline(always)]
-pub(crate) unsafe fn rotate<S: Simd>(s: S, head: *mut f32, cos: &[f32], sin: &[f32]) {
+unsafe fn rotate<S: Simd>(s: S, head: *mut f32, cos: &[f32], sin: &[f32]) {
     let half = cos.len().min(sin.len());
     for at in (0..half).step_by(S::LANES) {
         let count = S::LANES.min(half - at);

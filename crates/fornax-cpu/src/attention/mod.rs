@@ -20,7 +20,6 @@ use crate::rows::Rows;
 use crate::{Isa, Pool};
 use block::{OutPointer, Queries};
 use heads::NewKeys;
-pub(crate) use heads::rotate;
 pub use sequences::Sequences;
 
 /// Query rows (tokens times heads that share keys) that are computed together, so that they stay in the fastest cache

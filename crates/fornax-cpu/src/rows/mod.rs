@@ -1,4 +1,4 @@
-//! Operations on each row of activations by itself: norms, activations, rotation. A row's result is the same bit
+//! Operations on each row of activations by itself: norms, activations. A row's result is the same bit
 //! for bit whatever rows are beside it. Products of rows with weights are in [`linear`](crate::linear).
 
 mod activation;
@@ -11,9 +11,7 @@ pub use activation::{Activation, activate, gated};
 pub use in_place::{add_in_place, multiply_in_place};
 pub use norm::{NormWeights, layer_norm_rows, rms_norm_rows};
 
-use crate::attention::rotate;
-use crate::simd::{Kernel, Simd, dispatch};
-use crate::{Isa, Pool};
+use crate::Pool;
 
 /// Rows of numbers, perhaps with others between them: columns of a wider matrix.
 ///
@@ -84,56 +82,4 @@ pub(crate) fn in_pieces(pool: &Pool, rows: usize, columns: usize, work: &(dyn Fn
         return;
     }
     pool.run(rows.div_ceil(step), |piece| work(piece * step..rows.min((piece + 1) * step)));
-}
-
-/// Rotates heads by their rows' angles, in place: `x: [rows, heads, head_dim]`, `cos` and `sin: [rows, rotary_dim / 2]`.
-/// Component `i` of the first half of `rotary_dim` is rotated against component `i` of the second.
-///
-/// # Panics
-/// When a slice has not the length that its shape asks for, or `rotary_dim` is odd or more than `head_dim`.
-pub fn rope_rows(
-    pool: &Pool,
-    isa: Isa,
-    x: &mut [f32],
-    heads: usize,
-    head_dim: usize,
-    rotary_dim: usize,
-    (cos, sin): (&[f32], &[f32]),
-) {
-    if x.is_empty() {
-        return;
-    }
-    let (len, columns, half) = (x.len(), heads * head_dim, rotary_dim / 2);
-    assert!(columns > 0 && len.is_multiple_of(columns), "rope: {len} values in rows of {columns}");
-    assert!(rotary_dim.is_multiple_of(2) && rotary_dim <= head_dim, "rope: {rotary_dim} of {head_dim} components");
-    let rows = len / columns;
-    assert_eq!((cos.len(), sin.len()), (rows * half, rows * half), "rope: angles of {rows} rows");
-    let x = SharedRows(x.as_mut_ptr());
-    in_pieces(pool, rows, columns, &|rows| dispatch(isa, Rotate { x: &x, heads, head_dim, cos, sin, half, rows }));
-}
-
-struct Rotate<'a> {
-    x: &'a SharedRows,
-    heads: usize,
-    head_dim: usize,
-    cos: &'a [f32],
-    sin: &'a [f32],
-    half: usize,
-    rows: Range<usize>,
-}
-
-impl Kernel for Rotate<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        for row in self.rows {
-            let angles = row * self.half..(row + 1) * self.half;
-            for head in 0..self.heads {
-                let x = self.x.0.wrapping_add((row * self.heads + head) * self.head_dim);
-                // SAFETY: the head is there, this task's, and no shorter than twice the angles.
-                unsafe { rotate(s, x, &self.cos[angles.clone()], &self.sin[angles.clone()]) };
-            }
-        }
-    }
 }

@@ -1,6 +1,6 @@
 //! Operations on rows against their definitions in `f64`, at every level of instructions, in all kinds of shapes.
 
-use fornax_cpu::rows::{Activation, NormWeights, Rows, activate, gated, layer_norm_rows, rms_norm_rows, rope_rows};
+use fornax_cpu::rows::{Activation, NormWeights, Rows, activate, gated, layer_norm_rows, rms_norm_rows};
 use fornax_cpu::{Isa, Pool};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
@@ -179,34 +179,6 @@ fn activations_at_the_ends_of_the_range() {
                 let close = y == expected || (y - expected).abs() <= 1e-6 * expected.abs() + f32::MIN_POSITIVE;
                 assert!(close, "{activation:?}({x}) at {isa}: {y} for {expected}");
             }
-        }
-    }
-}
-
-#[test]
-fn rotation_follows_its_definition() {
-    let pool = Pool::new(3);
-    let mut random = ChaCha8Rng::seed_from_u64(3);
-    for round in 0..1000 {
-        let (heads, head_dim) = (1 + round % 4, random.random_range(1..70));
-        let half = random.random_range(0..=head_dim / 2);
-        let rows = if round % 50 == 3 { 200 } else { 1 + round % 5 };
-        let x = values(&mut random, rows * heads * head_dim, 3.0);
-        let angles = values(&mut random, rows * half, 3.0);
-        let (cos, sin): (Vec<f32>, Vec<f32>) = angles.iter().map(|x| (x.cos(), x.sin())).unzip();
-        let mut expected: Vec<f64> = x.iter().map(|&x| f64::from(x)).collect();
-        for (index, head) in expected.chunks_exact_mut(head_dim).enumerate() {
-            for i in 0..half {
-                let at = index / heads * half + i;
-                let (cos, sin) = (f64::from(cos[at]), f64::from(sin[at]));
-                (head[i], head[half + i]) =
-                    (head[i] * cos - head[half + i] * sin, head[i] * sin + head[half + i] * cos);
-            }
-        }
-        for isa in Isa::available() {
-            let mut out = x.clone();
-            rope_rows(&pool, isa, &mut out, heads, head_dim, 2 * half, (&cos, &sin));
-            assert_close(&out, &expected, 1e-6, &format!("{isa}, {rows} rows"));
         }
     }
 }
