@@ -345,12 +345,25 @@ fn demand_is_the_part_of_the_memory_for_all_sequences_and_each_of_them_has_a_num
         events.insert(0, done(&plan));
         plan = step(&mut scheduler, std::mem::take(&mut events), 1.0);
     }
-    // Nine tokens lie in three blocks, twice; the other's ten in three.
-    assert_eq!(notes.queued().iter().map(|task| task.demand).collect::<Vec<f64>>(), [6.0 / total, 3.0 / total]);
+    // Nine tokens lie in three blocks, and both sequences share the first of them; the other's ten lie in three.
+    assert_eq!(notes.queued().iter().map(|task| task.demand).collect::<Vec<f64>>(), [5.0 / total, 3.0 / total]);
     let number = |one: &Observation| if let Observation::Ended { task, .. } = one { Some(task.number) } else { None };
     let mut numbers: Vec<u64> = notes.all().iter().filter_map(number).collect();
     numbers.sort_unstable();
     assert_eq!(numbers, [0, 1, 2]);
+}
+
+#[test]
+fn a_request_that_needs_all_blocks_demands_the_whole_machine_and_no_more() {
+    for (prefix_caching, sequences) in [(true, 9), (false, 2)] {
+        let mut config = BatchConfig { prefix_caching, max_running: 16, ..config() };
+        config.models[0].blocks = 16;
+        let (mut scheduler, notes) = with(config);
+        // Prompts of seven blocks and outputs of one: nine sequences share the prompt's blocks, two have their own.
+        let request = Request { sequences, ..Request::new(1, (0..28).collect(), 4) };
+        step(&mut scheduler, vec![BatchEvent::Submit(request)], 0.0);
+        assert_eq!(notes.queued().iter().map(|task| task.demand).collect::<Vec<f64>>(), [1.0], "{sequences}");
+    }
 }
 
 #[test]
