@@ -44,6 +44,8 @@ impl BatchScheduler {
             if sequence.epoch != work.epoch {
                 continue;
             }
+            // The tokens of all its items: the item of a later plan no longer counts once this one is forgotten.
+            self.stats.lost_tokens += u64::from(sequence.ahead);
             self.forget_flights(work.slot);
             self.sequences[work.slot as usize].drafts.clear();
             self.go_back(work.slot);

@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex};
 
 use fornax_scheduler::{
-    BatchConfig, BatchEvent, BatchScheduler, Bound, Candidate, EndReason, ModelConfig, ModelId, Observation, Policy,
-    Preemption, Request, RequestId, SequenceId, Time, policy,
+    BatchConfig, BatchEvent, BatchScheduler, Bound, Candidate, EndReason, ModelConfig, ModelId, Observation, Plan,
+    Policy, Preemption, Request, RequestId, SequenceId, Time, policy,
 };
 
 use super::batch::{done, step};
@@ -203,6 +203,35 @@ fn what_is_lost_in_host_memory_is_counted_and_computed_again() {
     assert_eq!(ended, [(1, EndReason::Length, 12), (2, EndReason::Length, 12)]);
     assert_eq!(scheduler.stats().lost_tokens, 12);
     assert!(near(notes.held(0), 0.0) && near(notes.held(1), 0.0));
+}
+
+#[test]
+fn what_a_failed_plan_was_to_compute_is_lost() {
+    let (mut scheduler, _) = with(BatchConfig { plans_in_flight: 2, ..config() });
+    let one = step(&mut scheduler, vec![BatchEvent::Submit(Request::new(1, (0..7).collect(), 3))], 0.0);
+    let two = step(&mut scheduler, Vec::new(), 0.5);
+    assert_eq!((one.tokens.len(), two.tokens.len(), scheduler.stats().lost_tokens), (7, 1, 0));
+    let failed = |plan: &Plan| BatchEvent::Failed { plan: plan.id.expect("there is a plan") };
+    let again = step(&mut scheduler, vec![failed(&one)], 1.0);
+    assert_eq!(scheduler.stats().lost_tokens, 7 + 1);
+    // What the plan was to compute for a sequence that is gone is not computed again.
+    step(&mut scheduler, vec![BatchEvent::Cancel(RequestId(1)), failed(&again)], 2.0);
+    assert_eq!(scheduler.stats().lost_tokens, 7 + 1);
+}
+
+#[test]
+fn what_a_failed_plan_was_to_swap_in_is_lost() {
+    let mut config = BatchConfig { preemption: Preemption::Swap, prefix_caching: false, ..config() };
+    config.models[0] = ModelConfig { blocks: 6, host_blocks: 8, ..config.models[0].clone() };
+    let (mut scheduler, _) = with(config);
+    let requests = [1, 2].map(|id| BatchEvent::Submit(Request::new(id, (0..8).collect(), 12)));
+    let mut plan = step(&mut scheduler, requests.to_vec(), 0.0);
+    while plan.swap_in.is_empty() {
+        plan = step(&mut scheduler, vec![done(&plan)], 1.0);
+    }
+    assert_eq!((plan.items.len(), plan.items[0].start, plan.items[0].tokens), (1, 12, 1));
+    let again = step(&mut scheduler, vec![BatchEvent::Failed { plan: plan.id.expect("there is a plan") }], 2.0);
+    assert_eq!((again.items[0].start, again.items[0].tokens, scheduler.stats().lost_tokens), (0, 13, 12 + 1));
 }
 
 #[test]
