@@ -121,7 +121,7 @@ fn contradictions_and_nonsense_are_named() {
         ("deadline = 90.0", "deadline = 0.0", &["class.deadline"]),
         ("deadline = 90.0", "first_token_target = nan", &["class.first_token_target"]),
         ("acceptance = 0.5", "acceptance = 1.5", &["class.acceptance", "1.5"]),
-        ("blocks = 512", "blocks = 0", &["watermark"]),
+        ("blocks = 512", "blocks = 0", &["blocks is 0"]),
         ("blocks = 512", "blocks = 9000000000000000000", &["blocks", "100 million"]),
         ("block_size = 16", "block_size = 0", &["block_size is 0"]),
         ("replicas = 3", "replicas = 0", &["routed", "replicas is 0"]),
