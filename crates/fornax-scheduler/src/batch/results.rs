@@ -134,6 +134,9 @@ impl BatchScheduler {
             let most = work.samples.min(1) + work.drafts;
             let drafted = || Some(&self.sequences[work.slot as usize]).filter(|sequence| sequence.epoch == work.epoch);
             let drafts = if work.drafts == 0 { None } else { drafted().map(|sequence| &sequence.drafts) };
+            if work.samples == 0 && of_item[0].status == OutputStatus::Ended {
+                return refuse("the samples that end in an item without samples", 0, 1);
+            }
             for output in of_item {
                 let most = if output.status == OutputStatus::Failed { 0 } else { most };
                 if output.tokens > most {
