@@ -69,6 +69,8 @@ pub enum Wait {
     Deferred,
     /// It was preempted in this step.
     Preempted,
+    /// No plan is made until the results of all plans in flight are in, since a sequence in flight has to be preempted.
+    Draining,
     /// It is looked at again when the results of the plans in flight are in.
     NextStep,
 }
@@ -90,6 +92,9 @@ impl fmt::Display for Wait {
             Self::NotReady => f.write_str("it is not ready"),
             Self::Deferred => f.write_str("it is deferred: no token was chosen for it yet"),
             Self::Preempted => f.write_str("it made room for others in this step"),
+            Self::Draining => {
+                f.write_str("no plan is made until all results are in: a sequence in flight has to make room")
+            }
             Self::NextStep => f.write_str("it is looked at when the step under way is done"),
         }
     }
@@ -115,6 +120,7 @@ mod tests {
             (Wait::NotReady, "it is not ready"),
             (Wait::Deferred, "it is deferred: no token was chosen for it yet"),
             (Wait::Preempted, "it made room for others in this step"),
+            (Wait::Draining, "no plan is made until all results are in: a sequence in flight has to make room"),
             (Wait::NextStep, "it is looked at when the step under way is done"),
         ];
         for (wait, text) in cases {

@@ -141,6 +141,9 @@ impl BatchConfig {
             return Err(refuse("plans_in_flight", self.plans_in_flight, "give 1, or 2 to plan a step ahead"));
         }
         for model in &self.models {
+            if model.blocks == 0 {
+                return Err(refuse("blocks", 0, "give each model at least one KV block"));
+            }
             if self.watermark >= model.blocks {
                 return Err(refuse("watermark", self.watermark, "leave fewer blocks free than a model has"));
             }
@@ -196,6 +199,7 @@ mod tests {
             ("max_chunk", BatchConfig { max_chunk: 0, ..Default::default() }),
             ("plans_in_flight", BatchConfig { plans_in_flight: 0, ..Default::default() }),
             ("plans_in_flight", BatchConfig { plans_in_flight: 3, ..Default::default() }),
+            ("blocks", BatchConfig { models: vec![ModelConfig { blocks: 0, ..model() }], ..Default::default() }),
             ("watermark", BatchConfig { watermark: 1024, ..Default::default() }),
             ("host_blocks", BatchConfig { preemption: Preemption::Swap, ..Default::default() }),
             ("preemptive", BatchConfig { admission: Admission::Reserved, preemptive: true, ..Default::default() }),

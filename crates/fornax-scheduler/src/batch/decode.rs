@@ -71,9 +71,7 @@ impl BatchScheduler {
                 // next, so that the last sequence is not skipped.
                 let place = sequence.place as usize;
                 *next -= 1;
-                self.running.swap(place, *next);
-                self.update_place(place);
-                self.update_place(*next);
+                self.running.swap(place, *next, &mut self.sequences);
             }
             self.preempt(victim, plan, budget);
             if victim == slot {

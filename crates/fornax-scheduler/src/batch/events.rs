@@ -94,13 +94,13 @@ impl BatchScheduler {
         self.ids.slot(id).ok_or(SchedulerError::UnknownSequence { id })
     }
 
-    /// The most blocks that a request's sequences ever hold together, if they share only the prompt. With reserved
-    /// admission nothing counts as shared. Without prefix caching, a sequence that is computed again after preemption
-    /// shares nothing.
-    fn worst_case(&self, request: &Request) -> usize {
+    /// The blocks that a request's sequences hold together once each has put out `new_tokens` tokens, if they share
+    /// only the prompt. With reserved admission nothing counts as shared. Without prefix caching, a sequence that is
+    /// computed again after preemption shares nothing.
+    fn blocks_with(&self, request: &Request, new_tokens: u32) -> usize {
         let block_size = self.models[usize::from(request.model.0)].kv.block_size();
         let prompt = request.prompt.len();
-        let all = (prompt + request.max_new_tokens as usize).div_ceil(block_size);
+        let all = (prompt + new_tokens as usize).div_ceil(block_size);
         let sequences = request.sequences as usize;
         match self.config.admission {
             Admission::Optimistic if self.config.prefix_caching && request.reuse_prefix => {
@@ -148,7 +148,7 @@ impl BatchScheduler {
             return Err(never("running slots", request.sequences as usize, self.config.max_running));
         }
         let model = &self.models[usize::from(request.model.0)];
-        let worst = self.worst_case(request);
+        let worst = self.blocks_with(request, request.max_new_tokens);
         if worst > model.kv.total() {
             return Err(never("KV blocks", worst, model.kv.total()));
         }
@@ -163,9 +163,9 @@ impl BatchScheduler {
         let kv = &self.models[usize::from(request.model.0)].kv;
         let scope = Scope::of(request.tenant, request.cache_group, request.adapter);
         let predicted = request.predicted_new_tokens.unwrap_or(request.max_new_tokens).min(request.max_new_tokens);
-        let blocks = (request.prompt.len() + predicted as usize).div_ceil(kv.block_size());
-        let (root, total) = (kv.root(scope), kv.total() as f64);
-        let block_size = kv.block_size();
+        // At most 1, as `check` refuses a request whose longest outputs do not fit.
+        let demand = self.blocks_with(&request, predicted) as f64 / kv.total() as f64;
+        let (root, block_size) = (kv.root(scope), kv.block_size());
         let slot = self.vacant_slot();
         let (serial, epoch) = (self.next_number(), self.next_number());
         let sequence = &mut self.sequences[slot as usize];
@@ -190,7 +190,7 @@ impl BatchScheduler {
             tenant: request.tenant,
             arrival: request.arrival.map_or(self.now, |arrival| arrival.min(self.now)),
             priority: request.priority,
-            demand: blocks as f64 * f64::from(request.sequences) / total,
+            demand,
             cost: 1.0,
             deadline: request.deadline.unwrap_or(Time::NEVER),
         };

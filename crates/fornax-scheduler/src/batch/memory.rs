@@ -30,10 +30,6 @@ impl BatchScheduler {
         let swapped = self.swap_out(slot, plan);
         if swapped {
             self.stats.swaps += 1;
-        } else {
-            self.stats.lost_tokens += u64::from(self.sequences[slot as usize].computed);
-        }
-        if swapped {
             self.release_device(slot);
             self.enqueue_waiting(slot);
         } else {
@@ -46,7 +42,7 @@ impl BatchScheduler {
     pub(super) fn start_over(&mut self, slot: u32) {
         self.release_device(slot);
         let sequence = &mut self.sequences[slot as usize];
-        sequence.computed = 0;
+        self.stats.lost_tokens += u64::from(std::mem::take(&mut sequence.computed));
         self.enqueue_waiting(slot);
     }
 
@@ -55,8 +51,7 @@ impl BatchScheduler {
         self.dequeue_waiting(slot);
         self.release_host(slot);
         let sequence = &mut self.sequences[slot as usize];
-        self.stats.lost_tokens += u64::from(sequence.computed);
-        sequence.computed = 0;
+        self.stats.lost_tokens += u64::from(std::mem::take(&mut sequence.computed));
         sequence.committed = 0;
         self.enqueue_waiting(slot);
     }

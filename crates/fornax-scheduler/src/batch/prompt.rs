@@ -80,7 +80,7 @@ impl BatchScheduler {
         let waiting = if open { self.waiting.first(self.policy.as_ref(), self.now) } else { None };
         for (_, slot) in held.into_iter().chain(waiting) {
             let needed = self.sequences[slot as usize].remaining();
-            let wait = if self.draining { Wait::NextStep } else { Wait::Tokens { needed, left: *budget } };
+            let wait = if self.draining { Wait::Draining } else { Wait::Tokens { needed, left: *budget } };
             self.note_wait(slot, wait);
         }
         for slot in stuck {

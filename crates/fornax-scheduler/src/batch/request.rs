@@ -85,7 +85,8 @@ pub enum OutputStatus {
     /// [`BatchEvent::Continue`], [`BatchEvent::Stop`] or forks.
     #[default]
     GoesOn,
-    /// The sequence ends with the last of these tokens, such as an end token.
+    /// The sequence ends with the last of these tokens, such as an end token. An item without samples cannot end its
+    /// sequence so; [`BatchEvent::Stop`] can.
     Ended,
     /// The sequence ends, and the tokens of this output do not count. Where all samples of an item failed, the keys and
     /// values that the item computed do not count either.

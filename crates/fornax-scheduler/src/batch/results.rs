@@ -44,6 +44,8 @@ impl BatchScheduler {
             if sequence.epoch != work.epoch {
                 continue;
             }
+            // The tokens of all its items: the item of a later plan no longer counts once this one is forgotten.
+            self.stats.lost_tokens += u64::from(sequence.ahead);
             self.forget_flights(work.slot);
             self.sequences[work.slot as usize].drafts.clear();
             self.go_back(work.slot);
@@ -132,6 +134,9 @@ impl BatchScheduler {
             let most = work.samples.min(1) + work.drafts;
             let drafted = || Some(&self.sequences[work.slot as usize]).filter(|sequence| sequence.epoch == work.epoch);
             let drafts = if work.drafts == 0 { None } else { drafted().map(|sequence| &sequence.drafts) };
+            if work.samples == 0 && of_item[0].status == OutputStatus::Ended {
+                return refuse("the samples that end in an item without samples", 0, 1);
+            }
             for output in of_item {
                 let most = if output.status == OutputStatus::Failed { 0 } else { most };
                 if output.tokens > most {

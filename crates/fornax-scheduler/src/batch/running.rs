@@ -1,7 +1,7 @@
 //! The decoding sequences, in the order in which a step gives them their tokens, and the deferred sequences.
 
 use super::BatchScheduler;
-use super::sequence::State;
+use super::sequence::{Sequence, State};
 use crate::TenantId;
 
 /// The slots of the decoding or of the deferred sequences. Each sequence knows its place in this list.
@@ -32,8 +32,31 @@ impl Running {
     }
 
     /// Lets two sequences change places.
-    pub(super) fn swap(&mut self, one: usize, other: usize) {
+    pub(super) fn swap(&mut self, one: usize, other: usize, sequences: &mut [Sequence]) {
         self.slots.swap(one, other);
+        self.tell_place(one, sequences);
+        self.tell_place(other, sequences);
+    }
+
+    /// Adds a sequence at the end.
+    fn push(&mut self, slot: u32, sequences: &mut [Sequence]) {
+        self.slots.push(slot);
+        self.tell_place(self.len() - 1, sequences);
+    }
+
+    /// Removes a sequence; the last one takes its place.
+    fn remove(&mut self, slot: u32, sequences: &mut [Sequence]) {
+        let place = sequences[slot as usize].place as usize;
+        assert!(self.slot(place) == Some(slot), "a decoding or deferred sequence knows its place");
+        self.slots.swap_remove(place);
+        self.tell_place(place, sequences);
+    }
+
+    /// Tells the sequence at `place` its place, if there is one.
+    fn tell_place(&self, place: usize, sequences: &mut [Sequence]) {
+        if let Some(slot) = self.slot(place) {
+            sequences[slot as usize].place = place as u32;
+        }
     }
 }
 
@@ -52,43 +75,24 @@ impl BatchScheduler {
 
     /// Puts a sequence at the end of the decoding sequences.
     pub(super) fn start_decoding(&mut self, slot: u32) {
-        let sequence = &mut self.sequences[slot as usize];
-        sequence.state = State::Decoding;
-        sequence.place = self.running.len() as u32;
-        self.running.slots.push(slot);
+        self.sequences[slot as usize].state = State::Decoding;
+        self.running.push(slot, &mut self.sequences);
     }
 
     /// Takes a sequence out of the decoding sequences; the last of them takes its place.
     pub(super) fn stop_decoding(&mut self, slot: u32) {
-        let place = self.sequences[slot as usize].place as usize;
-        assert!(self.running.slot(place) == Some(slot), "a decoding sequence knows its place");
-        self.running.slots.swap_remove(place);
-        self.update_place(place);
+        self.running.remove(slot, &mut self.sequences);
     }
 
     /// Puts a sequence at the end of the deferred sequences.
     pub(super) fn start_deferring(&mut self, slot: u32) {
-        let sequence = &mut self.sequences[slot as usize];
-        sequence.state = State::Deferred;
-        sequence.place = self.deferred.len() as u32;
-        self.deferred.slots.push(slot);
+        self.sequences[slot as usize].state = State::Deferred;
+        self.deferred.push(slot, &mut self.sequences);
     }
 
     /// Takes a sequence out of the deferred sequences; the last of them takes its place.
     pub(super) fn stop_deferring(&mut self, slot: u32) {
-        let place = self.sequences[slot as usize].place as usize;
-        assert!(self.deferred.slot(place) == Some(slot), "a deferred sequence knows its place");
-        self.deferred.slots.swap_remove(place);
-        if let Some(moved) = self.deferred.slot(place) {
-            self.sequences[moved as usize].place = place as u32;
-        }
-    }
-
-    /// Stores its place in the decoding sequence at `place`, if there is one.
-    pub(super) fn update_place(&mut self, place: usize) {
-        if let Some(slot) = self.running.slot(place) {
-            self.sequences[slot as usize].place = place as u32;
-        }
+        self.deferred.remove(slot, &mut self.sequences);
     }
 
     /// The decoding and the deferred sequences know their places.

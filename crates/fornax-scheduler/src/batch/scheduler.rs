@@ -166,7 +166,8 @@ pub struct BatchStats {
     pub preemptions: u64,
     /// Preemptions that moved blocks to host memory.
     pub swaps: u64,
-    /// Computed tokens whose keys and values were given up.
+    /// Tokens whose keys and values have to be computed again: the computed tokens of sequences whose blocks were given up
+    /// or lost, and the tokens of items in plans that failed, without draft tokens.
     pub lost_tokens: u64,
     /// Prompts that were looked up in the prefix cache, each when its request was first admitted.
     pub lookups: u64,

@@ -24,7 +24,9 @@ pub trait Client {
         let _ = (preempted, serving);
     }
 
-    /// A block was cached or removed, if [`BatchConfig::kv_events`](super::BatchConfig::kv_events) asks for such events.
+    /// A block was cached or removed, if [`BatchConfig::kv_events`](super::BatchConfig::kv_events) asks for such events. For
+    /// routers that follow which prefixes a replica has. [`Plan::kv_events`] alone would not do: steps with nothing to
+    /// compute have events too, and [`ServingLoop::begin`] gives no plan then.
     fn kv_event(&mut self, model: ModelId, event: &KvEvent) {
         let _ = (model, event);
     }

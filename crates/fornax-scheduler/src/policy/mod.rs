@@ -42,7 +42,9 @@ pub struct Candidate {
     pub arrival: Time,
     /// The higher, the more urgent.
     pub priority: i32,
-    /// R: the part of the machine that it asks for, as one number without a unit: its dominant share, between 0 and 1.
+    /// R: the part of the machine that it asks for, as one number without a unit: its dominant share, between 0 and 1
+    /// (if no resource of a machine weighs more than 1). For a request to a language model, that is the part of its
+    /// model's KV blocks that all its sequences hold together when their outputs have the predicted length.
     pub demand: f64,
     /// C: the computing time still ahead of it by estimate, in seconds; above zero.
     pub cost: f64,

@@ -11,9 +11,11 @@ impl PolicyOptions {
     ///
     /// # Errors
     /// [`SchedulerError::UnknownOption`], with the known names, for a name that is not among the defaults;
-    /// [`SchedulerError::InvalidConfig`] for a value that is no number, or a part that is not `name=value`.
+    /// [`SchedulerError::InvalidConfig`] for a value that is no number, a part that is not `name=value`, or an option that
+    /// is named twice.
     pub fn parse(defaults: &'static [(&'static str, f64)], text: &str) -> Result<Self, SchedulerError> {
         let mut values = defaults.to_vec();
+        let mut given: Vec<&str> = Vec::new();
         for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
             let refuse = |reason| SchedulerError::config("a policy's option", part, reason);
             let (name, value) = part.split_once('=').ok_or_else(|| refuse("write it as name=value"))?;
@@ -22,6 +24,10 @@ impl PolicyOptions {
                 known: defaults.iter().map(|(known, _)| *known).collect(),
             };
             let slot = values.iter_mut().find(|(known, _)| *known == name.trim()).ok_or_else(unknown)?;
+            if given.contains(&slot.0) {
+                return Err(refuse("it is named twice; give it once"));
+            }
+            given.push(slot.0);
             slot.1 = value.trim().parse().map_err(|_| refuse("its value is no number"))?;
         }
         Ok(Self(values))
@@ -76,6 +82,12 @@ mod tests {
         for bad in ["ageing", "age=1", "ageing=x", "=1"] {
             assert!(PolicyOptions::parse(DEFAULTS, bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn an_option_is_given_once() {
+        let error = PolicyOptions::parse(DEFAULTS, "ageing=1,slack=2, ageing = 1").expect_err("it is there twice");
+        assert_eq!(error.to_string(), "a policy's option is ageing = 1: it is named twice; give it once");
     }
 
     #[test]

@@ -62,7 +62,7 @@ const MOST_BLOCKS: usize = 100_000_000;
 pub(super) const MOST_TENANTS: usize = 10_000_000;
 
 impl FleetConfig {
-    /// Checks that the settings are valid for requests of `classes`.
+    /// Checks that the settings are valid for requests of `classes`, and that the numbers of these are in their ranges.
     ///
     /// # Errors
     /// [`SchedulerError::InvalidConfig`] naming the field, and the errors of the policy, the routing, the scheduler,
@@ -95,6 +95,7 @@ impl FleetConfig {
             let found = blocks.saturating_mul(self.replicas);
             return Err(SchedulerError::config("blocks", found, "give all replicas together at most 100 million"));
         }
+        classes.iter().try_for_each(Class::check)?;
         let tenants: usize = classes.iter().map(|class| class.tenants as usize).sum();
         if tenants.saturating_mul(self.replicas) > MOST_TENANTS {
             let found = tenants.saturating_mul(self.replicas);

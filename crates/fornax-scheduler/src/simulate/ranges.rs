@@ -72,7 +72,7 @@ impl Arrivals {
 
 impl Class {
     /// Checks that all numbers are in their ranges.
-    fn check(&self) -> Result<(), SchedulerError> {
+    pub(super) fn check(&self) -> Result<(), SchedulerError> {
         let positive = |value: f64| value.is_finite() && value > 0.0;
         let chance = |value: f64| (0.0..=1.0).contains(&value);
         let tenants = self.tenants > 0 && self.tenant.saturating_add(self.tenants) <= crate::TenantId::MOST;

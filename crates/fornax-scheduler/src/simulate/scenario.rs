@@ -300,8 +300,10 @@ impl Scenario {
     /// CRLF. A request with an output of 0 tokens is served once its prompt is computed.
     ///
     /// # Errors
-    /// [`SchedulerError::Scenario`] with the line, the field and what was expected, or for a trace without a request.
+    /// [`SchedulerError::Scenario`] with the line, the field and what was expected, or for a trace without a request;
+    /// before that, the errors of [`Scenario::check`].
     pub fn read_trace(&self, bytes: &[u8]) -> Result<Trace, SchedulerError> {
+        self.check()?;
         jsonl::read(bytes, &self.classes, self.trace)
     }
 

@@ -297,7 +297,8 @@ pub struct Workload {
 }
 
 impl Workload {
-    /// The requests in order of time.
+    /// The requests in order of time, of a workload that [`check`](Self::check) accepts. Where it refuses one, the iterator
+    /// may panic.
     pub fn iter(&self) -> WorkloadIter {
         let random = Random::new(self.seed);
         WorkloadIter {

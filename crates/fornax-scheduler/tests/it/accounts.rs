@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex};
 
 use fornax_scheduler::{
-    BatchConfig, BatchEvent, BatchScheduler, Bound, Candidate, EndReason, ModelConfig, ModelId, Observation, Policy,
-    Preemption, Request, RequestId, SequenceId, Time, policy,
+    BatchConfig, BatchEvent, BatchScheduler, Bound, Candidate, EndReason, ModelConfig, ModelId, Observation, Plan,
+    Policy, Preemption, Request, RequestId, SequenceId, Time, policy,
 };
 
 use super::batch::{done, step};
@@ -206,6 +206,35 @@ fn what_is_lost_in_host_memory_is_counted_and_computed_again() {
 }
 
 #[test]
+fn what_a_failed_plan_was_to_compute_is_lost() {
+    let (mut scheduler, _) = with(BatchConfig { plans_in_flight: 2, ..config() });
+    let one = step(&mut scheduler, vec![BatchEvent::Submit(Request::new(1, (0..7).collect(), 3))], 0.0);
+    let two = step(&mut scheduler, Vec::new(), 0.5);
+    assert_eq!((one.tokens.len(), two.tokens.len(), scheduler.stats().lost_tokens), (7, 1, 0));
+    let failed = |plan: &Plan| BatchEvent::Failed { plan: plan.id.expect("there is a plan") };
+    let again = step(&mut scheduler, vec![failed(&one)], 1.0);
+    assert_eq!(scheduler.stats().lost_tokens, 7 + 1);
+    // What the plan was to compute for a sequence that is gone is not computed again.
+    step(&mut scheduler, vec![BatchEvent::Cancel(RequestId(1)), failed(&again)], 2.0);
+    assert_eq!(scheduler.stats().lost_tokens, 7 + 1);
+}
+
+#[test]
+fn what_a_failed_plan_was_to_swap_in_is_lost() {
+    let mut config = BatchConfig { preemption: Preemption::Swap, prefix_caching: false, ..config() };
+    config.models[0] = ModelConfig { blocks: 6, host_blocks: 8, ..config.models[0].clone() };
+    let (mut scheduler, _) = with(config);
+    let requests = [1, 2].map(|id| BatchEvent::Submit(Request::new(id, (0..8).collect(), 12)));
+    let mut plan = step(&mut scheduler, requests.to_vec(), 0.0);
+    while plan.swap_in.is_empty() {
+        plan = step(&mut scheduler, vec![done(&plan)], 1.0);
+    }
+    assert_eq!((plan.items.len(), plan.items[0].start, plan.items[0].tokens), (1, 12, 1));
+    let again = step(&mut scheduler, vec![BatchEvent::Failed { plan: plan.id.expect("there is a plan") }], 2.0);
+    assert_eq!((again.items[0].start, again.items[0].tokens, scheduler.stats().lost_tokens), (0, 13, 12 + 1));
+}
+
+#[test]
 fn no_more_draft_tokens_are_computed_than_there_are_tokens_left() {
     let (mut scheduler, _) = with(config());
     let request = Request::new(1, (0..4).collect(), 5);
@@ -345,12 +374,25 @@ fn demand_is_the_part_of_the_memory_for_all_sequences_and_each_of_them_has_a_num
         events.insert(0, done(&plan));
         plan = step(&mut scheduler, std::mem::take(&mut events), 1.0);
     }
-    // Nine tokens lie in three blocks, twice; the other's ten in three.
-    assert_eq!(notes.queued().iter().map(|task| task.demand).collect::<Vec<f64>>(), [6.0 / total, 3.0 / total]);
+    // Nine tokens lie in three blocks, and both sequences share the first of them; the other's ten lie in three.
+    assert_eq!(notes.queued().iter().map(|task| task.demand).collect::<Vec<f64>>(), [5.0 / total, 3.0 / total]);
     let number = |one: &Observation| if let Observation::Ended { task, .. } = one { Some(task.number) } else { None };
     let mut numbers: Vec<u64> = notes.all().iter().filter_map(number).collect();
     numbers.sort_unstable();
     assert_eq!(numbers, [0, 1, 2]);
+}
+
+#[test]
+fn a_request_that_needs_all_blocks_demands_the_whole_machine_and_no_more() {
+    for (prefix_caching, sequences) in [(true, 9), (false, 2)] {
+        let mut config = BatchConfig { prefix_caching, max_running: 16, ..config() };
+        config.models[0].blocks = 16;
+        let (mut scheduler, notes) = with(config);
+        // Prompts of seven blocks and outputs of one: nine sequences share the prompt's blocks, two have their own.
+        let request = Request { sequences, ..Request::new(1, (0..28).collect(), 4) };
+        step(&mut scheduler, vec![BatchEvent::Submit(request)], 0.0);
+        assert_eq!(notes.queued().iter().map(|task| task.demand).collect::<Vec<f64>>(), [1.0], "{sequences}");
+    }
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! Two plans in flight: what is planned before results are in, and what happens when the results are not as expected.
 
 use fornax_scheduler::{
-    BatchConfig, BatchEvent, BatchScheduler, EndReason, ModelId, Output, PENDING, Plan, PlanId, PlanStatus, Request,
-    RequestId, SchedulerError, SequenceId,
+    BatchConfig, BatchEvent, BatchScheduler, EndReason, ModelConfig, ModelId, Output, PENDING, Plan, PlanId,
+    PlanStatus, Request, RequestId, SchedulerError, SequenceId, Wait, policy,
 };
 
 use super::batch::{config, done, scheduler, step, submit, tokens};
@@ -162,6 +162,37 @@ fn no_sequence_in_flight_is_preempted() {
     }
     assert!(preempted > 0 && overlapping > 0);
     assert_eq!(ended, [(1, 12), (2, 12)]);
+}
+
+#[test]
+fn a_prompt_that_waits_until_all_results_are_in_says_so() {
+    let model = |blocks| ModelConfig { blocks, block_size: 4, host_blocks: 0, adapters: 0 };
+    let config = BatchConfig { models: vec![model(3), model(32)], max_tokens: 10, max_chunk: 4, ..config(3) };
+    let policy = policy("priority").expect("a policy");
+    let config = BatchConfig { plans_in_flight: 2, ..config };
+    let mut scheduler = BatchScheduler::new(config, policy).expect("a sound configuration");
+    let decoding = |id, from| Request { priority: 5, ..Request::new(id, tokens(2, from), 9) };
+    let prompt = |id, priority| {
+        let request = Request::new(id, tokens(12, 100 * id as u32), 1);
+        BatchEvent::Submit(Request { priority, model: ModelId(1), ..request })
+    };
+    let one = submit(&mut scheduler, [decoding(1, 0), decoding(2, 50)]);
+    let two = step(&mut scheduler, vec![prompt(3, 0), prompt(4, 0)], 1.0);
+    // More urgent prompts take all tokens that the decoding sequences leave.
+    let three = step(&mut scheduler, vec![done(&one), prompt(5, 9), prompt(6, 9)], 2.0);
+    let requests = |plan: &Plan| plan.items.iter().map(|item| item.sequence.request.0).collect::<Vec<u64>>();
+    assert_eq!([&two, &three].map(requests), [vec![1, 2, 3, 4], vec![1, 2, 5, 6]]);
+    let why = |scheduler: &BatchScheduler, id| scheduler.why(SequenceId::first(RequestId(id)));
+    // There is one block for two sequences, and the one to be preempted is in flight.
+    let four = step(&mut scheduler, vec![done(&two), prompt(7, 10)], 3.0);
+    assert_eq!(requests(&four), [1]);
+    assert_eq!([3, 4, 7].map(|id| why(&scheduler, id)), [const { Some(Wait::Draining) }; 3]);
+    step(&mut scheduler, vec![prompt(8, 11)], 4.0);
+    assert_eq!(why(&scheduler, 8), Some(Wait::Draining));
+    let none = step(&mut scheduler, vec![done(&three)], 5.0);
+    assert_eq!((none.id, why(&scheduler, 3)), (None, Some(Wait::Draining)));
+    let five = step(&mut scheduler, vec![done(&four)], 6.0);
+    assert!(five.preempted.len() == 1 && why(&scheduler, 3) != Some(Wait::Draining));
 }
 
 #[test]

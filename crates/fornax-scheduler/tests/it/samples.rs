@@ -84,6 +84,26 @@ fn each_sample_ends_by_itself() {
 }
 
 #[test]
+fn an_item_without_samples_does_not_end_its_sequence() {
+    let mut scheduler = scheduler(BatchConfig { max_tokens: 16, ..config(64) });
+    let chunk = Request::new(2, tokens(12, 100), 4);
+    let plan = submit(&mut scheduler, [Request::new(1, tokens(8, 0), 0), chunk]);
+    assert_eq!(plan.items.iter().map(|item| item.samples).collect::<Vec<u32>>(), [0, 0]);
+    let (goes_on, ends) = (Output::NONE, Output::ended(0));
+    for outputs in [[ends, goes_on], [goes_on, ends], [ends, ends]] {
+        let refused = step(&mut scheduler, vec![results(&plan, &outputs)], 1.0);
+        let what = "the samples that end in an item without samples";
+        let expected = SchedulerError::WrongOutputs { plan: 1, what, expected: 0, found: 1 };
+        assert_eq!((&refused.rejected[0].error, refused.status), (&expected, PlanStatus::InFlight));
+    }
+    // Its results may still come, and an event may end the sequence.
+    let events = vec![results(&plan, &[goes_on, goes_on]), BatchEvent::Stop(id(2, 0))];
+    let plan = step(&mut scheduler, events, 2.0);
+    let finished = |request, reason| Finished { sequence: id(request, 0), reason, new_tokens: 0 };
+    assert_eq!(plan.finished, [finished(1, EndReason::Computed), finished(2, EndReason::Stopped)]);
+}
+
+#[test]
 fn an_item_that_fails_ends_its_sequence_and_leaves_nothing_to_be_found() {
     let mut scheduler = scheduler(BatchConfig { max_tokens: 16, ..config(64) });
     let plan = submit(&mut scheduler, [Request::new(1, tokens(8, 0), 4), Request::new(2, tokens(12, 100), 4)]);

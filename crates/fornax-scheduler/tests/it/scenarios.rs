@@ -1,7 +1,7 @@
 //! Good and bad scenarios and traces. Each is simulated, or refused with a message that says where and what was
 //! expected. None panics, hangs or fills the memory.
 
-use fornax_scheduler::simulate::{BUILT_IN, MOST_TOKENS, Scenario, simulate};
+use fornax_scheduler::simulate::{BUILT_IN, Fleet, MOST_TOKENS, Scenario, simulate};
 use fornax_scheduler::{Random, SchedulerError};
 
 /// A scenario that runs in no time, with a line of each kind.
@@ -121,7 +121,7 @@ fn contradictions_and_nonsense_are_named() {
         ("deadline = 90.0", "deadline = 0.0", &["class.deadline"]),
         ("deadline = 90.0", "first_token_target = nan", &["class.first_token_target"]),
         ("acceptance = 0.5", "acceptance = 1.5", &["class.acceptance", "1.5"]),
-        ("blocks = 512", "blocks = 0", &["watermark"]),
+        ("blocks = 512", "blocks = 0", &["blocks is 0"]),
         ("blocks = 512", "blocks = 9000000000000000000", &["blocks", "100 million"]),
         ("block_size = 16", "block_size = 0", &["block_size is 0"]),
         ("replicas = 3", "replicas = 0", &["routed", "replicas is 0"]),
@@ -203,6 +203,25 @@ fn a_trace_needs_no_requests_and_arrivals_and_all_else_does() {
     assert!(error.contains("requests: it is missing") && error.contains("a trace"), "{error}");
     let error = simulate(&format!("requests = 4\n{text}"), None).expect_err("no times").to_string();
     assert!(error.contains("arrivals: it is missing"), "{error}");
+}
+
+#[test]
+fn a_scenario_that_is_not_sound_reads_no_trace() {
+    let trace = b"{\"timestamp\": 0, \"input_length\": 600, \"output_length\": 3, \"hash_ids\": [1]}";
+    let sound = Scenario::parse(SMALL).expect("sound");
+    let refused = |change: &dyn Fn(&mut Scenario)| {
+        let mut scenario = sound.clone();
+        change(&mut scenario);
+        scenario.read_trace(trace).expect_err("it is not sound").to_string()
+    };
+    let error = refused(&|scenario| scenario.classes[0].tenant = u32::MAX);
+    assert!(error.starts_with("class.tenants is") && error.contains("4294967295 on"), "{error}");
+    assert!(refused(&|scenario| scenario.classes.clear()).starts_with("class is 0"));
+    assert!(refused(&|scenario| scenario.trace.block_size = Some(0)).starts_with("trace.block_size is 0"));
+    let mut classes = sound.classes.clone();
+    classes[0].tenant = u32::MAX;
+    let error = Fleet::new(sound.fleet(&sound.variants[0]), &classes).expect_err("too large a number").to_string();
+    assert!(error.starts_with("class.tenants is"), "{error}");
 }
 
 #[test]
