@@ -83,7 +83,7 @@ fn run(name: &str, seeds: u64) -> Result<Outcome, Box<dyn Error>> {
     let scenario = Scenario { seeds, ..Scenario::parse(text)? };
     let outcome = scenario.run(None, &mut |progress| {
         if progress.requests == 0 {
-            eprintln!("{name}: {} of {}, {}", progress.number + 1, progress.variants, progress.variant);
+            eprintln!("{name}: {} of {}, {}", progress.run + 1, progress.runs, progress.variant);
         }
     })?;
     Ok(outcome)

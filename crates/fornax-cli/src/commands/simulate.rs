@@ -192,8 +192,8 @@ fn bar(common: &CommonArgs) -> ProgressBar {
 }
 
 fn show(bar: &ProgressBar, progress: Progress<'_>) {
-    let done = progress.number as u64 * progress.of + progress.requests;
-    bar.set_length(progress.variants as u64 * progress.of);
+    let done = progress.run as u64 * progress.of + progress.requests;
+    bar.set_length(progress.runs as u64 * progress.of);
     if progress.requests == 0 {
         bar.set_message(printable(progress.variant));
     }

@@ -151,9 +151,9 @@ pub struct Progress<'a> {
     /// The variant that runs.
     pub variant: &'a str,
     /// The number of the run, from zero: variants are counted again for each seed.
-    pub number: usize,
+    pub run: usize,
     /// How many runs there are: variants times seeds.
-    pub variants: usize,
+    pub runs: usize,
     /// How many requests of this run have come.
     pub requests: u64,
     /// How many requests will come in all.
@@ -422,14 +422,14 @@ impl Scenario {
             (Some(trace), _) => trace.requests.len() as u64,
             (None, workload) => workload.as_ref().map_or(0, |workload| workload.requests),
         };
-        let variants = self.variants.len() * self.seeds as usize;
+        let runs = self.variants.len() * self.seeds as usize;
         let mut reports = Vec::new();
         for (number, variant) in self.variants.iter().enumerate() {
             let weights = self.numbered_weights(names);
             let config = FleetConfig { weights, tenants: names.to_vec(), ..self.fleet(variant) };
             let name = config.name.clone();
-            let number = at * self.variants.len() + number;
-            let mut tell = |requests| progress(Progress { variant: &name, number, variants, requests, of });
+            let run = at * self.variants.len() + number;
+            let mut tell = |requests| progress(Progress { variant: &name, run, runs, requests, of });
             tell(0);
             let fleet = Fleet::new(config, &self.classes)?;
             reports.push(match (trace, &workload) {

@@ -229,7 +229,7 @@ fn several_seeds_give_means_and_their_spread() {
     let text = SMALL.replace("seed = 3\n", "seed = 3\nseeds = 4\n");
     let mut told = 0;
     let scenario = Scenario::parse(&text).expect("sound");
-    let outcome = scenario.run(None, &mut |progress| told = told.max(progress.number + 1)).expect("it runs");
+    let outcome = scenario.run(None, &mut |progress| told = told.max(progress.run + 1)).expect("it runs");
     assert_eq!((outcome.seeds(), outcome.heading().as_str(), told), (4, "Small, seeds 3 to 6", 8));
     let alone = |seed| Scenario { seed, seeds: 1, ..scenario.clone() }.run(None, &mut |_| {}).expect("it runs");
     assert_eq!(outcome.reports, alone(3).reports);
@@ -445,7 +445,7 @@ fn mutated_traces_are_read_or_refused() {
 fn progress_is_told_from_the_first_request_to_the_last() {
     let scenario = Scenario { requests: Some(2500), ..Scenario::parse(SMALL).expect("sound") };
     let mut told = Vec::new();
-    scenario.run(None, &mut |progress| told.push((progress.number, progress.requests, progress.of))).expect("it runs");
+    scenario.run(None, &mut |progress| told.push((progress.run, progress.requests, progress.of))).expect("it runs");
     let of = |number| [0, 1000, 2000, 2500].map(|requests| (number, requests, 2500));
     assert_eq!(told, [of(0), of(1)].concat());
     assert!(BUILT_IN.iter().any(|(name, _)| *name == "fleet"));
