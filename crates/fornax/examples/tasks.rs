@@ -10,6 +10,7 @@ use std::time::Instant;
 use fornax::engine::EngineError;
 use fornax::engine::tasks::{TaskContext, TaskRequest, TaskRunner};
 use fornax::models::{Network, families::llama::LlamaConfig};
+use fornax::nn::KvPoolConfig;
 use fornax::prelude::*;
 use fornax::scheduler::{Demand, ResourceManager, policy};
 use fornax::text::{BpeTrainerConfig, train_bpe};
@@ -29,7 +30,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     });
     let decoder = model.decoder()?;
     let kv = decoder.kv_config();
-    let kilobytes = |tokens: usize| (tokens.div_ceil(32) * kv.block_bytes()).div_ceil(1000) as u64;
+    let blocks = |tokens: usize| tokens.div_ceil(KvPoolConfig::BLOCK_TOKENS);
+    let kilobytes = |tokens: usize| (blocks(tokens) * kv.block_bytes()).div_ceil(1000) as u64;
 
     let jobs: [(&str, usize, Job); 7] = [
         ("a story of a dragon", 200, |model, context| write(model, context, 1, "Once there was a dragon")),
