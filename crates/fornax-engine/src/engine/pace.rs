@@ -32,9 +32,10 @@ impl Pace {
         }
     }
 
-    /// The limit on the tokens of prompts beside decoding sequences; none before both times are known.
+    /// The limit on the tokens of prompts beside decoding sequences; none before a step has only decoded. The first chunk
+    /// is small, since it measures what a token of a prompt takes.
     pub(super) fn prompt_tokens(&self) -> Option<usize> {
-        let tokens = PROMPT_SHARE * self.decode? / self.prompt?;
-        Some((tokens as usize).max(LEAST_CHUNK))
+        let decode = self.decode?;
+        Some(self.prompt.map_or(LEAST_CHUNK, |prompt| ((PROMPT_SHARE * decode / prompt) as usize).max(LEAST_CHUNK)))
     }
 }
