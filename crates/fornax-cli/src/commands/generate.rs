@@ -138,7 +138,8 @@ pub fn run(args: &GenerateArgs, common: &CommonArgs) -> Result<()> {
     let params = args.params(common)?;
     let max_running = args.sequences.max_running.unwrap_or_else(|| default_max_running(&params));
     check_sequences(&params, max_running).map_err(Error::msg)?;
-    let config = EngineConfig { max_running, ..args.kv.config() };
+    // The answers of a file are written when they are whole, so nobody waits for a single token.
+    let config = EngineConfig { max_running, prompt_delay: None, ..args.kv.config() };
     if let Some(path) = &args.prompt.prompts {
         // Opened before the model is loaded, so that a missing file is an error at once.
         let lines = Lines::open(path)?;

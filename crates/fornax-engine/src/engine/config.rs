@@ -22,6 +22,10 @@ pub struct EngineConfig {
     pub prefix_caching: bool,
     /// The order of requests: the name of a policy of [`fornax_scheduler::POLICIES`].
     pub policy: String,
+    /// The most that prompts may delay the next token of sequences that decode beside them, as a multiple of a step that
+    /// only decodes. The engine measures its steps and cuts prompts accordingly. None sets no bound: a step computes up to
+    /// `max_step_tokens`, which gives the most tokens a second if nobody reads along.
+    pub prompt_delay: Option<f64>,
     /// When a request is admitted.
     pub admission: Admission,
     /// What happens to the blocks of a preempted sequence.
@@ -31,7 +35,7 @@ pub struct EngineConfig {
 }
 
 impl Default for EngineConfig {
-    /// 64 sequences, steps of 512 tokens, first come, first served.
+    /// 64 sequences, steps of 512 tokens, prompts that delay others by at most three steps, first come, first served.
     fn default() -> Self {
         Self {
             max_running: 64,
@@ -40,6 +44,7 @@ impl Default for EngineConfig {
             kv_type: None,
             prefix_caching: true,
             policy: "fcfs".into(),
+            prompt_delay: Some(3.0),
             admission: Admission::Optimistic,
             preemption: Preemption::Recompute,
             swap_memory: 0,
@@ -64,6 +69,9 @@ impl EngineConfig {
         }
         if self.max_step_tokens > MOST_TOKENS {
             return refuse("max_step_tokens", self.max_step_tokens, "at most 2^30 tokens");
+        }
+        if let Some(delay) = self.prompt_delay.filter(|delay| !(delay.is_finite() && *delay > 0.0)) {
+            return Err(EngineError::option("prompt_delay", delay, "a number of steps above 0, or none for no bound"));
         }
         if self.preemption == Preemption::Swap && self.swap_memory == 0 {
             return refuse("swap_memory", 0, "memory to swap to; or let preemption compute again");

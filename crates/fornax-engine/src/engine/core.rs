@@ -58,18 +58,18 @@ pub(crate) struct Core<E> {
     requests: Requests,
     /// The tenants whose weights the scheduler was told.
     tenants: HashSet<TenantId>,
-    /// How long steps take, or None if plans must not depend on it.
+    /// Limits prompts beside decoding sequences by how long steps take; None if plans do not depend on it.
     pace: Option<Pace>,
 }
 
 impl<E: Executor> Core<E> {
-    pub(crate) fn new(models: Vec<Arc<AutoModel>>, scheduler: BatchScheduler, executor: E) -> Self {
+    pub(crate) fn new(models: Vec<Arc<AutoModel>>, scheduler: BatchScheduler, executor: E, pace: Option<Pace>) -> Self {
         Self {
             serving: ServingLoop::new(scheduler),
             executor,
             requests: Requests::new(models),
             tenants: HashSet::new(),
-            pace: Some(Pace::default()),
+            pace,
         }
     }
 

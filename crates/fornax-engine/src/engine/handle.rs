@@ -13,6 +13,7 @@ use fornax_scheduler::{
 
 use super::config::EngineConfig;
 use super::core::{Core, EngineStats, Submission};
+use super::pace::Pace;
 use super::requests::{Answer, EngineTask};
 use crate::executor::{Executor, ModelExecutor};
 use crate::sampling::SamplingParams;
@@ -98,10 +99,12 @@ impl EngineHandle {
             with_pools.push((Arc::clone(model), kv.init(blocks, &device)?));
         }
         let scheduler = scheduler(&models, pools, config)?;
-        Self::start_with(models, scheduler, ModelExecutor::new(with_pools))
+        let pace = config.prompt_delay.map(Pace::new);
+        Self::start_core(Core::new(models.clone(), scheduler, ModelExecutor::new(with_pools), pace), models)
     }
 
-    /// Starts an engine whose plans are carried out by another executor: for tests and simulations.
+    /// Starts an engine whose plans are carried out by another executor: for tests and simulations. Its plans do not depend
+    /// on how long steps take.
     ///
     /// # Errors
     /// [`EngineError::Failed`] when the system refuses a thread.
@@ -110,8 +113,11 @@ impl EngineHandle {
         scheduler: BatchScheduler,
         executor: impl Executor + 'static,
     ) -> Result<Self, EngineError> {
+        Self::start_core(Core::new(models.clone(), scheduler, executor, None), models)
+    }
+
+    fn start_core(core: Core<impl Executor + 'static>, models: Vec<Arc<AutoModel>>) -> Result<Self, EngineError> {
         let (commands, received) = channel();
-        let core = Core::new(models.clone(), scheduler, executor);
         let thread = std::thread::Builder::new().name("fornax-engine".into());
         thread.spawn(move || run(core, &received)).map_err(|error| EngineError::failed(error.to_string()))?;
         Ok(Self { models: Arc::new(models), commands, next: Arc::new(AtomicU64::new(1)) })

@@ -133,8 +133,7 @@ impl Case {
         let config = BatchConfig { models: vec![pool; models.len()], ..BatchConfig::default() };
         let mock = Mock::new(16, Faults { poison, ..Faults::default() }, 0);
         let scheduler = BatchScheduler::new(config, policy("fcfs").expect("known")).expect("valid");
-        let mut core = Core::new(models.to_vec(), scheduler, mock);
-        core.pace = None;
+        let mut core = Core::new(models.to_vec(), scheduler, mock, None);
         let (submission, received) = Case { deadline: None, ..self.clone() }.submission();
         core.submit(RequestId(1), submission, Time::ZERO);
         while core.step(Time::ZERO) {}
@@ -298,8 +297,7 @@ fn schedule(seed: u64, models: &[Arc<AutoModel>], tally: &mut Tally) {
     let violations = Arc::clone(&mock.violations);
     let name = POLICIES[random.below(POLICIES.len())].name;
     let policy = policy(name).expect("known");
-    let mut core = Core::new(models.to_vec(), BatchScheduler::new(config.clone(), policy).expect("valid"), mock);
-    core.pace = None;
+    let mut core = Core::new(models.to_vec(), BatchScheduler::new(config.clone(), policy).expect("valid"), mock, None);
     let mut running: Vec<Running> = Vec::new();
     let mut left = 1 + random.below(16);
     let mut busy = false;

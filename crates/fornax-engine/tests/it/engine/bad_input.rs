@@ -86,6 +86,8 @@ fn engines() {
     refused(EngineConfig { kv_memory: Some(0), ..default.clone() }, "a block of 32 tokens");
     refused(EngineConfig { max_running: 0, ..default.clone() }, "max_running");
     refused(EngineConfig { max_step_tokens: usize::MAX, ..default.clone() }, "max_step_tokens");
+    refused(EngineConfig { prompt_delay: Some(0.0), ..default.clone() }, "prompt_delay");
+    refused(EngineConfig { prompt_delay: Some(f64::NAN), ..default.clone() }, "prompt_delay");
     refused(EngineConfig { policy: "fairest".into(), ..default.clone() }, "fairest");
     refused(EngineConfig { preemption: Preemption::Swap, ..default.clone() }, "swap_memory");
     let huge = EngineConfig { kv_memory: Some(usize::MAX), max_running: 1 << 30, ..default.clone() };
