@@ -44,8 +44,8 @@ pub use fornax_train as train;
 pub mod prelude {
     pub use fornax_backend::{Backend, Device, FloatDtype};
     pub use fornax_engine::{
-        Chat, Chunk, EmbedOptions, EngineConfig, FinishReason, Generation, Generator, Message, ModelExt, Pooling,
-        Prompt, SamplingParams, Score, cosine_similarity, score, score_all,
+        Chat, Chunk, EmbedOptions, EngineConfig, EngineError, EngineHandle, FinishReason, Generation, Generator,
+        Message, ModelExt, Pooling, Prompt, SamplingParams, Score, Stream, cosine_similarity, score, score_all,
     };
     pub use fornax_models::{AutoModel, LoadOptions, PackedCache, WeightFormat};
     pub use fornax_text::Tokenizer;
