@@ -18,8 +18,11 @@ use crate::packed::{PANEL, PackedWeight};
 /// Rows from which on tiles are faster.
 pub const MIN_ROWS: usize = 9;
 
-/// Weights of a column that are unpacked at a time: as many as fit into the nearest cache.
+/// Weights of a column that are unpacked at a time, about: as many as fit into the nearest cache.
 const DEPTH: usize = 512;
+/// The most weights of a column that are unpacked at a time. A column is cut into equal parts near `DEPTH`: a short part at
+/// its end would hardly be begun when it ends.
+const MOST_DEPTH: usize = DEPTH / 2 * 3;
 
 /// Blocks whose sums have left the tiles and are not added yet, at most.
 const SUMS: usize = 4;
@@ -28,11 +31,11 @@ const SUMS: usize = 4;
 #[repr(C, align(64))]
 struct Unpacked {
     /// Signed weights, unless they can be taken from the panel.
-    lines: [u8; DEPTH * PANEL],
+    lines: [u8; MOST_DEPTH * PANEL],
     /// For each block and column.
-    scales: [f32; DEPTH / BLOCK * PANEL],
+    scales: [f32; MOST_DEPTH / BLOCK * PANEL],
     /// For each block and column.
-    mins: [f32; DEPTH / BLOCK * PANEL],
+    mins: [f32; MOST_DEPTH / BLOCK * PANEL],
     /// What comes out of the tiles, of some blocks in turn.
     sums: [[i32; NUMBERS]; SUMS],
 }
@@ -64,7 +67,9 @@ pub unsafe fn multiply(x: &Int8Rows, weight: &PackedWeight, panels: Range<usize>
 unsafe fn multiply_blocks<F: Format>(x: &Int8Rows, weight: &PackedWeight, panels: Range<usize>, out: OutRows) {
     let mut unpacked = std::mem::MaybeUninit::<Unpacked>::uninit();
     let unpacked = unpacked.as_mut_ptr();
-    let depth = DEPTH / F::LAYOUT.super_len();
+    let supers = F::LAYOUT.supers(weight.in_features());
+    let parts = (supers * F::LAYOUT.super_len() + DEPTH / 2) / DEPTH;
+    let depth = supers.div_ceil(parts.max(1)).max(1);
     // SAFETY: the caller's promise; a part is in its panel and fits, and the rows are the block's.
     unsafe {
         for_each_part(x, weight, panels, out, F::LAYOUT, [depth, BLOCK], |part| {
