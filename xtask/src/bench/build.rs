@@ -35,7 +35,7 @@ pub fn runner(workspace: &Workspace, backends: &[String], profile: &str, logs: &
         let log = logs.join(format!("build-{}.log", features.join("-")));
         let mut command = workspace.cargo();
         command.args(["build", "--profile", profile, "-p", "fornax-benches", "--bin", RUNNER]);
-        command.args(["--no-default-features", "--features", &features.join(",")]);
+        command.args(["--no-default-features", "--features", "runner", "--features", &features.join(",")]);
         cargo(command, RUNNER, &format!("building Fornax for {}", features.join(", ")), &log)
     };
     let error = match build(backends) {
