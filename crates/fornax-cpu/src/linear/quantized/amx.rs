@@ -23,6 +23,9 @@ const DEPTH: usize = 512;
 /// The most weights of a column that are unpacked at a time. A column is cut into equal parts near `DEPTH`: a short part at
 /// its end would hardly be begun when it ends.
 const MOST_DEPTH: usize = DEPTH / 2 * 3;
+/// The same two numbers for weights of 8 bits, of which only the scales are unpacked.
+const BYTES_DEPTH: usize = 2048;
+const MOST_BYTES_DEPTH: usize = BYTES_DEPTH / 2 * 3;
 
 /// Blocks whose sums have left the tiles and are not added yet, at most.
 const SUMS: usize = 4;
@@ -33,9 +36,9 @@ struct Unpacked {
     /// Signed weights, unless they can be taken from the panel.
     lines: [u8; MOST_DEPTH * PANEL],
     /// For each block and column.
-    scales: [f32; MOST_DEPTH / BLOCK * PANEL],
+    scales: [f32; MOST_BYTES_DEPTH / BLOCK * PANEL],
     /// For each block and column.
-    mins: [f32; MOST_DEPTH / BLOCK * PANEL],
+    mins: [f32; MOST_BYTES_DEPTH / BLOCK * PANEL],
     /// What comes out of the tiles, of some blocks in turn.
     sums: [[i32; NUMBERS]; SUMS],
 }
@@ -68,7 +71,8 @@ unsafe fn multiply_blocks<F: Format>(x: &Int8Rows, weight: &PackedWeight, panels
     let mut unpacked = std::mem::MaybeUninit::<Unpacked>::uninit();
     let unpacked = unpacked.as_mut_ptr();
     let supers = F::LAYOUT.supers(weight.in_features());
-    let parts = (supers * F::LAYOUT.super_len() + DEPTH / 2) / DEPTH;
+    let depth = if F::LAYOUT.bits == 8 { BYTES_DEPTH } else { DEPTH };
+    let parts = (supers * F::LAYOUT.super_len() + depth / 2) / depth;
     let depth = supers.div_ceil(parts.max(1)).max(1);
     // SAFETY: the caller's promise; a part is in its panel and fits, and the rows are the block's.
     unsafe {
