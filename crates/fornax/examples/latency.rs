@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use fornax::prelude::*;
+use fornax::scheduler::Random;
 
 /// Tokens that two prompts have in common.
 const SHARED: usize = 512;
@@ -138,15 +139,8 @@ fn params(new: usize) -> SamplingParams {
 
 /// Tokens that every vocabulary of 512 tokens has, and no other seed's begin with.
 fn tokens(seed: u32, count: usize) -> impl Iterator<Item = u32> {
-    let mut state = u64::from(seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    std::iter::repeat_with(move || {
-        // Marsaglia's xorshift, for variety alone.
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 33) as u32 % 500 + 5
-    })
-    .take(count)
+    let mut random = Random::new(u64::from(seed));
+    std::iter::repeat_with(move || 5 + random.below(500) as u32).take(count)
 }
 
 fn ms(duration: Duration) -> f64 {
