@@ -28,11 +28,9 @@ impl BatchScheduler {
         if state == State::Held && self.sequences[slot as usize].flights > 0 {
             return None;
         }
-        if state == State::Held && self.draining {
-            return Some(Wait::Draining);
-        }
         if state == State::Held {
-            return Some(Wait::Tokens { needed: self.sequences[slot as usize].remaining(), left: 0 });
+            let needed = self.sequences[slot as usize].remaining();
+            return Some(if self.draining { Wait::Draining } else { Wait::Tokens { needed, left: 0 } });
         }
         let first = self.front?;
         if first == slot {
