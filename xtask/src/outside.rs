@@ -1,8 +1,9 @@
 //! Proves that a user needs one crate: builds and runs a program outside the workspace that depends on `fornax` alone.
 //!
 //! Its source is the facade's `generate` example, word for word, so that the example stays one a reader can copy.
-//! It is no test of what is generated: any text will do. It is built as cargo does without a profile of one's own, without
-//! optimization, which compiles burn anew and yet takes half the time of the workspace's profile.
+//! It is no test of what is generated: any text will do. It is built as a new user builds, without
+//! optimization. Its features differ from the workspace's, so burn is compiled again in any case; without optimization that
+//! takes half the time.
 
 use std::collections::BTreeSet;
 use std::fs;

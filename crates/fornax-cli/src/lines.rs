@@ -111,7 +111,7 @@ impl<T: Send + 'static> Ahead<T> {
     /// The thread ends after the last line, or at the next line after this value is dropped. Dropping does not wait for
     /// the thread, which may be waiting for input.
     pub fn new(lines: Lines, count: usize, mut make: impl FnMut(Line) -> T + Send + 'static) -> Result<Self> {
-        // Two items are outside the channel: the one that the receiver works on, and the one that the thread waits to send.
+        // Two of the items are not in the channel: the receiver works on one, and the thread waits to send one.
         let (sender, items) = sync_channel(count.min(FURTHEST).saturating_sub(2));
         let work = move || {
             for line in lines {

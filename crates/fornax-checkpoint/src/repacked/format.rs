@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 /// The first bytes.
 const MAGIC: [u8; 8] = *b"FNXRPCK\n";
-/// The version of the format. A file of any other version is written anew.
+/// The version of the format. A file of another version is replaced.
 const VERSION: u32 = 1;
 /// Entries begin at multiples of this, the page size of most machines.
 pub(crate) const ALIGNMENT: u64 = 4096;
