@@ -311,36 +311,46 @@ fn split(
     maps: &[LinearMap<'_>],
     in_sums: impl Fn(&LinearMap<'_>) -> Option<usize>,
 ) -> Vec<Task> {
-    let bytes: usize = maps.iter().map(|map| map.weight.bytes()).sum();
+    // What is not cut yet.
+    let mut bytes: usize = maps.iter().map(|map| map.weight.bytes()).sum();
     let mut tasks = Vec::new();
     for (map, LinearMap { weight, .. }) in maps.iter().enumerate() {
         let panels = weight.panels();
+        let panel_bytes = (weight.bytes() / panels.max(1)).max(1);
         let in_sums = in_sums(&maps[map]);
-        let per_task = if rows > PANEL {
-            let all: usize = maps.iter().map(|map| map.weight.panels()).sum();
-            // How many tasks for a thread, and how many panels at most. Each task into sums passes over the input anew.
-            let (pieces, most) = match (weight, in_sums) {
-                (_, Some(together)) => (2, MANY_ROWS_FLOAT_PANELS / together),
-                (Matrix::Packed(weight), _) if !weight.weight_type().is_float() => (4, MANY_ROWS_PANELS),
-                (Matrix::Packed(_) | Matrix::Dense { .. }, _) => (4, MANY_ROWS_FLOAT_PANELS),
-            };
-            (all / (pieces * pool.threads())).next_multiple_of(2).min(most)
-        } else {
-            let panel_bytes = (weight.bytes() / panels.max(1)).max(1);
-            let piece = (bytes / (4 * pool.threads())).max(TASK_BYTES);
-            (piece / panel_bytes).next_multiple_of(STREAMS)
-        };
-        let per_task = per_task.clamp(1, panels.max(1));
         // Pieces of rows are as large as one another, and of whole pairs of tile rows.
         let piece =
             if in_sums.is_some() { rows.div_ceil(rows.div_ceil(float::MAX_ROWS)).next_multiple_of(32) } else { rows };
-        for start in (0..panels).step_by(per_task) {
-            let panels = start..(start + per_task).min(panels);
+        let mut start = 0;
+        while start < panels {
+            let count = if rows > PANEL {
+                panels_of_many_rows(pool, maps, weight, in_sums)
+            } else {
+                // Each task is a part of what is left: the first are long, the last so short that no thread waits long for
+                // another (guided self-scheduling, Polychronopoulos and Kuck 1987).
+                let task_bytes = (bytes / (2 * pool.threads())).max(TASK_BYTES);
+                (task_bytes / panel_bytes).next_multiple_of(STREAMS)
+            };
+            let end = (start + count.max(1)).min(panels);
+            bytes = bytes.saturating_sub((end - start) * panel_bytes);
             let pieces = (0..rows).step_by(piece).map(|first| first..(first + piece).min(rows));
-            tasks.extend(pieces.map(|rows| Task { map, panels: panels.clone(), rows }));
+            tasks.extend(pieces.map(|rows| Task { map, panels: start..end, rows }));
+            start = end;
         }
     }
     tasks
+}
+
+/// Panels of a task of many rows.
+fn panels_of_many_rows(pool: &Pool, maps: &[LinearMap<'_>], weight: &Matrix<'_>, in_sums: Option<usize>) -> usize {
+    let all: usize = maps.iter().map(|map| map.weight.panels()).sum();
+    // How many tasks for a thread, and how many panels at most. Each task into sums passes over the input anew.
+    let (pieces, most) = match (weight, in_sums) {
+        (_, Some(together)) => (2, MANY_ROWS_FLOAT_PANELS / together),
+        (Matrix::Packed(weight), _) if !weight.weight_type().is_float() => (4, MANY_ROWS_PANELS),
+        (Matrix::Packed(_) | Matrix::Dense { .. }, _) => (4, MANY_ROWS_FLOAT_PANELS),
+    };
+    (all / (pieces * pool.threads())).next_multiple_of(2).min(most)
 }
 
 /// Adds the bias and calls `finish` for the columns of some panels, row by row.

@@ -281,15 +281,14 @@ unsafe fn scaled_blocks<V: Vector, F: Format, const ROWS: usize, const PANELS: u
             // Written out, as a loop is not always unrolled, and the place of a quad is to be a constant.
             macro_rules! multiply {
                 ($($quad:literal)*) => {$(
-                    let mut weights = [quad_of::<V>(layout, lines[0], $quad); PANELS];
-                    for (weights, &lines) in weights.iter_mut().zip(&lines).skip(1) {
-                        *weights = quad_of::<V>(layout, lines, $quad);
-                    }
+                    // Of one panel, the last is the first. Not a loop, which would not be unrolled either.
+                    let weights =
+                        [quad_of::<V>(layout, lines[0], $quad), quad_of::<V>(layout, lines[PANELS - 1], $quad)];
                     for row in 0..ROWS {
                         let x = V::quad(values.add(row * CHUNK + 4 * $quad));
-                        for (dots, weights) in dots.iter_mut().zip(weights) {
-                            let dot = dots[row];
-                            dots[row] =
+                        for panel in 0..PANELS {
+                            let (dot, weights) = (dots[panel][row], weights[panel]);
+                            dots[panel][row] =
                                 if layout.bits == 8 { V::dot_signed(dot, weights, x) } else { V::dot(dot, weights, x) };
                         }
                     }
