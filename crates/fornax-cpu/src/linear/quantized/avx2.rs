@@ -68,6 +68,14 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn settle(sums: &mut [[__m256i; 2]]) {
+        for sums in sums.as_chunks_mut::<4>().0 {
+            // SAFETY: the caller's promise.
+            unsafe { settle_four(sums) };
+        }
+    }
+
+    #[inline(always)]
     unsafe fn start(value: *const i32, shift: u32) -> [__m256i; 2] {
         // SAFETY: the caller's promise.
         [unsafe { _mm256_set1_epi32(value.read() << shift) }; 2]
@@ -215,6 +223,28 @@ unsafe fn bits(line: __m256i, from: usize, to: usize, mask: u8) -> __m256i {
             _ => line,
         };
         _mm256_and_si256(moved, _mm256_set1_epi8(mask as i8))
+    }
+}
+
+/// Makes the compiler finish eight vectors here: it would else read the weights of several quads at once, and run out of
+/// registers.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn settle_four([[a, b], [c, d], [e, f], [g, h]]: &mut [[__m256i; 2]; 4]) {
+    // SAFETY: no instruction at all, on registers that the level has.
+    unsafe {
+        std::arch::asm!(
+            "/* {} {} {} {} {} {} {} {} */",
+            inout(ymm_reg) * a,
+            inout(ymm_reg) * b,
+            inout(ymm_reg) * c,
+            inout(ymm_reg) * d,
+            inout(ymm_reg) * e,
+            inout(ymm_reg) * f,
+            inout(ymm_reg) * g,
+            inout(ymm_reg) * h,
+            options(nomem, nostack, preserves_flags)
+        );
     }
 }
 
