@@ -19,6 +19,9 @@ const SHARED: usize = 512;
 const OWN: usize = 16;
 /// Tokens of the prompt that comes while streams run.
 const LONG: usize = 1500;
+/// How long the streams run alone first: for about as many tokens as beside the prompt, so that the longest waits of both
+/// can be compared.
+const BEFORE: Duration = Duration::from_secs(6);
 /// Measurements of everything.
 const ROUNDS: usize = 5;
 
@@ -46,9 +49,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         for round in 0..ROUNDS as u32 {
             let Waits { before, beside, first } =
                 beside_a_prompt(&engine, streams, 1000 * streams as u32 + 100 * round)?;
-            let delay = beside.longest.as_secs_f64() / before.median.as_secs_f64() - 1.0;
+            let more = |waits: &Spread| waits.longest.as_secs_f64() / before.median.as_secs_f64() - 1.0;
             println!(
-                "  before {before}   beside {beside}, {delay:3.1} steps more   the prompt's first token {:8.1} ms",
+                "  before {before} ({:3.1} steps more)   beside {beside} ({:3.1} steps more)   the prompt's first token {:8.1} ms",
+                more(&before),
+                more(&beside),
                 ms(first)
             );
         }
@@ -108,7 +113,7 @@ fn beside_a_prompt(engine: &EngineHandle, streams: usize, seed: u32) -> Result<W
     }
     thread::sleep(Duration::from_secs(1));
     let settled = Instant::now();
-    thread::sleep(Duration::from_secs(1));
+    thread::sleep(BEFORE);
     let prompt: Vec<u32> = tokens(seed + 50, LONG).collect();
     let start = Instant::now();
     engine.generate(prompt, &params(1))?;
