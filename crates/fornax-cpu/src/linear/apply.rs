@@ -384,3 +384,35 @@ fn add_bias(isa: Isa, map: &LinearMap<'_>, columns: Range<usize>, values: &mut [
         add_in_place(isa, values, &bias[columns]);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tasks_cover_all_panels_and_the_last_are_short() {
+        let (columns, pool) = (4096, Pool::new(2));
+        let values = vec![0.0; 353 * PANEL * columns];
+        let map = |panels: usize| {
+            let (values, out_features) = (&values[..panels * PANEL * columns], panels * PANEL);
+            LinearMap { weight: Matrix::Dense { values, out_features, in_features: columns }, bias: None }
+        };
+        for rows in [1, 8, 100] {
+            let maps = [map(353), map(1), map(40)];
+            let tasks = split(&pool, rows, &maps, |_| None);
+            for (index, panels) in [353, 1, 40].into_iter().enumerate() {
+                let mut next = 0;
+                for task in tasks.iter().filter(|task| task.map == index) {
+                    assert_eq!((task.panels.start, &task.rows), (next, &(0..rows)));
+                    next = task.panels.end;
+                }
+                assert_eq!(next, panels);
+            }
+        }
+        let tasks = split(&pool, 1, &[map(352)], |_| None);
+        let counts: Vec<usize> = tasks.iter().map(|task| task.panels.len()).collect();
+        // A quarter of what is left, in steps of four panels.
+        assert_eq!(counts[..4], [88, 68, 52, 36]);
+        assert_eq!(counts.last(), Some(&4));
+    }
+}
