@@ -9,7 +9,7 @@ use memmap2::MmapMut;
 use crate::{CpuError, Result};
 
 /// Size and alignment of a huge page.
-const HUGE_PAGE: usize = 2 << 20;
+pub(crate) const HUGE_PAGE: usize = 2 << 20;
 
 /// Zeroed bytes, aligned to 64, and to 2 MiB on huge pages where they are that large and the system grants them.
 #[derive(Debug)]

@@ -1,10 +1,12 @@
 //! The blocks of one layer, one after another in one piece of memory. It counts no owners and gives out no blocks.
 
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use half::{bf16, f16};
 
 use super::{BLOCK_TOKENS, CacheType, KvShape};
+use crate::memory::HUGE_PAGE;
 use crate::simd::Element;
 use crate::{Buffer, CpuError, Result};
 
@@ -25,9 +27,25 @@ use crate::{Buffer, CpuError, Result};
 pub struct KvArena {
     shape: KvShape,
     blocks: usize,
+    /// The first block.
     start: NonNull<u8>,
+    /// The first block's place in `memory`.
+    first: usize,
     /// Owns what `start` points to.
     memory: Buffer,
+}
+
+/// The place of the first block of the next arena in its memory.
+///
+/// The system clears a huge page when something is first written to it, which takes a millisecond or more. The arenas of a
+/// model's layers fill at the same pace, so they begin at different places of their first page: otherwise a single token
+/// would wait for the pages of all layers. The places are spread evenly, whatever the number of arenas (multiples of a number
+/// near the golden ratio).
+fn next_start() -> usize {
+    const PLACES: usize = 64;
+    static ARENAS: AtomicUsize = AtomicUsize::new(0);
+
+    ARENAS.fetch_add(1, Ordering::Relaxed).wrapping_mul(39) % PLACES * (HUGE_PAGE / PLACES)
 }
 
 // SAFETY: an arena owns its memory, and writes to it through `&mut` alone.
@@ -41,10 +59,14 @@ impl KvArena {
     /// # Errors
     /// [`CpuError::NoMemory`] when the system refuses that much address space.
     pub fn new(shape: KvShape, blocks: usize) -> Result<Self> {
-        let bytes = blocks.checked_mul(shape.block_bytes()).ok_or(CpuError::NoMemory { bytes: usize::MAX })?;
-        let mut memory = Buffer::try_zeroed(bytes)?;
-        let start = NonNull::new(memory.as_mut_ptr()).unwrap_or(NonNull::dangling());
-        Ok(Self { shape, blocks, start, memory })
+        let too_much = CpuError::NoMemory { bytes: usize::MAX };
+        let Some(bytes) = blocks.checked_mul(shape.block_bytes()) else { return Err(too_much) };
+        // A smaller arena has no huge pages.
+        let first = if bytes < HUGE_PAGE { 0 } else { next_start() };
+        let Some(room) = bytes.checked_add(first) else { return Err(too_much) };
+        let mut memory = Buffer::try_zeroed(room)?;
+        let start = NonNull::new(memory[first..].as_mut_ptr()).unwrap_or(NonNull::dangling());
+        Ok(Self { shape, blocks, start, first, memory })
     }
 
     /// The shape of its blocks.
@@ -92,7 +114,8 @@ impl KvArena {
         let (block, blocks) = (block as usize, self.blocks);
         assert!(block < blocks, "kv arena: block {block} of {blocks}");
         let bytes = self.shape.block_bytes();
-        block * bytes..(block + 1) * bytes
+        let start = self.first + block * bytes;
+        start..start + bytes
     }
 
     /// The place of the keys of a head of a block. Only a holder of `&mut` of the arena may write there.
@@ -136,5 +159,31 @@ fn number(bytes: &[u8], cache_type: CacheType, index: usize) -> f32 {
         CacheType::F16 => Element::to_f32(f16::from_le_bytes([bytes[0], bytes[1]])),
         CacheType::BF16 => Element::to_f32(bf16::from_le_bytes([bytes[0], bytes[1]])),
         CacheType::I8 => f32::from(bytes[0].cast_signed()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_lie_apart_wherever_an_arena_begins() {
+        let shape = KvShape { kv_heads: 2, head_dim: 64, cache_type: CacheType::F16 };
+        let blocks = (HUGE_PAGE / shape.block_bytes() + 3) as u32;
+        let mut starts = Vec::new();
+        for _ in 0..8 {
+            let mut arena = KvArena::new(shape, blocks as usize).expect("memory");
+            starts.push(arena.first);
+            for block in 0..blocks {
+                arena.block_mut(block).fill(block as u8);
+            }
+            assert!((0..blocks).all(|block| arena.block(block).iter().all(|&byte| byte == block as u8)));
+            // SAFETY: the block is there.
+            assert!((0..blocks).all(|block| unsafe { arena.head(block, 1).read() } == block as u8));
+            assert_eq!(arena.bytes(), blocks as usize * shape.block_bytes());
+        }
+        starts.sort_unstable();
+        starts.dedup();
+        assert!(starts.len() > 4, "{starts:?}");
     }
 }
