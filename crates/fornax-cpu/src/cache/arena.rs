@@ -35,19 +35,6 @@ pub struct KvArena {
     memory: Buffer,
 }
 
-/// The place of the first block of the next arena in its memory.
-///
-/// The system clears a huge page when something is first written to it, which takes a millisecond or more. The arenas of a
-/// model's layers fill at the same pace, so they begin at different places of their first page: otherwise a single token
-/// would wait for the pages of all layers. The places are spread evenly, whatever the number of arenas (multiples of a number
-/// near the golden ratio).
-fn next_start() -> usize {
-    const PLACES: usize = 64;
-    static ARENAS: AtomicUsize = AtomicUsize::new(0);
-
-    ARENAS.fetch_add(1, Ordering::Relaxed).wrapping_mul(39) % PLACES * (HUGE_PAGE / PLACES)
-}
-
 // SAFETY: an arena owns its memory, and writes to it through `&mut` alone.
 unsafe impl Send for KvArena {}
 // SAFETY: as above.
@@ -59,12 +46,10 @@ impl KvArena {
     /// # Errors
     /// [`CpuError::NoMemory`] when the system refuses that much address space.
     pub fn new(shape: KvShape, blocks: usize) -> Result<Self> {
-        let too_much = CpuError::NoMemory { bytes: usize::MAX };
-        let Some(bytes) = blocks.checked_mul(shape.block_bytes()) else { return Err(too_much) };
+        let bytes = blocks.checked_mul(shape.block_bytes()).ok_or(CpuError::NoMemory { bytes: usize::MAX })?;
         // A smaller arena has no huge pages.
         let first = if bytes < HUGE_PAGE { 0 } else { next_start() };
-        let Some(room) = bytes.checked_add(first) else { return Err(too_much) };
-        let mut memory = Buffer::try_zeroed(room)?;
+        let mut memory = Buffer::try_zeroed(bytes.saturating_add(first))?;
         let start = NonNull::new(memory[first..].as_mut_ptr()).unwrap_or(NonNull::dangling());
         Ok(Self { shape, blocks, start, first, memory })
     }
@@ -149,6 +134,19 @@ impl KvArena {
             *value = number(bytes, cache_type, value_at) * value_scale;
         }
     }
+}
+
+/// The place of the first block of the next arena in its memory.
+///
+/// The system clears a huge page when something is first written to it, which takes a millisecond or more. The arenas of a
+/// model's layers fill at the same pace, so they begin at different places of their first page: otherwise a single token
+/// would wait for the pages of all layers. The places are spread evenly, whatever the number of arenas (multiples of a number
+/// near the golden ratio).
+fn next_start() -> usize {
+    const PLACES: usize = 64;
+    static ARENAS: AtomicUsize = AtomicUsize::new(0);
+
+    ARENAS.fetch_add(1, Ordering::Relaxed).wrapping_mul(39) % PLACES * (HUGE_PAGE / PLACES)
 }
 
 /// The number at an index of a slice of numbers of a type.

@@ -321,16 +321,15 @@ fn split(
         // Pieces of rows are as large as one another, and of whole pairs of tile rows.
         let piece =
             if in_sums.is_some() { rows.div_ceil(rows.div_ceil(float::MAX_ROWS)).next_multiple_of(32) } else { rows };
+        let of_many_rows = (rows > PANEL).then(|| panels_of_many_rows(pool, maps, weight, in_sums));
         let mut start = 0;
         while start < panels {
-            let count = if rows > PANEL {
-                panels_of_many_rows(pool, maps, weight, in_sums)
-            } else {
+            let count = of_many_rows.unwrap_or_else(|| {
                 // Each task is a part of what is left: the first are long, the last so short that no thread waits long for
                 // another (guided self-scheduling, Polychronopoulos and Kuck 1987).
                 let task_bytes = (bytes / (2 * pool.threads())).max(TASK_BYTES);
                 (task_bytes / panel_bytes).next_multiple_of(STREAMS)
-            };
+            });
             let end = (start + count.max(1)).min(panels);
             bytes = bytes.saturating_sub((end - start) * panel_bytes);
             let pieces = (0..rows).step_by(piece).map(|first| first..(first + piece).min(rows));
@@ -344,7 +343,8 @@ fn split(
 /// Panels of a task of many rows.
 fn panels_of_many_rows(pool: &Pool, maps: &[LinearMap<'_>], weight: &Matrix<'_>, in_sums: Option<usize>) -> usize {
     let all: usize = maps.iter().map(|map| map.weight.panels()).sum();
-    // How many tasks for a thread, and how many panels at most. Each task into sums passes over the input anew.
+    // How many tasks for a thread, and how many panels at most. A task that multiplies into sums reads the whole input, so there
+    // are fewer of those.
     let (pieces, most) = match (weight, in_sums) {
         (_, Some(together)) => (2, MANY_ROWS_FLOAT_PANELS / together),
         (Matrix::Packed(weight), _) if !weight.weight_type().is_float() => (4, MANY_ROWS_PANELS),

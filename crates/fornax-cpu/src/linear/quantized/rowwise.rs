@@ -256,6 +256,7 @@ unsafe fn scaled_blocks<V: Vector, F: Format, const ROWS: usize, const PANELS: u
     index: usize,
     panels: [OnePanel; PANELS],
 ) {
+    const { assert!(PANELS == 1 || PANELS == 2, "written for one panel and for two") };
     let layout = F::LAYOUT;
     let blocks = layout.super_len() / BLOCK;
     let rows = block.rows;
@@ -281,7 +282,7 @@ unsafe fn scaled_blocks<V: Vector, F: Format, const ROWS: usize, const PANELS: u
             // Written out, as a loop is not always unrolled, and the place of a quad is to be a constant.
             macro_rules! multiply {
                 ($($quad:literal)*) => {$(
-                    // Of one panel, the last is the first. Not a loop, which would not be unrolled either.
+                    // Of one panel, the last is the first. Written out, too: the release profile does not unroll a loop here.
                     let weights =
                         [quad_of::<V>(layout, lines[0], $quad), quad_of::<V>(layout, lines[PANELS - 1], $quad)];
                     for row in 0..ROWS {
